@@ -1,0 +1,45 @@
+# The verbs of the project; `make help` lists them.
+PYTHON := $(shell command -v python3.11 || command -v python3)
+UV := uv==0.13.9
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench lock readme clean
+
+help:  ## list the verbs
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## make .venv from the lock file; nothing to do when it stands
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] == (3, 11) else "Python 3.11 is needed; found " + sys.version.split()[0])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check '$(UV)'
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements-dev.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup  ## train a small real model, predict on real data, show the result
+	@$(BIN)/python -m examples.demo
+
+test: setup  ## run all tests
+	$(BIN)/python -m pytest
+
+check: setup  ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup  ## measure against the hand-written loop and Beam's documented way; writes benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks.run
+
+readme: setup  ## write the generated tables into README.md and docs/
+	$(BIN)/python -m pipeline.document
+
+lock: setup  ## resolve the dependencies anew
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+clean:  ## remove what the verbs made
+	rm -rf .venv demo build *.egg-info benchmarks/data

@@ -1,0 +1,1 @@
+"""One job: flags, preflight, graph, summary."""

@@ -1,0 +1,131 @@
+"""The one way in: console script, ``python -m pipeline.main``, Flex Template."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pipeline import options as flags
+from pipeline.options import Options, UsageError
+from transforms.specs import JobSpec, SpecError
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from pipeline.preflight import InputFound
+
+DONE, ANYTHING_ELSE, REFUSED, GATE_SHUT, INTERRUPTED = 0, 1, 2, 3, 130
+LOG = logging.getLogger("nightshift")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a job in the calling process and gives its exit status.
+
+    ``argv`` is the command and its flags; without a command the command is ``run``, as a Flex Template's launcher calls.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
+    try:
+        if command != "run":
+            raise UsageError(f"unknown command {command!r}; there is: run")
+        if {"--help", "-h"} & set(arguments):
+            print(flags.help_text())
+            return DONE
+        return run(flags.parse(arguments))
+    except (UsageError, SpecError) as error:
+        print(f"nightshift: {error}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print("nightshift: interrupted; nothing was published", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run(options: Options) -> int:
+    """Runs the job that ``options`` describe."""
+    _quiet(options.verbose)
+    # Only now, when the flags are known to be good: importing Beam takes seconds, TensorFlow more.
+    from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, TypeOptions
+
+    from pipeline import preflight
+
+    beam_options = PipelineOptions(list(options.beam))
+    beam_options.view_as(SetupOptions).save_main_session = False
+    # DirectRunner would first try to download Prism, a runner that needs workers of its own; pipelines that allow
+    # "unsafe triggers" stay in this process, and a pipeline without triggers has none to fear.
+    beam_options.view_as(TypeOptions).allow_unsafe_triggers = True
+    try:
+        job, found = preflight.prepare(options, beam_options)
+    except preflight.PreflightError as error:
+        print(f"nightshift: {error}", file=sys.stderr)
+        return REFUSED
+    progress = tempfile.mkdtemp(prefix="nightshift-progress-") if preflight.is_local(beam_options) else None
+    job = dataclasses.replace(job, progress_folder=progress)
+    try:
+        return _execute(job, found, beam_options)
+    except KeyboardInterrupt:
+        _remove_staging(job)
+        raise
+    finally:
+        if progress:
+            shutil.rmtree(progress, ignore_errors=True)
+
+
+def _execute(job: JobSpec, found: InputFound, beam_options: PipelineOptions) -> int:
+    """Runs the pipeline to its end and reports; the manifest, not the engine, says how it ended."""
+    import apache_beam as beam
+
+    from pipeline import graph, preflight, summary
+    from transforms.write import publish
+
+    failure: Exception | None = None
+    try:
+        pipeline = beam.Pipeline(options=beam_options)
+        graph.build(pipeline, job)
+        with summary.show_progress(job.progress_folder, found):
+            result = pipeline.run()
+            if preflight.is_template(beam_options):
+                LOG.info("the template is written; the job's output will go to %s", job.output.folder)
+                return DONE
+            result.wait_until_finish()
+    except Exception as error:  # whatever an engine raises when a job fails
+        failure = error
+    report = publish.published_by(job)
+    if report is None:
+        _remove_staging(job)
+        print(f"nightshift: the job failed and nothing was published: {summary.cause(failure)}", file=sys.stderr)
+        LOG.debug("what the engine said", exc_info=failure)
+        return ANYTHING_ELSE
+    summary.print_summary(report, job.output.folder, job.output.errors)
+    return DONE if report["status"] == "done" else GATE_SHUT
+
+
+def _remove_staging(job: JobSpec) -> None:
+    from transforms import files
+
+    for folder in {job.output.folder, job.output.errors}:
+        files.delete_folder(job.staging_in(folder))
+
+
+def _quiet(verbose: bool) -> None:
+    """Keeps TensorFlow's and Beam's chatter out, unless it is asked for; set before either is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "3")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO if verbose else logging.ERROR)
+    LOG.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def console() -> None:
+    """Ends the process with ``main``'s status, not waiting for threads of an engine that was interrupted."""
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status) if status == INTERRUPTED else sys.exit(status)
+
+
+if __name__ == "__main__":
+    console()

@@ -1,0 +1,207 @@
+"""Before anything runs: is the model there and callable, does the input match something, can the output be written?"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import itertools
+import os
+import uuid
+from typing import Any
+
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, StandardOptions
+
+from pipeline import options as flags
+from pipeline.options import Options
+from transforms import files
+from transforms.model.locate import find_version, read_meta_graphs
+from transforms.read.splits import FormatError, format_of
+from transforms.signature import ModelError, check_outputs, select_meta_graph, select_signature
+from transforms.specs import STAGING, JobSpec, ModelSpec, SpecError
+from transforms.write.publish import PUBLISHED, SUCCESS
+
+# Enough to be sure of the formats and to show progress by bytes; more would cost a launcher memory and minutes.
+LOOKED_AT_FILES = 10_000
+
+
+class PreflightError(Exception):
+    """Something the job needs is missing or wrong; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InputFound:
+    """What the patterns matched, at launch; ``whole`` False: there are more files than were looked at."""
+
+    files: int
+    bytes: int
+    whole: bool
+
+
+def prepare(options: Options, beam_options: PipelineOptions) -> tuple[JobSpec, InputFound]:
+    """Gives the job and what its input is, having checked all that can be known before it starts.
+
+    Raises:
+      PreflightError: naming what is wrong, and what to do.
+    """
+    try:
+        model = _model(options, beam_options)
+        found = _check_input(options)
+        now = datetime.datetime.now(datetime.UTC)
+        job = JobSpec(
+            input=flags.input_spec(options),
+            key=flags.key_spec(options),
+            model=model,
+            output=flags.output_spec(options),
+            run_id=options.run_id or now.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:4],
+            launch=uuid.uuid4().hex,
+            started=now.isoformat(timespec="milliseconds"),
+            max_error_ratio=options.max_error_ratio,
+            flags=tuple(pair for pair in options.given),
+        )
+        _check_fields(job)
+        _check_output(job)
+    except (ModelError, FormatError, SpecError, BeamIOError, OSError) as error:
+        raise PreflightError(str(error)) from error
+    return job, found
+
+
+# --- model -----------------------------------------------------------------------------------------------------------------
+
+
+def _model(options: Options, beam_options: PipelineOptions) -> ModelSpec:
+    folder, version = find_version(options.model, options.model_version)
+    graph = select_meta_graph(read_meta_graphs(folder), options.tags, options.model)
+    if graph.unsafe_ops and not options.allow_unsafe_ops:
+        raise ModelError(
+            f"{options.model} holds ops that read or write files or run code: {', '.join(graph.unsafe_ops)}. "
+            "If you trust it, give --allow_unsafe_ops=true"
+        )
+    signature = select_signature(graph, options.signature_name, options.model)
+    check_outputs(signature, options.batch_size, options.model)
+    return ModelSpec(
+        location=folder,
+        signature=signature,
+        version=version,
+        batch_size=options.batch_size,
+        allow_unsafe_ops=options.allow_unsafe_ops,
+        threads=_threads(beam_options),
+    )
+
+
+def is_local(beam_options: PipelineOptions) -> bool:
+    """Whether the job runs on this machine, in this process or its children."""
+    runner = beam_options.view_as(StandardOptions).runner
+    return runner is None or runner.rsplit(".", 1)[-1].lower() in ("directrunner", "fnapirunner", "switchingdirectrunner")
+
+
+def _threads(beam_options: PipelineOptions) -> int:
+    """TensorFlow's threads a process: with a process a core, one; more would only be in each other's way."""
+    if not is_local(beam_options):
+        return 1
+    direct = beam_options.view_as(DirectOptions)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = direct.direct_num_workers or cores
+    return max(1, cores // workers)
+
+
+def _check_fields(job: JobSpec) -> None:
+    """Refuses field lists that no row could satisfy."""
+    signature = job.model.signature
+    inputs = [spec.name for spec in signature.inputs]
+    spec = job.input
+    raw_line = len(inputs) == 1 and signature.inputs[0].dtype == "string"
+    if spec.include_fields and not raw_line:
+        unknown = [name for name in spec.include_fields if name not in inputs]
+        if unknown:
+            raise SpecError(
+                "include_fields", f"{', '.join(unknown)} is no input of signature {signature.name}; inputs are {', '.join(inputs)}"
+            )
+        left_out = [name for name in inputs if name not in spec.include_fields]
+        if left_out:
+            raise SpecError("include_fields", f"leaves out {', '.join(left_out)}, which signature {signature.name} needs")
+    needed = [name for name in spec.exclude_fields if name in inputs]
+    if needed:
+        raise SpecError("exclude_fields", f"leaves out {', '.join(needed)}, which signature {signature.name} needs")
+    if job.output.style == "aiplatform":
+        taken = sorted({o.name for o in signature.outputs} & set(job.output.passthrough_fields))
+        if taken:
+            raise SpecError("passthrough_fields", f"{', '.join(taken)} is an output of signature {signature.name} too")
+
+
+# --- input and output --------------------------------------------------------------------------------------------------------
+
+
+def _check_input(options: Options) -> InputFound:
+    number = size = 0
+    output = _normal(options.output)
+    errors = _normal(options.errors) if options.errors else output
+    whole = True
+    for pattern in options.input:
+        _refuse_output_in(pattern, (output, errors))
+        matched = 0
+        for found in itertools.islice(files.match(pattern), LOOKED_AT_FILES):
+            matched += 1
+            format_of(found.path, options.input_format)
+            size += found.size_bytes
+            folder = next((folder for folder in (output, errors) if _normal(found.path).startswith(folder + "/")), None)
+            if folder is not None and (PUBLISHED.fullmatch(os.path.basename(found.path)) or options.output_layout == "mirror"):
+                raise PreflightError(
+                    f"input {found.path} lies in the output folder {folder}, where the run would replace it: give another --output"
+                )
+        if not matched:
+            raise PreflightError(
+                f"--input={pattern} matches no file: check the path, and quote a pattern so that the shell leaves it alone"
+            )
+        number += matched
+        whole = whole and matched < LOOKED_AT_FILES
+    return InputFound(number, size, whole)
+
+
+def _refuse_output_in(pattern: str, outputs: tuple[str, ...]) -> None:
+    folder = _normal(pattern)
+    is_folder = files.is_remote(pattern) or os.path.isdir(pattern)
+    for output in outputs:
+        if is_folder and (output == folder or output.startswith(folder + "/")):
+            raise PreflightError(
+                f"the output folder {output} lies in the input folder {pattern}: the next run would read its own output. "
+                "Give another --output, or a pattern such as --input='" + pattern.rstrip("/") + "/*.jsonl'"
+            )
+
+
+def _normal(path: str) -> str:
+    return path.rstrip("/") if files.is_remote(path) else os.path.realpath(path)
+
+
+def _check_output(job: JobSpec) -> None:
+    for folder in dict.fromkeys((job.output.folder, job.output.errors)):
+        if job.output.write_disposition == "empty":
+            there = [name for name in files.list_children(folder) if PUBLISHED.fullmatch(name) or name == SUCCESS]
+            if there:
+                raise PreflightError(f"{folder} holds the results of a run already ({there[0]}), and --write_disposition=empty was given")
+        probe = files.join(job.staging_in(folder), "probe")
+        try:
+            files.write_bytes(probe, b"")
+            files.delete([probe])
+        except Exception as error:  # storage clients raise types of their own
+            raise PreflightError(f"{folder} can't be written: {_reason(error)}. Check the path and your permissions") from error
+        if not files.is_remote(folder):
+            _remove_empty(job, folder)
+
+
+def _remove_empty(job: JobSpec, folder: str) -> None:
+    """Takes away the folders that the probe made, as far as they are empty."""
+    for path in (job.staging_in(folder), files.join(folder, STAGING, job.run_id), files.join(folder, STAGING), folder):
+        try:
+            os.rmdir(path)
+        except OSError:
+            return
+
+
+def _reason(error: Any) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def is_template(beam_options: PipelineOptions) -> bool:
+    """Whether this launch only makes a template of the job, as a Flex Template's launcher does."""
+    return beam_options.view_as(GoogleCloudOptions).template_location is not None

@@ -1,0 +1,106 @@
+"""What a person sees: progress while a local run works, and the manifest as a short summary."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from pipeline.preflight import InputFound
+from transforms.metrics import read_progress
+
+LOG = logging.getLogger("nightshift")
+LINE_EVERY_SECONDS = 15.0
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        seconds = task.elapsed or 0.0
+        return Text(f"{task.fields['rows'] / seconds if seconds else 0:,.0f} rows/s")
+
+
+@contextmanager
+def show_progress(folder: str | None, found: InputFound) -> Iterator[None]:
+    """Shows rows, rows/s, failed, elapsed and the share of input bytes, until the run ends.
+
+    On a terminal a bar; elsewhere a line now and then.
+    """
+    if folder is None:
+        yield
+        return
+    stop = threading.Event()
+    show = _bar if sys.stderr.isatty() else _lines
+    thread = threading.Thread(target=show, args=(folder, found, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _bar(folder: str, found: InputFound, stop: threading.Event) -> None:
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[rows]:,} rows"),
+        _Rate(), TextColumn("{task.fields[failed]:,} failed"), TimeElapsedColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("starting", total=found.bytes if found.whole else None, rows=0, failed=0)
+        while True:
+            ended = stop.wait(0.2)
+            rows, _, failed, size = read_progress(folder)
+            what = "predicting" if rows else "starting"
+            progress.update(task, completed=size, rows=rows, failed=failed, description=what)
+            if ended:
+                return
+
+
+def _lines(folder: str, found: InputFound, stop: threading.Event) -> None:
+    started = time.monotonic()
+    while not stop.wait(LINE_EVERY_SECONDS):
+        rows, _, failed, size = read_progress(folder)
+        seconds = time.monotonic() - started
+        share = f", {size / found.bytes:.0%} of the input" if found.whole and found.bytes else ""
+        LOG.info("%s rows, %s rows/s, %s failed, %.0f s%s", f"{rows:,}", f"{rows / seconds:,.0f}", f"{failed:,}", seconds, share)
+
+
+def print_summary(report: dict[str, Any], output: str, errors: str) -> None:
+    """Prints what the run came to, from its manifest."""
+    counts = report["counts"]
+    lines = [
+        f"{'done' if report['status'] == 'done' else 'FAILED'}: run {report['run_id']}, {report['seconds']} s",
+        f"  read       {counts['read']:>12,}   from {report['input']['files']} files",
+        f"  predicted  {counts['predicted']:>12,}",
+        f"  failed     {counts['failed']:>12,}",
+    ]
+    for row in report["errors"]:
+        lines.append(f"    {row['count']:>10,} {row['code']} at {row['stage']}, such as: {row['message']}")
+    if report["keys"]["duplicated"]:
+        lines.append(f"  keys that stand more than once: {report['keys']['duplicated']:,}; manifest.json lists them")
+    if counts["failed"]:
+        lines.append(f"  failed rows in {errors.rstrip('/')}/prediction.errors-*")
+    if report["status"] == "done":
+        lines.append(f"  predictions in {output.rstrip('/')}/")
+    else:
+        lines.append(f"  nothing was published: {report['reason']}")
+        if report.get("kept_results"):
+            lines.append(f"  the results of run {report['kept_results']['run_id']} are left as they were, without _SUCCESS")
+    print("\n".join(lines))
+
+
+def cause(failure: BaseException | None) -> str:
+    """The last line of an engine's error that a person can use: our own message, without the engine's stack."""
+    text = str(failure or "").strip()
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    own = [line for line in lines if line.startswith("transforms.") or "Error: " in line]
+    line = own[-1] if own else (lines[-1] if lines else "no reason was given")
+    line = line.split(" [while running", 1)[0]
+    return line.split("Error: ", 1)[-1] if line.startswith("transforms.") else line

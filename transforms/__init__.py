@@ -1,0 +1,1 @@
+"""PTransforms of the job and the functions they wire; nothing here imports ``pipeline``."""

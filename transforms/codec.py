@@ -1,0 +1,371 @@
+"""Columns ↔ tensors by signature: what a JSON value must look like, and why one does not fit.
+
+Two ways lead to the same columns. ``json_type`` is the type a whole block of rows is parsed with (msgspec, in C);
+``normalize`` looks at one row's value and either gives what the typed parse would have given, or says what is wrong.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import functools
+import itertools
+import math
+import types
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any
+
+import ml_dtypes
+import msgspec
+import numpy as np
+
+from transforms.codes import Code, RowError
+from transforms.signature import Shape, Signature, TensorSpec
+
+
+class B64(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """``{"b64": "..."}``: bytes in JSON, as TensorFlow Serving's REST API writes them."""
+
+    b64: bytes
+
+
+@dataclasses.dataclass
+class Ragged:
+    """A column whose rows differ in shape: one array a row."""
+
+    rows: list[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, index: np.ndarray) -> Ragged:
+        return Ragged([self.rows[i] for i in index])
+
+
+Column = np.ndarray | Ragged
+
+
+def take(column: Column, index: np.ndarray) -> Column:
+    """Gives the rows of ``column`` at ``index``."""
+    return column.take(index) if isinstance(column, Ragged) else column[index]
+
+
+@functools.cache
+def numpy_dtype(name: str) -> np.dtype:
+    """The NumPy dtype that feeds TensorFlow's ``name``; strings are objects."""
+    if name == "string":
+        return np.dtype(object)
+    return np.dtype(getattr(ml_dtypes, name)) if hasattr(ml_dtypes, name) else np.dtype(name)
+
+
+def _integer_bounds(dtype: str) -> tuple[int, int] | None:
+    if "int" not in dtype:
+        return None
+    info = ml_dtypes.iinfo(numpy_dtype(dtype))
+    return int(info.min), int(info.max)
+
+
+def _scalar_type(dtype: str) -> Any:
+    bounds = _integer_bounds(dtype)
+    if bounds is not None:
+        if bounds[1] >= 2**63 - 1:  # msgspec can't bound these; NumPy refuses what does not fit
+            return int
+        return Annotated[int, msgspec.Meta(ge=bounds[0], le=bounds[1])]
+    if dtype == "string":
+        return str | B64
+    if dtype.startswith("complex"):
+        return Annotated[list[float], msgspec.Meta(min_length=2, max_length=2)]
+    return bool if dtype == "bool" else float
+
+
+def json_type(signature: Signature, spec: TensorSpec) -> Any:
+    """The msgspec type of one row's value of input ``spec``; ``Any`` where the signature leaves the shape open."""
+    shapes = signature.row_shapes(spec)
+    if len(shapes) > 1 or shapes[0] is None:
+        return Any
+    scalar: Any = _scalar_type(spec.dtype)
+    annotation: Any = scalar
+    for dim in reversed(shapes[0]):
+        annotation = types.GenericAlias(list, (annotation,))
+        if dim is not None:
+            annotation = Annotated[annotation, msgspec.Meta(min_length=dim, max_length=dim)]
+    if _is_ones(shapes[0]) and not spec.dtype.startswith("complex"):
+        annotation = annotation | scalar
+    return annotation
+
+
+def _is_ones(shape: Shape) -> bool:
+    return bool(shape) and all(dim == 1 for dim in shape or ())
+
+
+# --- columns ---------------------------------------------------------------------------------------------------------
+
+
+def make_column(values: Sequence[Any], signature: Signature, spec: TensorSpec) -> tuple[Column, dict[int, RowError]]:
+    """Makes the column of input ``spec`` from one value a row, each of ``json_type`` or normalized.
+
+    Gives the column and, by row number, the rows whose numbers do not fit the dtype (their cells mean nothing).
+    """
+    shapes = signature.row_shapes(spec)
+    shape = shapes[0] if len(shapes) == 1 else None
+    if spec.dtype.startswith("complex") and shape is not None:
+        shape = (*shape, 2)
+    if shape is None or None in shape:
+        return _open_column(values, spec)
+    dims = tuple(dim or 0 for dim in shape)
+    if _is_ones(dims) and not spec.dtype.startswith("complex"):
+        values = [_wrap(value, len(dims)) for value in values]
+    flat: Iterable[Any] = values
+    for _ in dims:
+        flat = itertools.chain.from_iterable(flat)
+    count = len(values) * math.prod(dims)
+    try:
+        array = _fill(flat, count, spec.dtype)
+    except OverflowError:
+        return _column_by_row(values, spec, dims)
+    array = array.reshape((len(values), *dims))
+    errors = _overflowed(array, values, spec)
+    return _as_complex(array, spec.dtype), errors
+
+
+def _wrap(value: Any, depth: int) -> Any:
+    """A scalar feeds an input of shape [batch, 1]."""
+    if isinstance(value, list):
+        return value
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def _fill(flat: Iterable[Any], count: int, dtype: str) -> np.ndarray:
+    """Gives a flat array of ``count`` values; floats too large for ``dtype`` become infinite."""
+    if dtype == "string":
+        array = np.empty(count, object)
+        array[:] = [value.b64 if type(value) is B64 else value for value in flat]
+        return array
+    if dtype.startswith("complex"):
+        return np.fromiter(flat, np.float64 if dtype == "complex128" else np.float32, count)
+    target = numpy_dtype(dtype)
+    with np.errstate(over="ignore"):
+        if target.kind in "biufc":
+            return np.fromiter(flat, target, count)
+        if "int" in dtype:
+            return np.fromiter(flat, np.int64, count).astype(target)
+        return np.fromiter(flat, np.float64, count).astype(target)
+
+
+def _as_complex(array: np.ndarray, dtype: str) -> np.ndarray:
+    return array.view(dtype)[..., 0] if dtype.startswith("complex") else array
+
+
+def _out_of_range(spec: TensorSpec, found: Any) -> RowError:
+    text = str(found)
+    text = text if len(text) <= 40 else text[:37] + "…"
+    return RowError(Code.OUT_OF_RANGE, f"input {spec.name!r}: {text} does not fit {spec.dtype}")
+
+
+def _overflowed(array: np.ndarray, values: Sequence[Any], spec: TensorSpec) -> dict[int, RowError]:
+    """Rows that hold an infinity: JSON has none, so a number was too large."""
+    if array.dtype.kind in "biuO":
+        return {}
+    finite = np.isfinite(array if array.dtype.kind == "f" else array.astype(np.float32))
+    if finite.all():
+        return {}
+    rows = np.flatnonzero(~finite.reshape(len(array), -1).all(axis=1))
+    return {int(row): _out_of_range(spec, _largest(values[int(row)])) for row in rows}
+
+
+def _largest(value: Any) -> Any:
+    flat = list(_flatten(value))
+    return max(flat, key=abs) if flat else value
+
+
+def _flatten(value: Any) -> Iterable[Any]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _flatten(item)
+    else:
+        yield value
+
+
+def _column_by_row(values: Sequence[Any], spec: TensorSpec, dims: tuple[int, ...]) -> tuple[np.ndarray, dict[int, RowError]]:
+    """The slow twin of the block: some integer does not fit 64 bits, so find whose."""
+    rows, errors = [], {}
+    for number, value in enumerate(values):
+        flat = list(_flatten(value))
+        try:
+            rows.append(_fill(flat, len(flat), spec.dtype).reshape(dims))
+        except OverflowError:
+            errors[number] = _out_of_range(spec, _largest(value))
+            rows.append(np.zeros(dims, numpy_dtype(spec.dtype)))
+    array = np.stack(rows)
+    return array, errors | _overflowed(array, values, spec)
+
+
+def _open_column(values: Sequence[Any], spec: TensorSpec) -> tuple[Column, dict[int, RowError]]:
+    """A column whose row shape the signature leaves open: dense when all rows agree, else ragged."""
+    rows: list[np.ndarray] = []
+    errors: dict[int, RowError] = {}
+    for number, value in enumerate(values):
+        try:
+            rows.append(_row_array(value, spec))
+        except RowError as error:
+            errors[number] = error
+            rows.append(np.zeros((), numpy_dtype(spec.dtype)))
+    good = {row.shape for number, row in enumerate(rows) if number not in errors}
+    if len(good) != 1:
+        return Ragged(rows), errors
+    (shape,) = good
+    blank = np.zeros(shape, numpy_dtype(spec.dtype))
+    return np.stack([blank if number in errors else row for number, row in enumerate(rows)]), errors
+
+
+def _row_array(value: Any, spec: TensorSpec) -> np.ndarray:
+    shape = list(_regular_shape(value, spec.name))
+    if spec.dtype.startswith("complex"):
+        if not shape or shape[-1] != 2:
+            raise RowError(Code.WRONG_SHAPE, f"input {spec.name!r}: a complex number is a list of two numbers")
+    flat = list(_flatten(value))
+    known = spec.shape or ()
+    if 0 in shape and len(shape) < len(known) - 1:  # an empty list says nothing of the dimensions inside it
+        shape += [dim or 0 for dim in known[1 + len(shape) :]]
+    try:
+        array = _fill(flat, len(flat), spec.dtype).reshape(shape)
+    except OverflowError:
+        raise _out_of_range(spec, _largest(value)) from None
+    overflow = _overflowed(array.reshape(1, -1), [value], spec)
+    if overflow:
+        raise overflow[0]
+    return _as_complex(array, spec.dtype)
+
+
+def _regular_shape(value: Any, name: str) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        return ()
+    inner = {_regular_shape(item, name) for item in value}
+    if len(inner) > 1:
+        raise RowError(Code.WRONG_SHAPE, f"input {name!r}: lists of different lengths or depths stand in one list")
+    return (len(value), *(inner.pop() if inner else ()))
+
+
+# --- one row's value, looked at -----------------------------------------------------------------------------------------
+
+
+def normalize(value: Any, signature: Signature, spec: TensorSpec) -> Any:
+    """Gives ``value`` (plain JSON) as the typed parse gives it, or raises what is wrong with it.
+
+    Raises:
+      RowError: NULL_VALUE, WRONG_TYPE, WRONG_SHAPE, OUT_OF_RANGE or BAD_BASE64, naming input, expected and found.
+    """
+    shapes = signature.row_shapes(spec)
+    check = _scalar_check(spec)
+    depth = _depth(value)
+    if spec.dtype.startswith("complex"):
+        depth -= 1
+    fitting = [shape for shape in shapes if shape is None or len(shape) == depth]
+    if not fitting and depth == 0 and _is_ones(shapes[0]):
+        value, fitting = _wrap(value, len(shapes[0] or ())), [shapes[0]]
+    if not fitting:
+        _check_scalars(value, check)
+        raise _wrong_shape(spec, shapes, value)
+    checked = _check_scalars(value, check)
+    shape = fitting[0]
+    if shape is not None:
+        full = (*shape, 2) if spec.dtype.startswith("complex") else shape
+        if not _has_shape(checked, full):
+            raise _wrong_shape(spec, shapes, value)
+    return checked
+
+
+def _depth(value: Any) -> int:
+    depth = 0
+    while isinstance(value, list):
+        depth += 1
+        if not value:
+            break
+        value = value[0]
+    return depth
+
+
+def _has_shape(value: Any, shape: tuple[int | None, ...]) -> bool:
+    if not shape:
+        return not isinstance(value, list)
+    if not isinstance(value, list) or shape[0] not in (None, len(value)):
+        return False
+    return all(_has_shape(item, shape[1:]) for item in value)
+
+
+def _check_scalars(value: Any, check: Callable[[Any], Any]) -> Any:
+    if isinstance(value, list):
+        return [_check_scalars(item, check) for item in value]
+    return check(value)
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "null"
+    kinds = {bool: "a boolean", int: "an integer", float: "a float", str: "a string", dict: "an object", list: "a list"}
+    text = msgspec.json.encode(value).decode("utf-8", "replace")
+    return f"{kinds.get(type(value), 'a value')} ({text if len(text) <= 40 else text[:37] + '…'})"
+
+
+def _wrong_shape(spec: TensorSpec, shapes: tuple[Shape, ...], value: Any) -> RowError:
+    def show(shape: Shape) -> str:
+        if shape == ():
+            return "one value"
+        return "[" + ",".join("?" if dim is None else str(dim) for dim in shape or ()) + "]"
+
+    try:
+        found = show(_regular_shape(value, spec.name))
+    except RowError:
+        found = "a ragged list"
+    expected = " or ".join(show(shape) for shape in shapes)
+    return RowError(Code.WRONG_SHAPE, f"input {spec.name!r}: expected {spec.dtype} of shape {expected}, found {found}")
+
+
+def _scalar_check(spec: TensorSpec) -> Callable[[Any], Any]:
+    """Gives the function that checks one innermost value of ``spec`` and gives it back."""
+    bounds = _integer_bounds(spec.dtype)
+
+    def refuse(value: Any) -> RowError:
+        if value is None:
+            return RowError(Code.NULL_VALUE, f"input {spec.name!r}: expected {spec.dtype}, found null")
+        return RowError(Code.WRONG_TYPE, f"input {spec.name!r}: expected {spec.dtype}, found {_describe(value)}")
+
+    def check_string(value: Any) -> Any:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str):
+            try:
+                return B64(base64.b64decode(value["b64"], validate=True))
+            except (binascii.Error, ValueError) as error:
+                raise RowError(Code.BAD_BASE64, f"input {spec.name!r}: {error}") from None
+        raise refuse(value)
+
+    def check_bool(value: Any) -> Any:
+        if isinstance(value, bool):
+            return value
+        raise refuse(value)
+
+    def check_integer(value: Any) -> Any:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise refuse(value)
+        assert bounds is not None
+        if not bounds[0] <= value <= bounds[1]:
+            raise _out_of_range(spec, value)
+        return value
+
+    def check_float(value: Any) -> Any:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise refuse(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _out_of_range(spec, value) from None
+
+    if spec.dtype == "string":
+        return check_string
+    if spec.dtype == "bool":
+        return check_bool
+    return check_integer if bounds is not None else check_float

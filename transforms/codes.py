@@ -1,0 +1,75 @@
+"""Why a row can fail: the closed list of stages and codes (docs/formats.md explains each)."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Stage(enum.StrEnum):
+    """Where in the flow a row ended."""
+
+    READ = "read"
+    KEY = "key"
+    CONVERT = "convert"
+    PREDICT = "predict"
+    WRITE = "write"
+
+
+class Code(enum.StrEnum):
+    """Why a row failed; stable, so that consumers may count and filter by it."""
+
+    NOT_UTF8 = "NOT_UTF8"
+    NOT_JSON = "NOT_JSON"
+    NESTED_TOO_DEEP = "NESTED_TOO_DEEP"
+    ROW_TOO_LONG = "ROW_TOO_LONG"
+    FILE_DAMAGED = "FILE_DAMAGED"
+    KEY_MISSING = "KEY_MISSING"
+    KEY_NULL = "KEY_NULL"
+    KEY_NOT_SCALAR = "KEY_NOT_SCALAR"
+    NOT_AN_OBJECT = "NOT_AN_OBJECT"
+    INPUT_MISSING = "INPUT_MISSING"
+    NULL_VALUE = "NULL_VALUE"
+    WRONG_TYPE = "WRONG_TYPE"
+    WRONG_SHAPE = "WRONG_SHAPE"
+    OUT_OF_RANGE = "OUT_OF_RANGE"
+    BAD_BASE64 = "BAD_BASE64"
+    MODEL_ERROR = "MODEL_ERROR"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    OUTPUT_ROWS_DIFFER = "OUTPUT_ROWS_DIFFER"
+    NOT_FINITE = "NOT_FINITE"
+
+
+EXPLANATIONS: dict[Code, tuple[Stage, str]] = {
+    Code.NOT_UTF8: (Stage.READ, "the row is not UTF-8"),
+    Code.NOT_JSON: (Stage.READ, "the row is not one JSON value"),
+    Code.NESTED_TOO_DEEP: (Stage.READ, "lists or objects are nested too deep to read"),
+    Code.ROW_TOO_LONG: (Stage.READ, "the row is longer than a row may be"),
+    Code.FILE_DAMAGED: (Stage.READ, "the file breaks off or can't be decompressed; rows after this place are unknown"),
+    Code.KEY_MISSING: (Stage.KEY, "the row has no key field"),
+    Code.KEY_NULL: (Stage.KEY, "the key field is null"),
+    Code.KEY_NOT_SCALAR: (Stage.KEY, "the key field holds a list or an object"),
+    Code.NOT_AN_OBJECT: (Stage.CONVERT, "the model has several inputs and the row is not an object naming them"),
+    Code.INPUT_MISSING: (Stage.CONVERT, "the row lacks an input of the signature"),
+    Code.NULL_VALUE: (Stage.CONVERT, "an input is null or holds a null"),
+    Code.WRONG_TYPE: (Stage.CONVERT, "a value is of another type than the signature's"),
+    Code.WRONG_SHAPE: (Stage.CONVERT, "a value has another shape than the signature's, or a ragged one"),
+    Code.OUT_OF_RANGE: (Stage.CONVERT, "a number does not fit its dtype"),
+    Code.BAD_BASE64: (Stage.CONVERT, '{"b64": ...} holds something that is not base64'),
+    Code.MODEL_ERROR: (Stage.PREDICT, "the model raised an error for this row alone"),
+    Code.OUT_OF_MEMORY: (Stage.PREDICT, "the model ran out of memory on this row alone"),
+    Code.OUTPUT_ROWS_DIFFER: (Stage.PREDICT, "an output does not have one row for each instance"),
+    Code.NOT_FINITE: (Stage.WRITE, "a prediction is NaN or infinite and --nan=error was given"),
+}
+
+
+class RowError(Exception):
+    """One row's failure, on its way to becoming a ``FailedRow``."""
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    @property
+    def stage(self) -> Stage:
+        return EXPLANATIONS[self.code][0]

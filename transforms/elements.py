@@ -1,0 +1,191 @@
+"""The nouns that flow: Split, InstanceBatch, PredictionBatch, FailedRow, Shard (and the counts of a split)."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from transforms.codec import Column
+from transforms.codes import Code, Stage
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class FileRange:
+    """Bytes ``[start, stop)`` of one file; ``stop`` None: to its end (a compressed file has no known end).
+
+    ``relative`` is the file's path below the fixed part of the pattern that matched it.
+    """
+
+    path: str
+    start: int
+    stop: int | None
+    size_bytes: int
+    relative: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """What one worker reads in one go: a range of a large file, or several whole small files."""
+
+    ranges: tuple[FileRange, ...]
+
+    @property
+    def order(self) -> tuple[str, int]:
+        """Where the split stands in the whole input."""
+        return self.ranges[0].path, self.ranges[0].start
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitCount:
+    """What the read step saw of one split: the other half of the job's accounts."""
+
+    order: tuple[str, int]
+    rows: int
+    bytes: int
+    files: int
+    damaged: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class FailedRow:
+    """A row that ended in the errors. ``instance`` and ``key`` are JSON text."""
+
+    key: bytes
+    source: str
+    offset: int
+    stage: Stage
+    code: Code
+    message: str
+    instance: bytes
+
+    def to_json(self) -> bytes:
+        """Gives one line of ``prediction.errors``, without its line end."""
+        fields = (self.source, self.offset, str(self.stage), str(self.code), self.message)
+        source, offset, stage, code, message = (msgspec.json.encode(value) for value in fields)
+        return b'{"key": %b, "source": %b, "offset": %b, "stage": %b, "code": %b, "message": %b, "instance": %b}' % (
+            self.key or b"null",
+            source,
+            offset,
+            stage,
+            code,
+            message,
+            self.instance,
+        )
+
+
+def row_as_json(row: bytes) -> bytes:
+    """Gives a row as JSON text: itself where it is JSON, else ``{"b64": ...}``."""
+    try:
+        row.decode("utf-8")
+        msgspec.json.decode(row, type=msgspec.Raw)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        return msgspec.json.encode({"b64": row})
+    return row
+
+
+class RowTexts(Sequence[bytes]):
+    """The rows of a block as slices of it, cut out only when asked for."""
+
+    def __init__(self, data: bytes, starts: np.ndarray, stops: np.ndarray) -> None:
+        self.data, self.starts, self.stops = data, starts, stops
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, row: int) -> bytes:  # type: ignore[override]
+        return self.data[self.starts[row] : self.stops[row]]
+
+    def take(self, index: np.ndarray) -> RowTexts:
+        return RowTexts(self.data, self.starts[index], self.stops[index])
+
+
+@dataclasses.dataclass
+class InstanceBatch:
+    """Rows of one file range, converted and keyed.
+
+    ``columns`` holds one column an input, each ``n`` rows; ``keys`` is ``n`` JSON texts; ``rows`` is the ``n`` rows as
+    read; ``passthrough`` is ``n`` JSON texts a field. ``failed`` are the rows of the same bytes that did not become
+    instances. ``bytes`` is the input they all came from.
+    """
+
+    order: tuple[str, int]
+    source: str
+    relative: str
+    columns: dict[str, Column]
+    offsets: np.ndarray
+    rows: RowTexts
+    keys: pa.Array
+    passthrough: dict[str, pa.Array]
+    failed: list[FailedRow]
+    bytes: int
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def failed_row(self, row: int, code: Code, stage: Stage, message: str) -> FailedRow:
+        """Makes the ``FailedRow`` of instance ``row``."""
+        key = self.keys[row].as_py().encode()
+        return FailedRow(key, self.source, int(self.offsets[row]), stage, code, message, row_as_json(self.rows[row]))
+
+
+@dataclasses.dataclass
+class PredictionBatch:
+    """A batch with the model's outputs: row ``i`` of each output belongs to instance ``kept[i]``."""
+
+    instances: InstanceBatch
+    kept: np.ndarray
+    outputs: dict[str, Column]
+    failed: list[FailedRow]
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A finished temporary file. ``kind`` is ``results`` or ``errors``; ``codes`` counts the latter, as
+    (stage, code, rows, an example's message).
+
+    ``relative`` and ``source`` name the one input file in a mirrored layout, else they are empty.
+    """
+
+    kind: str
+    path: str
+    order: tuple[str, int]
+    relative: str
+    source: str
+    rows: int
+    bytes: int
+    crc32c: str
+    codes: tuple[tuple[str, str, int, str], ...] = ()
+
+
+class BatchCoder(beam.coders.Coder):
+    """Coder of the two batch classes: they never leave a worker, so all that counts is a cheap size.
+
+    Beam estimates an element's size by encoding a sample of them; encoding a 4 MB batch costs more than predicting on it.
+    """
+
+    def encode(self, value: Any) -> bytes:
+        return pickle.dumps(value, protocol=5)
+
+    def decode(self, encoded: bytes) -> Any:
+        return pickle.loads(encoded)
+
+    def is_deterministic(self) -> bool:
+        return False
+
+    def estimate_size(self, value: Any) -> int:
+        batch = value.instances if isinstance(value, PredictionBatch) else value
+        return int(batch.bytes) + 64 * len(batch)
+
+
+beam.coders.registry.register_coder(InstanceBatch, BatchCoder)
+beam.coders.registry.register_coder(PredictionBatch, BatchCoder)

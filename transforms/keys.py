@@ -1,0 +1,80 @@
+"""Instance keys: taken from fields or made from the row's place, and checked to be unique by their hashes alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
+from transforms.codes import Code, RowError
+
+BUCKETS = 64
+# Listed in the manifest at most; their number is counted whole.
+LISTED_DUPLICATES = 1000
+
+
+def take_key(tokens: Sequence[bytes], fields: Sequence[str]) -> bytes:
+    """Gives a row's key as JSON text: the field's own text, or for several fields a list of them.
+
+    Raises:
+      RowError: KEY_MISSING, KEY_NULL or KEY_NOT_SCALAR, naming the field.
+    """
+    for token, field in zip(tokens, fields, strict=True):
+        if not token:
+            raise RowError(Code.KEY_MISSING, f"the row has no field {field!r}, which --key_field names")
+        if token == b"null":
+            raise RowError(Code.KEY_NULL, f"key field {field!r}: expected a string, number or boolean, found null")
+        if token[:1] in b"[{":
+            kind = "a list" if token[:1] == b"[" else "an object"
+            raise RowError(Code.KEY_NOT_SCALAR, f"key field {field!r}: expected a string, number or boolean, found {kind}")
+    plain = [_plain(token) for token in tokens]
+    return plain[0] if len(plain) == 1 else b"[" + b", ".join(plain) + b"]"
+
+
+def _plain(token: bytes) -> bytes:
+    """One spelling a string: ``"\\u0061"`` and ``"a"`` are one key. Numbers keep their digits: 1 and 1.0 are two."""
+    return msgspec.json.encode(msgspec.json.decode(token)) if b"\\" in token else token
+
+
+def take_keys(tokens: Sequence[bytes]) -> Sequence[bytes] | None:
+    """Gives the keys of a block of rows with one key field at once, or None when some row's needs a look."""
+    if not all(tokens):
+        return None
+    first = {token[0] for token in tokens}
+    if first & set(b"[{n") or any(b"\\" in token for token in tokens):
+        return None
+    return tokens
+
+
+def make_keys(source: str, offsets: np.ndarray) -> pa.Array:
+    """Makes one key a row, ``"source:offset"``: the same on every run over the same file."""
+    prefix = msgspec.json.encode(source)[:-1].decode()
+    return pc.binary_join_element_wise(f"{prefix}:", pc.cast(pa.array(offsets), pa.string()), '"', "")
+
+
+def hash_keys(keys: pa.Array) -> np.ndarray:
+    """Gives the 64-bit hash (XXH3) of each key's JSON text."""
+    digest = xxhash.xxh3_64_intdigest
+    return np.fromiter((digest(key.encode()) for key in keys.to_pylist()), np.uint64, len(keys))
+
+
+@dataclasses.dataclass(frozen=True)
+class Duplicates:
+    """Keys that stand more than once: how many, and the hashes of the first of them."""
+
+    count: int
+    hashes: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class DuplicateKey:
+    """One place where a duplicated key stands."""
+
+    key: str
+    source: str
+    offset: int

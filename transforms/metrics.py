@@ -1,0 +1,61 @@
+"""Every counter and distribution of the job, by name, and the progress of a local run."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from apache_beam.metrics import Metrics
+
+from transforms.codes import Stage
+
+NAMESPACE = "nightshift"
+
+instances_read = Metrics.counter(NAMESPACE, "instances_read")
+bytes_read = Metrics.counter(NAMESPACE, "bytes_read")
+files_read = Metrics.counter(NAMESPACE, "files_read")
+predictions_written = Metrics.counter(NAMESPACE, "predictions_written")
+model_calls = Metrics.counter(NAMESPACE, "model_calls")
+model_call_rows = Metrics.distribution(NAMESPACE, "model_call_rows")
+model_load_milliseconds = Metrics.distribution(NAMESPACE, "model_load_milliseconds")
+rows_failed = {stage: Metrics.counter(NAMESPACE, f"rows_failed_{stage}") for stage in Stage}
+
+_PROGRESS = struct.Struct("<4q")  # rows read, rows predicted, rows failed, input bytes read
+
+
+class Progress:
+    """What this process has done, in a file of its own that the launching process reads while it waits.
+
+    Beam's metrics of a local run can be asked for only when it has ended. A folder of None keeps nothing.
+    """
+
+    def __init__(self, folder: str | None) -> None:
+        self._path = Path(folder) / f"{os.getpid()}-{id(self)}" if folder else None
+        self._counts = [0, 0, 0, 0]
+
+    def add(self, read: int = 0, predicted: int = 0, failed: int = 0, input_bytes: int = 0) -> None:
+        if self._path is None:
+            return
+        for place, more in enumerate((read, predicted, failed, input_bytes)):
+            self._counts[place] += more
+        try:
+            self._path.write_bytes(_PROGRESS.pack(*self._counts))
+        except OSError:  # a full or vanished temporary folder must not stop a run
+            self._path = None
+
+
+def read_progress(folder: str) -> tuple[int, int, int, int]:
+    """Gives rows read, predicted and failed, and input bytes read, of all processes of a local run."""
+    totals = [0, 0, 0, 0]
+    for counts in _each_process(folder):
+        totals = [total + count for total, count in zip(totals, counts, strict=True)]
+    return totals[0], totals[1], totals[2], totals[3]
+
+
+def _each_process(folder: str) -> Iterator[tuple[int, ...]]:
+    for path in Path(folder).glob("*"):
+        content = path.read_bytes()
+        if len(content) == _PROGRESS.size:
+            yield _PROGRESS.unpack(content)

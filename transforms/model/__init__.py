@@ -1,0 +1,1 @@
+"""From batches of instances to batches of predictions."""

@@ -1,0 +1,174 @@
+"""From a batch of instances to model calls and back: slices, padding, bisection, one call a row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from transforms import metrics
+from transforms.codec import Column, Ragged, take
+from transforms.codes import Code, Stage
+from transforms.elements import FailedRow, InstanceBatch, PredictionBatch
+from transforms.model.session import LoadedModel, cant_run, first_line
+from transforms.signature import Batching, ModelError
+
+# 64 rows a call cost ten times as much a row as 1,024; from 4,096 on little changes. Rows of many bytes go in smaller
+# calls, so that what the model makes of them stays small.
+CALL_ROWS = 4096
+CALL_BYTES = 4 << 20
+
+
+@dataclasses.dataclass
+class _Answer:
+    """One model call's outputs for instances ``rows``."""
+
+    rows: np.ndarray
+    outputs: Sequence[np.ndarray]
+
+
+class BatchRunner:
+    """Runs a loaded model on one batch; what it learns of memory stays with the model."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.model = model
+        self.signature = model.signature
+        self.failed: list[FailedRow] = []
+
+    def run(self, batch: InstanceBatch) -> PredictionBatch:
+        """Gives the outputs of each instance, or its failure.
+
+        Raises:
+          ModelError: the model can't run at all.
+        """
+        self.batch = batch
+        answers = [answer for rows, whole in self._groups() for answer in self._answers(rows, whole)]
+        kept = np.concatenate([answer.rows for answer in answers]) if answers else np.empty(0, np.int64)
+        order = np.argsort(kept, kind="stable")
+        outputs = {
+            spec.name: take(_join([answer.outputs[place] for answer in answers]), order) if answers else np.empty((0,), np.float32)
+            for place, spec in enumerate(self.signature.outputs)
+        }
+        return PredictionBatch(batch, kept[order], outputs, [*batch.failed, *self.failed])
+
+    # --- which rows may be fed together ---
+
+    def _groups(self) -> Iterator[tuple[np.ndarray, bool]]:
+        """Gives groups of rows of one shape, and whether each row is a whole tensor of its own."""
+        if not len(self.batch):
+            return
+        columns = list(self.batch.columns.values())
+        if not any(isinstance(column, Ragged) for column in columns):
+            yield np.arange(len(self.batch)), self._is_whole([column[0] for column in columns if isinstance(column, np.ndarray)])
+            return
+        groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        for row in range(len(self.batch)):
+            cells = [column.rows[row] if isinstance(column, Ragged) else column[row] for column in columns]
+            groups.setdefault(tuple(np.shape(cell) for cell in cells), []).append(row)
+        for shapes, rows in groups.items():
+            yield np.array(rows), self._is_whole([np.empty(shape) for shape in shapes])
+
+    def _is_whole(self, cells: Sequence[np.ndarray]) -> bool:
+        """Whether rows of these cells are fed one a call, as they are."""
+        if self.signature.batching is Batching.ROWWISE:
+            return True
+        return self.signature.batching is Batching.FIXED and any(
+            np.ndim(cell) == len(spec.shape or ()) for cell, spec in zip(cells, self._specs(), strict=True)
+        )
+
+    def _specs(self) -> list:
+        return [self.signature.input(name) for name in self.batch.columns]
+
+    def _slice_rows(self) -> int:
+        if self.signature.batching is Batching.FIXED:
+            return self.signature.fixed_rows
+        row_bytes = max(1, self.batch.bytes // max(1, len(self.batch)))
+        computed = self.model.spec.batch_size or max(1, min(CALL_ROWS, CALL_BYTES // row_bytes))
+        return min(computed, self.model.max_rows)
+
+    def _answers(self, rows: np.ndarray, whole: bool) -> Iterator[_Answer]:
+        if whole:
+            for row in rows:
+                yield from self._isolate(np.array([row]), whole=True)
+            return
+        start = 0
+        while start < len(rows):
+            some = rows[start : start + self._slice_rows()]
+            start += len(some)
+            yield from self._isolate(some, whole=False)
+
+    # --- one call, and what to do when it fails ---
+
+    def _isolate(self, rows: np.ndarray, whole: bool) -> Iterator[_Answer]:
+        """Calls the model on ``rows``; if that fails, on their halves, until the guilty rows are alone."""
+        import tensorflow as tf
+
+        try:
+            yield _Answer(rows, self._checked(self._call(rows, whole), rows, whole))
+            return
+        except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+            code, message = Code.OUT_OF_MEMORY, first_line(error)
+            self.model.max_rows = max(1, min(self.model.max_rows, len(rows) // 2))
+        except _RowsDiffer as error:
+            self._fail(rows, Code.OUTPUT_ROWS_DIFFER, str(error))
+            return
+        except Exception as error:  # whatever a model raises: the one place where anything is caught, to isolate rows
+            if isinstance(error, tf.errors.OpError) and cant_run(error):
+                raise ModelError(f"{self.model.spec.location} can't run: {first_line(error)}") from error
+            code, message = Code.MODEL_ERROR, first_line(error)
+        if len(rows) == 1:
+            self._fail(rows, code, message)
+            return
+        yield from self._isolate(rows[: len(rows) // 2], whole)
+        yield from self._isolate(rows[len(rows) // 2 :], whole)
+
+    def _fail(self, rows: np.ndarray, code: Code, message: str) -> None:
+        self.failed += [self.batch.failed_row(int(row), code, Stage.PREDICT, message) for row in rows]
+
+    def _call(self, rows: np.ndarray, whole: bool) -> list[np.ndarray]:
+        cells = [self._feed(column, rows) for column in self.batch.columns.values()]
+        if whole:
+            # One row: an input with a free first dimension still wants it, the others are fed as they are.
+            cells = [cell if spec.is_batched else cell[0] for cell, spec in zip(cells, self._specs(), strict=True)]
+        elif self.signature.batching is Batching.FIXED and len(rows) < self.signature.fixed_rows:
+            padding = self.signature.fixed_rows - len(rows)
+            cells = [np.concatenate([cell, np.repeat(cell[-1:], padding, axis=0)]) for cell in cells]
+        metrics.model_calls.inc()
+        metrics.model_call_rows.update(len(rows))
+        return self.model.call(cells)
+
+    def _feed(self, column: Column, rows: np.ndarray) -> np.ndarray:
+        if isinstance(column, Ragged):
+            return np.stack([column.rows[row] for row in rows])
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+            return column[rows[0] : rows[-1] + 1]  # a view: rows that follow each other need no copy
+        return column[rows]
+
+    def _checked(self, outputs: Sequence[np.ndarray], rows: np.ndarray, whole: bool) -> Sequence[np.ndarray]:
+        """Gives the outputs with one row an instance, or raises that they have not."""
+        expected = self.signature.fixed_rows if self.signature.batching is Batching.FIXED else len(rows)
+        checked = []
+        for spec, output in zip(self.signature.outputs, outputs, strict=True):
+            output = np.asarray(output)
+            if whole and not (self.signature.batching is Batching.ROWWISE and spec.is_batched and spec.shape is not None):
+                checked.append(output[np.newaxis])
+                continue
+            if output.ndim == 0 or len(output) != expected:
+                found = "one scalar" if output.ndim == 0 else f"{len(output)} rows"
+                raise _RowsDiffer(f"output {spec.name!r}: expected {expected} rows for {len(rows)} instances, found {found}")
+            checked.append(output[: len(rows)])
+        return checked
+
+
+class _RowsDiffer(Exception):
+    """An output has not one row an instance."""
+
+
+def _join(pieces: Sequence[np.ndarray]) -> Column:
+    """One column of the pieces; ragged when the model gave rows of different shape in different calls."""
+    if len(pieces) == 1:
+        return pieces[0]
+    if len({piece.shape[1:] for piece in pieces}) == 1:
+        return np.concatenate(pieces)
+    return Ragged([row if isinstance(row, np.ndarray) else np.asarray(row) for piece in pieces for row in piece])

@@ -1,0 +1,149 @@
+"""A SavedModel in memory, in a TensorFlow 1 Session, ready to be called with columns.
+
+A Session loads more models than ``tf.saved_model.load``: signatures that lie about shapes, inputs that share a tensor,
+outputs that are references (none was found the other way round).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from transforms import codec, metrics
+from transforms.model.locate import copy_to_worker
+from transforms.signature import Batching, ModelError, Signature
+from transforms.specs import ModelSpec
+
+# Words of errors that say this build can't run the graph at all, whatever the rows are.
+CANT_RUN = (
+    "No OpKernel",
+    "Op type not registered",
+    "No registered",
+    "is neither a type of a primitive operation",
+    "Could not find compiler",
+)
+
+
+def cant_run(error: Exception) -> bool:
+    """Whether a TensorFlow error is the model's own failure and not its rows'."""
+    import tensorflow as tf
+
+    if isinstance(error, tf.errors.UnimplementedError | tf.errors.FailedPreconditionError):
+        return True
+    return any(words in str(error) for words in CANT_RUN)
+
+
+def first_line(error: BaseException) -> str:
+    """The part of a TensorFlow error that a person reads."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in lines if not line.endswith("root error(s) found.")]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 500 else text[:499] + "…"
+
+
+class LoadedModel:
+    """One signature of one SavedModel, loaded. ``call`` feeds rows and gives one array an output."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.signature: Signature = spec.signature
+        self.max_rows = 1 << 30  # lowered when memory runs out, and kept so
+        started = time.monotonic()
+        self._run = _load(spec)
+        self._trial()
+        metrics.model_load_milliseconds.update(int(1000 * (time.monotonic() - started)))
+
+    def call(self, columns: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Runs the signature once, on one array an input, in the signature's order."""
+        return self._run(*columns)
+
+    def _trial(self) -> None:
+        """Calls the model once or twice on made-up rows, to tell a model that can't run from rows it does not like.
+
+        Zeros and empty strings are not valid input to every model, so a complaint about them says nothing.
+
+        Raises:
+          ModelError: an op has no kernel here, or an output never has one row an instance.
+        """
+        import tensorflow as tf
+
+        for rows in self._trial_sizes():
+            try:
+                outputs = self.call([_made_up(spec.shape, spec.dtype, rows) for spec in self.signature.inputs])
+            except (tf.errors.OpError, ValueError, TypeError) as error:
+                if isinstance(error, tf.errors.OpError) and cant_run(error):
+                    raise ModelError(f"{self.spec.location} can't run: {first_line(error)}") from error
+                return
+            if self.signature.batching is Batching.FREE:
+                self._check_rows(outputs, rows)
+
+    def _trial_sizes(self) -> tuple[int, ...]:
+        if self.signature.batching is not Batching.FREE:
+            return (1,)
+        return (2, 3) if self.spec.batch_size is None else (self.spec.batch_size,)
+
+    def _check_rows(self, outputs: Sequence[np.ndarray], rows: int) -> None:
+        for spec, output in zip(self.signature.outputs, outputs, strict=True):
+            if spec.is_batched and (output.ndim == 0 or len(output) != rows):
+                found = "one scalar" if output.ndim == 0 else f"{len(output)} rows"
+                raise ModelError(
+                    f"output {spec.name!r} of signature {self.signature.name} of {self.spec.location} gave {found} for {rows} "
+                    "instances: every output needs one row an instance; export a signature without it"
+                )
+
+
+def _made_up(shape: Sequence[int | None] | None, dtype: str, rows: int) -> np.ndarray:
+    dims = [rows] if shape is None else [rows if place == 0 and dim is None else dim or 1 for place, dim in enumerate(shape)]
+    if math.prod(dims) > 1 << 26:
+        raise ValueError("a made-up row would be too large")
+    return np.full(dims, b"" if dtype == "string" else 0, codec.numpy_dtype(dtype))
+
+
+def _load(spec: ModelSpec) -> Any:
+    import tensorflow as tf
+
+    folder = copy_to_worker(spec.location)
+    config = tf.compat.v1.ConfigProto(
+        allow_soft_placement=True,  # models trained on a GPU pin nodes to it
+        intra_op_parallelism_threads=spec.threads,
+        inter_op_parallelism_threads=spec.threads,
+    )
+    graph = tf.Graph()
+    try:
+        with graph.as_default():
+            session = tf.compat.v1.Session(graph=graph, config=config)
+            tf.compat.v1.saved_model.load(session, list(spec.signature.tags), folder)
+        inputs = [graph.get_tensor_by_name(tensor.tensor) for tensor in spec.signature.inputs]
+        outputs = [graph.get_tensor_by_name(tensor.tensor) for tensor in spec.signature.outputs]
+        return _callable(session, inputs, outputs)
+    except (tf.errors.OpError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise ModelError(f"{spec.location} can't be loaded: {first_line(error)}{_hint(error)}") from error
+
+
+def _callable(session: Any, inputs: list[Any], outputs: list[Any]) -> Any:
+    if len({tensor.name for tensor in inputs}) == len(inputs):
+        return session.make_callable(outputs, feed_list=inputs)
+    places = [next(i for i, other in enumerate(inputs) if other.name == tensor.name) for tensor in inputs]
+    call = session.make_callable(outputs, feed_list=[inputs[i] for i in sorted(set(places))])
+
+    def shared(*columns: np.ndarray) -> Any:
+        """Two inputs of the signature are one tensor: they must agree, since only one can be fed."""
+        for place, column in zip(places, columns, strict=True):
+            if not np.array_equal(columns[place], column):
+                raise ValueError("two inputs of the signature are one tensor of the graph, and the row gives them different values")
+        return call(*(columns[i] for i in sorted(set(places))))
+
+    return shared
+
+
+def _hint(error: Exception) -> str:
+    text = str(error)
+    if "Op type not registered" in text or "No Op registered" in text or "is not in the registry" in text:
+        return ": the model needs a custom op that is not installed here"
+    if "variables" in text and ("not found" in text.lower() or "No such file" in text):
+        return ": its variables are missing or cut off; copy the whole folder again"
+    return ""

@@ -1,0 +1,1 @@
+"""From patterns to splits to batches of instances: one file a format."""

@@ -1,0 +1,152 @@
+"""A range of a file as blocks of whole lines, decompressed as they are read."""
+
+from __future__ import annotations
+
+import bz2
+import dataclasses
+import gzip
+import zlib
+from collections.abc import Iterator
+from typing import IO
+
+from transforms import files
+from transforms.elements import FileRange
+
+BLOCK_BYTES = 4 << 20
+MAX_ROW_BYTES = 256 << 20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+COMPRESSIONS = {"gz": "gzip", "bz2": "bzip2", "zst": "zstd"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Whole lines of a file, the first of which begins at byte ``offset`` (of the decompressed file)."""
+
+    offset: int
+    data: bytes
+    too_long: bool = False
+
+
+class DamagedFileError(Exception):
+    """The file breaks off or can't be decompressed; ``offset`` is the first byte not read."""
+
+    def __init__(self, offset: int, message: str) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+
+def compression_of(path: str) -> str | None:
+    """Gives ``gzip``, ``bzip2`` or ``zstd`` by the path's extension, else None."""
+    return COMPRESSIONS.get(path.rsplit(".", 1)[-1].lower()) if "." in path else None
+
+
+def _open(piece: FileRange) -> IO[bytes]:
+    raw = files.open_raw(piece.path)
+    compression = compression_of(piece.path)
+    if compression == "gzip":
+        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+    if compression == "bzip2":
+        return bz2.BZ2File(raw)
+    if compression == "zstd":
+        from backports import zstd
+
+        return zstd.ZstdFile(raw)  # type: ignore[return-value]
+    return raw
+
+
+def read_blocks(piece: FileRange) -> Iterator[Block]:
+    """Gives the lines that begin in ``[piece.start, piece.stop)``, in blocks of about ``BLOCK_BYTES``.
+
+    A line belongs to the range that holds its first byte. A byte order mark at the file's beginning is left out.
+    A line longer than ``MAX_ROW_BYTES`` comes as a block of its own that holds its beginning, ``too_long``.
+
+    Raises:
+      DamagedFileError: after all whole lines before the damage were given.
+    """
+    with _open(piece) as stream:
+        yield from _blocks(_Cursor(stream), piece)
+
+
+class _Cursor:
+    """Reads a stream forward, knowing where it stands; damage is raised after the bytes before it were given."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self.offset = 0
+        self.damage: DamagedFileError | None = None
+
+    def read(self, count: int) -> bytes:
+        if self.damage is not None:
+            raise self.damage
+        parts: list[bytes] = []
+        while count > 0:
+            try:
+                # Not read(): it would throw away what it has when the damage comes before ``count`` bytes are there.
+                data = self.stream.read1(count)  # type: ignore[attr-defined]
+            except (EOFError, zlib.error, OSError, ValueError) as error:
+                if not _is_damage(error):
+                    raise
+                self.damage = DamagedFileError(self.offset, f"{type(error).__name__}: {error}")
+                if parts:
+                    break
+                raise self.damage from error
+            if not data:
+                break
+            parts.append(data)
+            self.offset += len(data)
+            count -= len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _is_damage(error: Exception) -> bool:
+    """Tells a damaged file from a storage that does not answer, which the engine retries."""
+    if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
+        return True
+    if type(error).__name__ == "ZstdError":
+        return True
+    return isinstance(error, OSError) and error.errno is None and "data" in str(error).lower()
+
+
+def _blocks(cursor: _Cursor, piece: FileRange) -> Iterator[Block]:
+    parts: list[bytes] = []  # the beginning of a line whose end is not read yet
+    if piece.start > 0:
+        cursor.stream.seek(piece.start - 1)
+        cursor.offset = piece.start - 1
+        parts = [_skip_line(cursor)]
+    start = cursor.offset - sum(map(len, parts))
+    while piece.stop is None or start < piece.stop:
+        data = cursor.read(BLOCK_BYTES)
+        if cursor.offset == len(data) and data.startswith(BYTE_ORDER_MARK):
+            start, data = len(BYTE_ORDER_MARK), data[len(BYTE_ORDER_MARK) :]
+        if not data:
+            if any(parts):
+                yield Block(start, _owned(b"".join(parts), start, piece.stop))
+            return
+        whole = data.rfind(b"\n") + 1
+        if whole:
+            block = b"".join((*parts, data[:whole]))
+            yield Block(start, _owned(block, start, piece.stop))
+            start, parts = start + len(block), [data[whole:]]
+            continue
+        parts.append(data)
+        if cursor.offset - start > MAX_ROW_BYTES:
+            yield Block(start, b"".join(parts)[:1024], too_long=True)
+            parts = [_skip_line(cursor)]
+            start = cursor.offset - len(parts[0])
+
+
+def _skip_line(cursor: _Cursor) -> bytes:
+    """Reads past the next line end; gives what was read beyond it."""
+    while data := cursor.read(64 << 10):
+        end = data.find(b"\n") + 1
+        if end:
+            return data[end:]
+    return b""
+
+
+def _owned(data: bytes, start: int, stop: int | None) -> bytes:
+    """Cuts off the lines that begin at ``stop`` or later."""
+    if stop is None or start + len(data) <= stop:
+        return data
+    end = data.find(b"\n", max(0, stop - start - 1)) + 1
+    return data[:end] if end else data

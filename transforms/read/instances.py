@@ -1,0 +1,107 @@
+"""Splits → batches of instances, with the split's own count of rows and the hashes of its keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.pvalue import TaggedOutput
+
+from transforms import metrics
+from transforms.codes import Code, Stage
+from transforms.elements import FailedRow, FileRange, InstanceBatch, Split, SplitCount
+from transforms.keys import BUCKETS, hash_keys
+from transforms.read.blocks import DamagedFileError, read_blocks
+from transforms.read.jsonl import LineParser
+from transforms.read.row import RowSpec
+from transforms.specs import OWN_FIELDS, JobSpec
+
+
+def row_spec(job: JobSpec) -> RowSpec:
+    """Gives what the job takes from a row."""
+    return RowSpec(
+        signature=job.model.signature,
+        key_fields=job.key.fields,
+        passthrough_fields=job.output.passthrough_fields,
+        include_fields=job.input.include_fields,
+        exclude_fields=job.input.exclude_fields,
+        own_fields=OWN_FIELDS[job.output.style],
+    )
+
+
+def read_range(parser: LineParser, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+    """Gives the batches of one file range; damage of the file is a failed row in a last, empty batch."""
+    try:
+        for block in read_blocks(piece):
+            yield from parser.parse(block, piece, order)
+    except DamagedFileError as damage:
+        message = f"the file can't be read on from here, so how many rows are lost is unknown: {damage}"
+        failed = FailedRow(b"", piece.path, damage.offset, Stage.READ, Code.FILE_DAMAGED, message, b"null")
+        yield dataclasses.replace(parser.parse_nothing(piece, order), failed=[failed])
+
+
+class _ReadInstances(beam.DoFn):
+    def __init__(self, job: JobSpec) -> None:
+        self.job = job
+
+    def setup(self) -> None:
+        self.parser = LineParser(row_spec(self.job))
+        self.progress = metrics.Progress(self.job.progress_folder)
+
+    def process(self, split: Split) -> Iterator[InstanceBatch | TaggedOutput]:
+        rows, size, damaged = 0, 0, []
+        hashes: list[np.ndarray] = []
+        for piece in split.ranges:
+            for batch in read_range(self.parser, piece, split.order):
+                read = len(batch) + len(batch.failed)
+                rows += read
+                size += batch.bytes
+                damaged += [row.source for row in batch.failed if row.code is Code.FILE_DAMAGED]
+                metrics.instances_read.inc(read)
+                if self.job.key.fields:
+                    hashes.append(hashes_of(batch))
+                if read:
+                    yield batch
+            if self.job.output.layout == "mirror":  # a file without rows has an output without rows
+                yield self.parser.parse_nothing(piece, split.order)
+            self.progress.add(read=0, input_bytes=piece.size_bytes)
+        metrics.bytes_read.inc(size)
+        first_pieces = [piece for piece in split.ranges if piece.start == 0]
+        metrics.files_read.inc(len(first_pieces))
+        yield TaggedOutput("counts", SplitCount(split.order, rows, size, len(first_pieces), tuple(damaged)))
+        for bucket, some in _by_bucket(hashes):
+            yield TaggedOutput("hashes", (bucket, some.tobytes()))
+
+
+def hashes_of(batch: InstanceBatch) -> np.ndarray:
+    """Gives the hash of each key of ``batch``: the instances' first, then those of failed rows that have one."""
+    failed = pa.array([row.key.decode() for row in batch.failed if row.key], pa.string())
+    return np.concatenate((hash_keys(batch.keys), hash_keys(failed)))
+
+
+def _by_bucket(hashes: list[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    if not hashes:
+        return
+    everything = np.concatenate(hashes)
+    buckets = everything % np.uint64(BUCKETS)
+    for bucket in np.unique(buckets):
+        yield int(bucket), everything[buckets == bucket]
+
+
+@dataclasses.dataclass
+class ReadInstances(beam.PTransform):
+    """Reads the rows of each split and makes instances of them.
+
+    Expects: ``Split``s. Gives: ``batches`` (InstanceBatch, with the rows that failed on the way), ``counts`` (one
+    SplitCount a split) and ``hashes`` (pairs of bucket and packed 64-bit key hashes).
+    Guarantees: every row that is not blank is in exactly one batch, as an instance or as a failed row.
+    """
+
+    job: JobSpec
+
+    def expand(self, splits: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
+        read = beam.ParDo(_ReadInstances(self.job)).with_output_types(InstanceBatch)
+        return splits | read.with_outputs("counts", "hashes", main="batches")

@@ -1,0 +1,211 @@
+"""JSON-lines: blocks of lines → columns, keys and failed rows.
+
+A block is parsed in one call with a type made from the signature. Where that fails, or where a line is not plainly one
+JSON value, the block's lines are looked at one by one, and each ends as an instance or as a failed row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from transforms import codec
+from transforms.codes import Code, RowError
+from transforms.elements import FailedRow, FileRange, InstanceBatch, RowTexts, row_as_json
+from transforms.keys import make_keys, take_key, take_keys
+from transforms.read.blocks import Block
+from transforms.read.row import RowReader, RowSpec
+
+# Tensors of one batch, in and out, as far as the signature tells; rows beyond it wait for the next batch.
+BATCH_TENSOR_BYTES = 64 << 20
+NEWLINE, SPACE, TAB, RETURN = b"\n \t\r"
+CLOSING = {ord("{"): ord("}"), ord("["): ord("]"), ord('"'): ord('"')}
+
+
+@dataclasses.dataclass
+class _Parsed:
+    """Rows parsed: their line numbers, one list of values an input, one list of JSON texts a field."""
+
+    lines: np.ndarray
+    values: dict[str, Sequence[Any]]
+    tokens: dict[str, Sequence[bytes]]
+
+
+class LineParser:
+    """Makes batches of the blocks of a file; one a process, since making its types costs milliseconds."""
+
+    def __init__(self, spec: RowSpec) -> None:
+        self.spec = spec
+        self.row_reader = RowReader(spec)
+        self.max_rows = max(1, BATCH_TENSOR_BYTES // max(1, spec.signature.row_bytes))
+        self.struct_decoder = self.row_reader.struct_decoder
+        self.bare_decoder = self.row_reader.bare_decoder
+
+    def parse(self, block: Block, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+        """Gives the batches of ``block``: every line that is not blank is in one of them, as instance or failed row."""
+        starts, stops = find_lines(block.data)
+        for first in range(0, len(starts), self.max_rows):
+            some = slice(first, first + self.max_rows)
+            texts = RowTexts(block.data, starts[some], stops[some])
+            yield self._batch(block, texts, piece, order)
+
+    def parse_nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+        """Gives a batch without rows."""
+        nothing = np.empty(0, np.int64)
+        return self._batch(Block(0, b""), RowTexts(b"", nothing, nothing), piece, order)
+
+    def _batch(self, block: Block, texts: RowTexts, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+        failed: dict[int, FailedRow] = {}
+
+        def fail(line: int, error: RowError, key: bytes = b"") -> None:
+            offset = block.offset + int(texts.starts[line])
+            instance = row_as_json(texts[line])
+            failed[line] = FailedRow(key, piece.path, offset, error.stage, error.code, error.message, instance)
+
+        if block.too_long:
+            fail(0, RowError(Code.ROW_TOO_LONG, "the row is longer than 256 MiB; its first bytes are kept as the instance"))
+            parsed = _Parsed(np.empty(0, np.int64), {s.name: [] for s in self.spec.signature.inputs}, {})
+        else:
+            parsed = self._parse_block(texts) or self._parse_lines(texts, fail)
+        offsets = block.offset + texts.starts[parsed.lines]
+        keys, bad_keys = self._keys(parsed, piece.path, offsets)
+        columns: dict[str, codec.Column] = {}
+        errors: dict[int, RowError] = {}
+        for spec in self.spec.signature.inputs:
+            columns[spec.name], more = codec.make_column(parsed.values[spec.name], self.spec.signature, spec)
+            errors = more | errors
+        errors |= bad_keys
+        for number, error in errors.items():
+            key = b"" if number in bad_keys else keys[number].as_py().encode()
+            fail(int(parsed.lines[number]), error, key)
+        batch = InstanceBatch(
+            order=order,
+            source=piece.path,
+            relative=piece.relative,
+            columns=columns,
+            offsets=offsets,
+            rows=texts.take(parsed.lines),
+            keys=keys,
+            passthrough={name: _texts(name, parsed.tokens.get(name, ())) for name in self.spec.passthrough_fields},
+            failed=[failed[line] for line in sorted(failed)],
+            bytes=int(texts.stops[-1] - texts.starts[0]) + 1 if len(texts) else 0,
+        )
+        return _without(batch, errors) if errors else batch
+
+    def _keys(self, parsed: _Parsed, source: str, offsets: np.ndarray) -> tuple[pa.Array, dict[int, RowError]]:
+        fields = self.spec.key_fields
+        if not fields:
+            return make_keys(source, offsets), {}
+        if len(fields) == 1:
+            keys = take_keys(parsed.tokens.get(fields[0], ()))
+            if keys is not None:
+                return pa.array(keys, pa.binary()).cast(pa.string()), {}
+        errors: dict[int, RowError] = {}
+        taken = []
+        for number, tokens in enumerate(zip(*(parsed.tokens[field] for field in fields), strict=True)):
+            try:
+                taken.append(take_key(tokens, fields))
+            except RowError as error:
+                errors[number] = error
+                taken.append(b"null")
+        return pa.array(taken, pa.binary()).cast(pa.string()), errors
+
+    def _parse_block(self, texts: RowTexts) -> _Parsed | None:
+        """Parses all lines in one call; None where a line needs a look of its own.
+
+        The parser reads values, not lines: it would take ``{"x":1}{"x":2}`` for two rows and an object over two lines
+        for one. That every line begins and ends as one value does, and that there are as many values as lines, rules
+        both out: after a line that closes an object, list or string, no other can open inside it.
+        """
+        if not len(texts):
+            return None
+        view = np.frombuffer(texts.data, np.uint8)
+        opening, closing = view[texts.starts], view[texts.stops - 1]
+        first = int(opening[0])
+        if first not in CLOSING or (opening != first).any() or (closing != CLOSING[first]).any():
+            return None
+        data = texts.data[texts.starts[0] : texts.stops[-1]]
+        decoder = self.struct_decoder if first == ord("{") else self.bare_decoder
+        if decoder is None or not _is_utf8(data):
+            return None
+        try:
+            rows = decoder.decode_lines(data)
+            if len(rows) != len(texts):
+                return None
+            if decoder is self.bare_decoder:
+                (lone,) = self.spec.signature.inputs
+                return _Parsed(np.arange(len(rows)), {lone.name: self.row_reader.normalized(rows, lone)}, {})
+            values, tokens = self.row_reader.columns(rows, data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RowError):
+            return None
+        return _Parsed(np.arange(len(rows)), values, tokens)
+
+    def _parse_lines(self, texts: RowTexts, fail: Any) -> _Parsed:
+        names = [spec.name for spec in self.spec.signature.inputs]
+        lines: list[int] = []
+        values: dict[str, list[Any]] = {name: [] for name in names}
+        tokens: dict[str, list[bytes]] = {name: [] for name in self.row_reader.token_fields}
+        for number in range(len(texts)):
+            try:
+                row = self.row_reader.read(texts[number])
+            except RowError as error:
+                fail(number, error, getattr(error, "key", b""))
+                continue
+            lines.append(number)
+            for name in names:
+                values[name].append(row.values[name])
+            for name, column in tokens.items():
+                column.append(row.tokens.get(name, b""))
+        return _Parsed(np.array(lines, np.int64), dict(values), dict(tokens))
+
+
+def find_lines(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Gives where the lines of ``data`` start and stop, without line ends, surrounding space and blank lines."""
+    view = np.frombuffer(data, np.uint8)
+    stops = np.flatnonzero(view == NEWLINE)
+    if not len(data) or data[-1] != NEWLINE:
+        stops = np.append(stops, len(data))
+    starts = np.concatenate(([0], stops[:-1] + 1))
+    filled = stops > starts
+    starts, stops = starts[filled], stops[filled]
+    stops = stops - (view[stops - 1] == RETURN)
+    filled = stops > starts
+    starts, stops = starts[filled], stops[filled]
+    blank = np.isin(view[starts], (SPACE, TAB, RETURN)) | np.isin(view[stops - 1], (SPACE, TAB, RETURN))
+    for line in np.flatnonzero(blank):
+        text = data[starts[line] : stops[line]]
+        kept = text.lstrip(b" \t\r")
+        starts[line] += len(text) - len(kept)
+        stops[line] = starts[line] + len(kept.rstrip(b" \t\r"))
+    filled = stops > starts
+    return starts[filled].astype(np.int64), stops[filled].astype(np.int64)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _texts(name: str, tokens: Sequence[bytes]) -> pa.Array:
+    absent = b"" if name == "*" else b"null"
+    return pa.array([token or absent for token in tokens], pa.binary()).cast(pa.string())
+
+
+def _without(batch: InstanceBatch, errors: dict[int, RowError]) -> InstanceBatch:
+    kept = np.delete(np.arange(len(batch)), list(errors))
+    return dataclasses.replace(
+        batch,
+        columns={name: codec.take(column, kept) for name, column in batch.columns.items()},
+        offsets=batch.offsets[kept],
+        rows=batch.rows.take(kept),
+        keys=batch.keys.take(pa.array(kept)),
+        passthrough={name: column.take(pa.array(kept)) for name, column in batch.passthrough.items()},
+    )

@@ -1,0 +1,205 @@
+"""One row → the values of the signature's inputs and the texts of its other fields."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+
+from transforms import codec
+from transforms.codes import Code, RowError
+from transforms.keys import take_key
+from transforms.signature import Signature, TensorSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSpec:
+    """What is taken from a row: the signature's inputs, the key's fields, fields to pass through (``*``: all)."""
+
+    signature: Signature
+    key_fields: tuple[str, ...] = ()
+    passthrough_fields: tuple[str, ...] = ()
+    include_fields: tuple[str, ...] = ()
+    exclude_fields: tuple[str, ...] = ()
+    own_fields: tuple[str, ...] = ()
+
+    @property
+    def lone_string(self) -> TensorSpec | None:
+        """The signature's only input if it takes one string a row: then a row may be that string, raw."""
+        inputs = self.signature.inputs
+        if len(inputs) != 1 or inputs[0].dtype != "string":
+            return None
+        shapes = self.signature.row_shapes(inputs[0])
+        return inputs[0] if any(shape in (None, (), (1,)) for shape in shapes) else None
+
+
+@dataclasses.dataclass
+class Row:
+    """A row read: one value an input, and the JSON texts of key and passthrough fields."""
+
+    values: dict[str, Any]
+    tokens: dict[str, bytes]
+
+
+class RowReader:
+    """Reads rows by ``spec``: many at once with a typed parse, or one with a message for what is wrong."""
+
+    def __init__(self, spec: RowSpec) -> None:
+        self.spec = spec
+        inputs = spec.signature.inputs
+        named = tuple(name for name in spec.passthrough_fields if name != "*")
+        self.token_fields = tuple(dict.fromkeys((*spec.key_fields, *spec.passthrough_fields)))
+        self._shared = tuple(s for s in inputs if s.name in (*spec.key_fields, *named))
+        self._types = {s.name: codec.json_type(spec.signature, s) for s in inputs}
+        self._struct, self._attributes = self._make_struct()
+        reshaped = bool(spec.include_fields or spec.exclude_fields) and spec.lone_string is not None
+        self.struct_decoder = None if reshaped else msgspec.json.Decoder(self._struct)
+        bare = len(inputs) == 1 and not self.token_fields
+        self.bare_decoder = msgspec.json.Decoder(self._types[inputs[0].name]) if bare else None
+        self._shared_decoders = {s.name: msgspec.json.Decoder(list[self._types[s.name]]) for s in self._shared}
+        self._fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+    def _make_struct(self) -> tuple[type[msgspec.Struct], dict[str, str]]:
+        """A struct with a field an input (typed) and one a token field (raw); a field that is both is raw."""
+        shared = {spec.name for spec in self._shared}
+        fields: list[Any] = []
+        attributes: dict[str, str] = {}
+        for spec in self.spec.signature.inputs:
+            if spec.name not in shared:
+                attributes[spec.name] = f"f{len(fields)}"
+                fields.append((attributes[spec.name], self._types[spec.name], msgspec.field(name=spec.name)))
+        for name in self.token_fields:
+            if name != "*":
+                attributes[name] = f"f{len(fields)}"
+                fields.append((attributes[name], msgspec.Raw, msgspec.field(name=name, default=msgspec.Raw(b""))))
+        required_first = sorted(fields, key=lambda field: field[1] is msgspec.Raw)
+        return msgspec.defstruct("TypedRow", required_first, gc=False), attributes
+
+    def columns(self, rows: Sequence[Any], data: bytes) -> tuple[dict[str, Sequence[Any]], dict[str, Sequence[bytes]]]:
+        """Gives the values by input and the texts by field of ``rows``, parsed from ``data`` by ``struct_decoder``.
+
+        Raises:
+          msgspec.DecodeError, RowError: some value does not fit its input.
+        """
+        tokens: dict[str, Sequence[bytes]] = {}
+        for name in self.token_fields:
+            if name == "*":
+                tokens[name] = [self._all_fields(fields) for fields in self._fields_decoder.decode_lines(data)]
+            else:
+                tokens[name] = list(map(bytes, map(attrgetter(self._attributes[name]), rows)))
+        values: dict[str, Sequence[Any]] = {}
+        for spec in self.spec.signature.inputs:
+            decoder = self._shared_decoders.get(spec.name)
+            if decoder is None:
+                values[spec.name] = list(map(attrgetter(self._attributes[spec.name]), rows))
+            else:
+                values[spec.name] = decoder.decode(b"[" + b",".join(tokens[spec.name]) + b"]")
+            values[spec.name] = self.normalized(values[spec.name], spec)
+        return values, tokens
+
+    def normalized(self, values: Sequence[Any], spec: TensorSpec) -> Sequence[Any]:
+        """Gives values that the parse could not type, since the signature leaves their shape open, checked one by one.
+
+        Raises:
+          RowError: one of them does not fit.
+        """
+        if self._types[spec.name] is not Any:
+            return values
+        return [codec.normalize(value, self.spec.signature, spec) for value in values]
+
+    def _all_fields(self, fields: dict[str, msgspec.Raw]) -> bytes:
+        """The fields of a row as JSON text ``"a": 1, "b": 2``, without the key's and those the output has itself."""
+        left_out = {*self.spec.key_fields, *self.spec.own_fields}
+        kept = (msgspec.json.encode(name) + b": " + bytes(value) for name, value in fields.items() if name not in left_out)
+        return b", ".join(kept)
+
+    def read(self, text: bytes) -> Row:
+        """Reads one row.
+
+        Raises:
+          RowError: what is wrong with it; its attribute ``key`` is the row's key, where it has one.
+        """
+        value, error = _parse_json(text)
+        is_object = error is None and isinstance(value, dict)
+        tokens: dict[str, bytes] = {}
+        if is_object and self.token_fields:
+            fields = self._fields_decoder.decode(text)
+            tokens = {name: bytes(fields[name]) for name in self.token_fields if name in fields}
+            if "*" in self.token_fields:
+                tokens["*"] = self._all_fields(fields)
+        raw = error is not None and self.spec.lone_string is not None and not self.spec.key_fields
+        if error is not None and not raw:
+            raise error
+        key = take_key([tokens.get(name, b"") for name in self.spec.key_fields], self.spec.key_fields) if self.spec.key_fields else b""
+        try:
+            try:
+                return Row(self._values(text, None if raw else value, raw), tokens)
+            except RecursionError:
+                raise _too_deep() from None
+        except RowError as failure:
+            failure.key = key  # type: ignore[attr-defined]
+            raise
+
+    def _values(self, text: bytes, value: Any, raw: bool) -> dict[str, Any]:
+        inputs = self.spec.signature.inputs
+        if raw:
+            return self._raw(text)
+        if isinstance(value, dict) and (len(inputs) > 1 or inputs[0].name in value):
+            missing = [spec.name for spec in inputs if spec.name not in value]
+            if missing:
+                raise RowError(Code.INPUT_MISSING, _missing(missing, value))
+            return {spec.name: codec.normalize(value[spec.name], self.spec.signature, spec) for spec in inputs}
+        if len(inputs) > 1:
+            kind = "null" if value is None else type(value).__name__
+            names = ", ".join(spec.name for spec in inputs)
+            raise RowError(Code.NOT_AN_OBJECT, f"expected an object with the inputs {names}, found {kind}")
+        (spec,) = inputs
+        if self.spec.lone_string is not None and not _is_string_value(value):
+            return self._raw(text, value)
+        if isinstance(value, dict) and not (spec.dtype == "string" and value.keys() == {"b64"}):
+            raise RowError(Code.INPUT_MISSING, _missing([spec.name], value))
+        return {spec.name: codec.normalize(value, self.spec.signature, spec)}
+
+    def _raw(self, text: bytes, value: Any = None) -> dict[str, Any]:
+        """The whole line as the one string input; an object without the fields that the flags leave out."""
+        spec = self.spec.lone_string
+        assert spec is not None
+        if isinstance(value, dict) and (self.spec.include_fields or self.spec.exclude_fields):
+            kept = self.spec.include_fields or [name for name in value if name not in self.spec.exclude_fields]
+            text = msgspec.json.encode({name: value[name] for name in kept if name in value})
+        shape = self.spec.signature.row_shapes(spec)[0]
+        return {spec.name: [codec.B64(text)] if shape == (1,) else codec.B64(text)}
+
+
+def _is_string_value(value: Any) -> bool:
+    """Whether a bare value is a string, bytes or a list of them, rather than a line of text that happens to be JSON."""
+    if isinstance(value, list):
+        return bool(value) and all(_is_string_value(item) for item in value)
+    return isinstance(value, str) or (isinstance(value, dict) and value.keys() == {"b64"})
+
+
+def _missing(names: list[str], value: dict[str, Any]) -> str:
+    plural = "s" if len(names) > 1 else ""
+    found = ", ".join(repr(name) for name in list(value)[:10]) or "no field"
+    return f"the row lacks the input{plural} {', '.join(repr(name) for name in names)}; it has {found}"
+
+
+def _parse_json(text: bytes) -> tuple[Any, RowError | None]:
+    try:
+        text.decode("utf-8")
+        return msgspec.json.decode(text), None
+    except UnicodeDecodeError as error:
+        return None, RowError(Code.NOT_UTF8, f"the row is not UTF-8: {error.reason} at byte {error.start}")
+    except RecursionError:
+        return None, _too_deep()
+    except msgspec.ValidationError as error:  # of an untyped parse: a number beyond a double
+        return None, RowError(Code.OUT_OF_RANGE, f"a number of the row does not fit a 64-bit float: {error}")
+    except msgspec.DecodeError as error:
+        return None, RowError(Code.NOT_JSON, f"expected one JSON value a line: {error}")
+
+
+def _too_deep() -> RowError:
+    return RowError(Code.NESTED_TOO_DEEP, "the row's lists or objects are nested too deep")

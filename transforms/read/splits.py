@@ -1,0 +1,111 @@
+"""Patterns → files → splits: what one worker reads in one go."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from transforms import files
+from transforms.elements import FileRange, Split
+from transforms.files import FoundFile
+from transforms.read.blocks import compression_of
+from transforms.specs import InputSpec
+
+# A split is long enough that its fixed cost (open, seek, a shard of its own) is lost in it, and short enough that
+# the last one does not keep one worker busy alone: 32 MB are parsed in about half a second.
+SPLIT_BYTES = 32 << 20
+EXTENSIONS = {"jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl"}
+
+
+class FormatError(ValueError):
+    """A file whose format neither its name nor ``--input_format`` tells."""
+
+
+def format_of(path: str, given: str | None) -> str:
+    """Gives the format of ``path`` by its extension, under any compression's, unless ``given``.
+
+    Raises:
+      FormatError: neither tells.
+    """
+    if given is not None:
+        return given
+    name = path.rsplit("/", 1)[-1].lower()
+    if compression_of(name):
+        name = name.rsplit(".", 1)[0]
+    extension = name.rsplit(".", 1)[-1] if "." in name else ""
+    if extension not in EXTENSIONS:
+        known = ", ".join(f".{ending}" for ending in EXTENSIONS)
+        raise FormatError(f"{path}: its extension is none of {known} (and .gz, .bz2, .zst after it); give --input_format")
+    return EXTENSIONS[extension]
+
+
+def split_file(found: FoundFile) -> Iterator[FileRange]:
+    """Cuts a file into ranges of about ``SPLIT_BYTES``; a compressed one can't be cut."""
+    if compression_of(found.path):
+        yield FileRange(found.path, 0, None, found.size_bytes, found.relative)
+        return
+    pieces = max(1, round(found.size_bytes / SPLIT_BYTES))
+    borders = [found.size_bytes * piece // pieces for piece in range(pieces + 1)]
+    for start, stop in itertools.pairwise(borders):
+        yield FileRange(found.path, start, stop, stop - start, found.relative)
+
+
+class _MatchFiles(beam.DoFn):
+    def process(self, pattern: str) -> Iterator[FoundFile]:
+        yield from files.match(pattern)
+
+
+class _SplitFiles(beam.DoFn):
+    """Cuts large files and packs small ones, as many as come in one bundle."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        self.spec = spec
+
+    def start_bundle(self) -> None:
+        self.packed: list[FileRange] = []
+
+    def process(self, found: tuple[str, FoundFile]) -> Iterator[Split]:
+        format_of(found[1].path, self.spec.format)
+        ranges = list(split_file(found[1]))
+        if len(ranges) > 1 or ranges[0].size_bytes >= SPLIT_BYTES // 2:
+            yield from (Split((piece,)) for piece in ranges)
+            return
+        self.packed += ranges
+        if sum(piece.size_bytes for piece in self.packed) >= SPLIT_BYTES:
+            yield self._pack()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        if self.packed:
+            yield WindowedValue(self._pack(), GlobalWindow().max_timestamp(), [GlobalWindow()])
+
+    def _pack(self) -> Split:
+        split, self.packed = Split(tuple(self.packed)), []
+        return split
+
+
+@dataclasses.dataclass
+class PlanSplits(beam.PTransform):
+    """Makes the splits of the job's input.
+
+    Expects: a pipeline. Gives: ``Split``s, spread over the workers. Guarantees: each byte of each matched file is in
+    exactly one split, also when patterns overlap; a million files need no memory where the job is launched.
+    """
+
+    spec: InputSpec
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
+        return (
+            pipeline
+            | "Patterns" >> beam.Create(list(self.spec.patterns), reshuffle=False)
+            | "MatchFiles" >> beam.ParDo(_MatchFiles()).with_output_types(FoundFile)
+            | "KeyByPath" >> beam.Map(lambda found: (found.path, found)).with_output_types(tuple[str, FoundFile])
+            | "EachOnce" >> beam.GroupByKey()
+            | "First" >> beam.MapTuple(lambda path, found: (path, next(iter(found))))
+            | "SplitFiles" >> beam.ParDo(_SplitFiles(self.spec)).with_output_types(Split)
+            | "Spread" >> beam.Reshuffle()
+        )

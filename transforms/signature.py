@@ -1,0 +1,248 @@
+"""A SavedModel's signatures, read from its protobuf without loading weights.
+
+The one place, with ``model/``, that imports TensorFlow, and only when a protobuf is really parsed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from typing import Any
+
+Shape = tuple[int | None, ...] | None
+
+INIT_SIGNATURE = "__saved_model_init_op"
+DEFAULT_SIGNATURE = "serving_default"
+DEFAULT_TAGS = ("serve",)
+
+# Ops that read or write files, run Python or reach the network: https://www.tensorflow.org/security ("models are programs").
+# Savers and table initializers are not among them: every SavedModel has those.
+UNSAFE_OPS = frozenset((
+    "ReadFile", "WriteFile", "MatchingFiles", "PyFunc", "PyFuncStateless", "EagerPyFunc",
+    "WholeFileReader", "WholeFileReaderV2", "TextLineReader", "TextLineReaderV2", "TFRecordReader", "TFRecordReaderV2",
+    "FixedLengthRecordReader", "FixedLengthRecordReaderV2", "LMDBReader",
+    "TextLineDataset", "TFRecordDataset", "TFRecordDatasetV2", "FixedLengthRecordDataset", "FixedLengthRecordDatasetV2",
+    "LMDBDataset", "CSVDataset", "CSVDatasetV2", "SqlDataset", "SaveDataset", "SaveDatasetV2", "LoadDataset",
+    "CacheDataset", "CacheDatasetV2", "CreateSummaryFileWriter", "CreateSummaryDbWriter", "ImportEvent", "WriteSummary",
+    "RpcCall", "RpcServer", "RpcClient", "DebugIdentity", "DebugIdentityV2", "DebugIdentityV3",
+))  # fmt: skip
+
+# tensorflow/core/framework/types.proto, DataType; the dtypes a row can carry in or out.
+DTYPES = {
+    1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 7: "string", 8: "complex64",
+    9: "int64", 10: "bool", 14: "bfloat16", 17: "uint16", 18: "complex128", 19: "float16", 22: "uint32", 23: "uint64",
+    24: "float8_e5m2", 25: "float8_e4m3fn", 29: "int4", 30: "uint4",
+}  # fmt: skip
+
+
+class ModelError(Exception):
+    """The model is missing, damaged or can't run: its own failure, not a row's."""
+
+
+class Batching(enum.Enum):
+    """How a signature takes rows."""
+
+    FREE = "any number of rows a call"
+    FIXED = "a fixed number of rows a call"
+    ROWWISE = "one row a call"
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """One input or output: its alias, the graph's tensor, dtype and shape (None: unknown rank or dimension)."""
+
+    name: str
+    tensor: str
+    dtype: str
+    shape: Shape
+
+    def __str__(self) -> str:
+        if self.shape is None:
+            return f"{self.name}: {self.dtype}[?]"
+        dims = ",".join("?" if d is None else str(d) for d in self.shape)
+        return f"{self.name}: {self.dtype}[{dims}]"
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether the first dimension is free, so that it counts rows."""
+        return self.shape is None or (len(self.shape) > 0 and self.shape[0] is None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """One signature of one MetaGraph."""
+
+    name: str
+    tags: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def batching(self) -> Batching:
+        """How rows may be fed, by the inputs' first dimensions."""
+        if all(spec.is_batched for spec in self.inputs):
+            return Batching.FREE
+        first = {spec.shape[0] if spec.shape else None for spec in self.inputs}
+        return Batching.FIXED if len(first) == 1 and None not in first else Batching.ROWWISE
+
+    @property
+    def fixed_rows(self) -> int:
+        """Rows a call of a ``FIXED`` signature."""
+        shape = self.inputs[0].shape
+        assert shape is not None
+        assert shape[0] is not None
+        return shape[0]
+
+    def row_shapes(self, spec: TensorSpec) -> tuple[Shape, ...]:
+        """The shapes one row's value may have for input ``spec``.
+
+        With a fixed first dimension there are two readings: the row is one of a batch, or the row is the whole tensor.
+        """
+        if spec.shape is None:
+            return (None,)
+        if self.batching is Batching.FIXED:
+            return (spec.shape[1:], spec.shape)
+        return (spec.shape[1:],) if spec.is_batched else (spec.shape,)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row's tensors in and out, as far as the signature tells (unknown dimensions count as 1)."""
+        return sum(
+            math.prod(d or 1 for d in (spec.shape or ())[1:]) * (16 if spec.dtype == "string" else 4) for spec in self.inputs + self.outputs
+        )
+
+    def input(self, name: str) -> TensorSpec:
+        return next(spec for spec in self.inputs if spec.name == name)
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaGraph:
+    """What a SavedModel holds under one set of tags."""
+
+    tags: tuple[str, ...]
+    signatures: dict[str, Any]
+    unsafe_ops: tuple[str, ...]
+    has_variables: bool
+
+
+def parse_saved_model(content: bytes, path: str) -> tuple[MetaGraph, ...]:
+    """Reads the bytes of ``saved_model.pb`` (or ``.pbtxt``), found at ``path``.
+
+    Raises:
+      ModelError: the bytes are not a SavedModel.
+    """
+    if not content:
+        raise ModelError(f"{path} is empty: the export or the copy broke off; export the model again")
+    if content.startswith(b"version https://git-lfs"):
+        raise ModelError(f"{path} is a Git LFS pointer, not the model: run 'git lfs pull' where it was cloned, and copy again")
+    if content.lstrip()[:15].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ModelError(f"{path} holds a web page, not a SavedModel: the download needed a login or a direct link")
+    from google.protobuf import message, text_format
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel()
+    try:
+        if path.endswith(".pbtxt"):
+            text_format.Parse(content.decode("utf-8"), saved)
+        else:
+            saved.ParseFromString(content)
+    except (message.DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path} is damaged, not a whole SavedModel ({error}): export or copy the model again") from error
+    if not saved.meta_graphs:
+        raise ModelError(f"{path} holds no MetaGraph: export the model again")
+    return tuple(_meta_graph(graph) for graph in saved.meta_graphs)
+
+
+def _meta_graph(graph: Any) -> MetaGraph:
+    nodes = [*graph.graph_def.node, *(n for f in graph.graph_def.library.function for n in f.node_def)]
+    ops = {node.op for node in nodes}
+    signatures = {name: s for name, s in graph.signature_def.items() if name != INIT_SIGNATURE}
+    return MetaGraph(
+        tags=tuple(sorted(graph.meta_info_def.tags)),
+        signatures=signatures,
+        unsafe_ops=tuple(sorted(ops & UNSAFE_OPS)),
+        has_variables=bool(graph.saver_def.restore_op_name) and bool(ops & {"VarHandleOp", "VariableV2", "Variable"}),
+    )
+
+
+def select_meta_graph(graphs: tuple[MetaGraph, ...], tags: tuple[str, ...] | None, model: str) -> MetaGraph:
+    """Picks the MetaGraph with exactly ``tags`` (default ``serve``), else the only one that has all of them.
+
+    Raises:
+      ModelError: there is none, or more than one, and which tags there are.
+    """
+    asked = set(tags or DEFAULT_TAGS)
+    exact = [graph for graph in graphs if set(graph.tags) == asked]
+    wider = exact or [graph for graph in graphs if asked < set(graph.tags)]
+    if len(wider) == 1:
+        return wider[0]
+    there = "; ".join(",".join(graph.tags) or "(none)" for graph in graphs)
+    found = "no MetaGraph" if not wider else "several MetaGraphs"
+    raise ModelError(f"{model} has {found} with the tags {','.join(sorted(asked))}. Tags there are: {there}. Give one of them as --tags=…")
+
+
+def select_signature(graph: MetaGraph, name: str | None, model: str) -> Signature:
+    """Picks signature ``name``; without one the only signature, else ``serving_default``.
+
+    Raises:
+      ModelError: no such signature, none at all, or one that rows can't feed.
+    """
+    names = sorted(graph.signatures)
+    if not names:
+        raise ModelError(f"{model} has no serving signature (tags {','.join(graph.tags)}): export it with signatures=…")
+    if name is None:
+        name = names[0] if len(names) == 1 else DEFAULT_SIGNATURE
+        if name not in graph.signatures:
+            raise ModelError(f"{model} has several signatures and none is {name}; give --signature_name, one of: {', '.join(names)}")
+    if name not in graph.signatures:
+        raise ModelError(f"{model} has no signature {name!r}; --signature_name can be: {', '.join(names)}")
+    definition = graph.signatures[name]
+    signature = Signature(
+        name=name,
+        tags=graph.tags,
+        inputs=tuple(_tensor_spec(alias, definition.inputs[alias], "input", name) for alias in sorted(definition.inputs)),
+        outputs=tuple(_tensor_spec(alias, definition.outputs[alias], "output", name) for alias in sorted(definition.outputs)),
+    )
+    if not signature.inputs:
+        raise ModelError(f"signature {name} of {model} has no input, so rows can't be fed to it")
+    if not signature.outputs:
+        raise ModelError(f"signature {name} of {model} has no output, so there is nothing to predict")
+    return signature
+
+
+def _tensor_spec(alias: str, info: Any, role: str, signature: str) -> TensorSpec:
+    if info.WhichOneof("encoding") != "name":
+        raise ModelError(f"{role} {alias!r} of signature {signature} is sparse or composite; export a signature of dense tensors")
+    dtype = DTYPES.get(info.dtype % 100)  # 100 and above: a reference to a variable of dtype - 100
+    if dtype is None:
+        from tensorflow.core.framework import types_pb2
+
+        kind = types_pb2.DataType.Name(info.dtype)
+        raise ModelError(f"{role} {alias!r} of signature {signature} has dtype {kind}, which no file can hold")
+    shape = None
+    if not info.tensor_shape.unknown_rank:
+        shape = tuple(None if dim.size < 0 else dim.size for dim in info.tensor_shape.dim)
+    return TensorSpec(alias, info.name, dtype, shape)
+
+
+def check_outputs(signature: Signature, batch_size: int | None, model: str) -> None:
+    """Refuses a signature whose outputs can't have one row an instance, as far as fixed dimensions show it.
+
+    Raises:
+      ModelError: naming the output and both row counts.
+    """
+    if signature.batching is not Batching.FREE:
+        return
+    for spec in signature.outputs:
+        if spec.shape == ():
+            raise ModelError(
+                f"output {spec.name!r} of signature {signature.name} of {model} is one scalar for a whole batch, "
+                "not one row an instance: export a signature without it"
+            )
+        if spec.shape and spec.shape[0] is not None and spec.shape[0] != batch_size:
+            raise ModelError(
+                f"output {spec.name!r} of signature {signature.name} of {model} always has {spec.shape[0]} row(s), "
+                f"whatever the number of instances: export a signature without it, or give --batch_size={spec.shape[0]} "
+                "if it really gives one row an instance then"
+            )

@@ -1,0 +1,161 @@
+"""The job as frozen, checked values: no Beam, no TensorFlow, no flags past this point."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from transforms.signature import Signature
+
+INPUT_FORMATS = ("jsonl",)
+OUTPUT_STYLES = ("keyed", "vertex", "aiplatform", "raw")
+OUTPUT_LAYOUTS = ("sharded", "mirror")
+DUPLICATE_KEYS = ("fail", "allow")
+NAN_POLICIES = ("null", "string", "error")
+WRITE_DISPOSITIONS = ("truncate", "empty")
+OWN_FIELDS = {
+    "keyed": ("key", "prediction"),
+    "vertex": ("instance", "key", "prediction"),
+    "aiplatform": (),
+    "raw": (),
+}
+STAGING = "_staging"
+
+
+class SpecError(ValueError):
+    """A value outside its range; ``flag`` is the flag that carries it."""
+
+    def __init__(self, flag: str, message: str) -> None:
+        super().__init__(f"--{flag}: {message}")
+        self.flag = flag
+
+
+def _check_choice(flag: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise SpecError(flag, f"{value!r} is not one of {', '.join(allowed)}")
+
+
+def _check_names(flag: str, names: tuple[str, ...]) -> None:
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise SpecError(flag, f"{', '.join(twice)} is named twice")
+    if not all(names):
+        raise SpecError(flag, "holds an empty name; expected field names separated by single commas")
+
+
+@dataclasses.dataclass(frozen=True)
+class InputSpec:
+    """What is read: ``patterns`` of files or folders, and which fields feed the model."""
+
+    patterns: tuple[str, ...]
+    format: str | None = None
+    include_fields: tuple[str, ...] = ()
+    exclude_fields: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.patterns or not all(self.patterns):
+            raise SpecError("input", "is empty; expected files, folders or patterns separated by commas")
+        if self.format is not None:
+            _check_choice("input_format", self.format, INPUT_FORMATS)
+        _check_names("include_fields", self.include_fields)
+        _check_names("exclude_fields", self.exclude_fields)
+        both = sorted(set(self.include_fields) & set(self.exclude_fields))
+        if both:
+            raise SpecError("exclude_fields", f"{', '.join(both)} is in --include_fields too")
+
+
+@dataclasses.dataclass(frozen=True)
+class KeySpec:
+    """Where an instance's key comes from: ``fields`` of the row, or none (keys are made)."""
+
+    fields: tuple[str, ...] = ()
+    duplicates: str = "fail"
+
+    def __post_init__(self) -> None:
+        _check_names("key_field", self.fields)
+        _check_choice("duplicate_keys", self.duplicates, DUPLICATE_KEYS)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """One signature of one SavedModel folder; ``threads`` is TensorFlow's, 0 for one a core."""
+
+    location: str
+    signature: Signature
+    version: str | None = None
+    batch_size: int | None = None
+    allow_unsafe_ops: bool = False
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and not 1 <= self.batch_size <= 1_000_000:
+            raise SpecError("batch_size", f"{self.batch_size} is not between 1 and 1000000 rows")
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputSpec:
+    """Where predictions and failed rows go, and in what shape."""
+
+    folder: str
+    errors_folder: str | None = None
+    style: str = "keyed"
+    layout: str = "sharded"
+    passthrough_fields: tuple[str, ...] = ()
+    nan: str = "null"
+    write_disposition: str = "truncate"
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            raise SpecError("output", "is empty; expected a folder")
+        _check_choice("output_style", self.style, OUTPUT_STYLES)
+        _check_choice("output_layout", self.layout, OUTPUT_LAYOUTS)
+        _check_choice("nan", self.nan, NAN_POLICIES)
+        _check_choice("write_disposition", self.write_disposition, WRITE_DISPOSITIONS)
+        _check_names("passthrough_fields", self.passthrough_fields)
+        if "*" in self.passthrough_fields and len(self.passthrough_fields) > 1:
+            raise SpecError("passthrough_fields", "'*' already names all fields; give it alone")
+        if self.style == "raw" and self.passthrough_fields:
+            raise SpecError("passthrough_fields", "--output_style=raw has no place for fields; use another style")
+        taken = sorted(set(self.passthrough_fields) & set(OWN_FIELDS[self.style]))
+        if taken:
+            raise SpecError(
+                "passthrough_fields",
+                f"{', '.join(taken)} is a name that --output_style={self.style} uses itself",
+            )
+
+    @property
+    def errors(self) -> str:
+        """The folder of the failed rows."""
+        return self.errors_folder or self.folder
+
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclasses.dataclass(frozen=True)
+class JobSpec:
+    """One run. ``launch`` tells two launches of one ``run_id`` apart."""
+
+    input: InputSpec
+    key: KeySpec
+    model: ModelSpec
+    output: OutputSpec
+    run_id: str
+    launch: str
+    started: str
+    max_error_ratio: float = 0.1
+    flags: tuple[tuple[str, str], ...] = ()
+    progress_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_error_ratio <= 1:
+            raise SpecError("max_error_ratio", f"{self.max_error_ratio} is not between 0 and 1 (failed / read)")
+        if not RUN_ID.fullmatch(self.run_id):
+            raise SpecError("run_id", f"{self.run_id!r} is not 1 to 128 letters, digits, '_', '.' or '-' that begin with a letter or digit")
+        raw_name = set(self.key.fields) & set(self.output.passthrough_fields)
+        if raw_name and self.output.style == "aiplatform":
+            raise SpecError("passthrough_fields", f"{', '.join(sorted(raw_name))} is in the output already, as the key")
+
+    def staging_in(self, folder: str) -> str:
+        """The folder inside ``folder`` that holds this launch's unfinished files."""
+        return f"{folder.rstrip('/')}/{STAGING}/{self.run_id}/{self.launch}"

@@ -1,0 +1,1 @@
+"""From batches of predictions to staged shards to published output."""

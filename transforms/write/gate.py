@@ -1,0 +1,87 @@
+"""The job's accounts, and the gate that opens when they come out even."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from transforms.codes import EXPLANATIONS, Code
+from transforms.elements import Shard, SplitCount
+from transforms.keys import DuplicateKey, Duplicates
+from transforms.read.blocks import compression_of
+from transforms.specs import JobSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Accounts:
+    """All that the steps before counted."""
+
+    shards: tuple[Shard, ...]
+    counts: tuple[SplitCount, ...]
+    duplicates: Duplicates
+    places: tuple[DuplicateKey, ...]
+
+    def rows(self, kind: str) -> int:
+        return sum(shard.rows for shard in self.shards if shard.kind == kind)
+
+    @property
+    def read(self) -> int:
+        return sum(count.rows for count in self.counts)
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        return tuple(sorted({path for count in self.counts for path in count.damaged}))
+
+
+def check_gate(job: JobSpec, accounts: Accounts) -> str | None:
+    """Gives the reason why the results may not be published, or None."""
+    read, predicted, failed = accounts.read, accounts.rows("results"), accounts.rows("errors")
+    # A damaged file is a failed row of its own that was never read.
+    if read != predicted + failed:
+        return f"{read} rows were read, but {predicted} predicted + {failed} failed = {predicted + failed}: rows were lost or doubled"
+    if accounts.duplicates.count and job.key.duplicates == "fail":
+        first = ", ".join(f"{place.key} ({place.source} at byte {place.offset})" for place in accounts.places[:4])
+        return f"{accounts.duplicates.count} keys stand more than once, such as {first}; correct them or give --duplicate_keys=allow"
+    collision = _mirrored_twice(accounts) if job.output.layout == "mirror" else None
+    if collision:
+        return f"--output_layout=mirror would write {collision[0]} for several input files: {', '.join(collision[1][:3])}"
+    if accounts.damaged:
+        return f"{len(accounts.damaged)} input files are damaged, so rows are lost: {', '.join(accounts.damaged[:3])}"
+    ratio = failed / read if read else 0.0
+    if ratio > job.max_error_ratio:
+        return f"{failed} of {read} rows failed ({ratio:.2%}), more than --max_error_ratio={job.max_error_ratio} allows"
+    return None
+
+
+def _mirrored_twice(accounts: Accounts) -> tuple[str, list[str]] | None:
+    sources: dict[str, set[str]] = {}
+    for shard in accounts.shards:
+        if shard.kind == "results":
+            sources.setdefault(mirrored_name(shard.relative), set()).add(shard.source)
+    return next(((name, sorted(paths)) for name, paths in sources.items() if len(paths) > 1), None)
+
+
+def count_codes(shards: Sequence[Shard]) -> list[dict[str, Any]]:
+    """Gives stage, code, message (an example's) and count of the failed rows of ``shards``, most frequent first."""
+    counts: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], str] = {}
+    for shard in shards:
+        for stage, code, count, example in shard.codes:
+            counts[stage, code] += count
+            examples.setdefault((stage, code), example)
+    return [
+        {"stage": stage, "code": code, "meaning": EXPLANATIONS[Code(code)][1], "message": examples[stage, code], "count": count}
+        for (stage, code), count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def shard_order(shard: Shard) -> tuple[tuple[str, int], str, str]:
+    """Sorts shards as their rows stood in the input."""
+    return shard.order, shard.relative, shard.path
+
+
+def mirrored_name(relative: str) -> str:
+    """Gives the output's name for an input file: the same, without a compression's extension."""
+    return relative.rsplit(".", 1)[0] if compression_of(relative) else relative

@@ -1,0 +1,143 @@
+"""Batches of predictions → blocks of JSON-lines, in the four shapes of ``--output_style``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from transforms.codec import Ragged, take
+from transforms.codes import Code, Stage
+from transforms.elements import FailedRow, PredictionBatch, row_as_json
+from transforms.signature import Signature
+from transforms.specs import OutputSpec
+from transforms.write.jsontext import finite_rows, json_texts
+
+# Text made at once: far below the 2 GB that Arrow's strings can hold, and flat in memory.
+BLOCK_BYTES = 64 << 20
+VALUE_BYTES = 20
+
+
+@dataclasses.dataclass
+class LineEncoder:
+    """Writes predictions as lines, by the output's style."""
+
+    signature: Signature
+    output: OutputSpec
+    key_fields: tuple[str, ...]
+
+    def encode(self, batch: PredictionBatch) -> Iterator[tuple[memoryview, int]]:
+        """Gives blocks of whole lines and their number of rows."""
+        values = sum(_values_per_row(column) for column in batch.outputs.values())
+        rows = max(1, int(BLOCK_BYTES // (VALUE_BYTES * max(1, values))))
+        for start in range(0, len(batch), rows):
+            some = np.arange(start, min(start + rows, len(batch)))
+            outputs = {name: take(column, some) for name, column in batch.outputs.items()}
+            lines = self._lines(dataclasses.replace(batch, kept=batch.kept[some], outputs=outputs))
+            yield _buffer(lines), len(lines)
+
+    def refuse_non_finite(self, batch: PredictionBatch) -> PredictionBatch:
+        """Gives the batch without rows that hold NaN or an infinity; they are failed."""
+        finite = np.ones(len(batch), bool)
+        for column in batch.outputs.values():
+            finite &= finite_rows(column)
+        if finite.all():
+            return batch
+        failed = [self._not_finite(batch, int(row)) for row in np.flatnonzero(~finite)]
+        rows = np.flatnonzero(finite)
+        outputs = {name: take(column, rows) for name, column in batch.outputs.items()}
+        return dataclasses.replace(batch, kept=batch.kept[rows], outputs=outputs, failed=[*batch.failed, *failed])
+
+    def _not_finite(self, batch: PredictionBatch, row: int) -> FailedRow:
+        name = next(name for name, column in batch.outputs.items() if not finite_rows(take(column, np.array([row])))[0])
+        message = f"output {name!r} is NaN or infinite, and --nan=error was given"
+        return batch.instances.failed_row(int(batch.kept[row]), Code.NOT_FINITE, Stage.WRITE, message)
+
+    def _lines(self, batch: PredictionBatch) -> pa.Array:
+        style = self.output.style
+        texts = {spec.name: json_texts(batch.outputs[spec.name], spec, self.output.nan) for spec in self.signature.outputs}
+        if style == "raw":
+            return _join([self._prediction(texts), "\n"])
+        kept = pa.array(batch.kept)
+        passed = self._passthrough(batch, kept)
+        keys = batch.instances.keys.take(kept)
+        if style == "aiplatform":
+            pairs = [*self._key_pairs(keys, texts), *texts.items()]
+            return _join(["{", *_members(pairs), *passed, "}\n"])
+        if style == "vertex" and not self.key_fields:
+            rows = batch.instances.rows.take(batch.kept)
+            instances = pa.array([_instance(row) for row in rows], pa.binary()).cast(pa.string())
+            first = ('{"instance": ', instances)
+        else:
+            first = ('{"key": ', keys)
+        return _join([*first, ', "prediction": ', self._prediction(texts), *passed, "}\n"])
+
+    def _prediction(self, texts: dict[str, pa.Array]) -> pa.Array:
+        """The bare value of a single output, else an object by output name."""
+        if len(texts) == 1:
+            return next(iter(texts.values()))
+        return _join(["{", *_members(list(texts.items())), "}"])
+
+    def _key_pairs(self, keys: pa.Array, texts: dict[str, pa.Array]) -> list[tuple[str, pa.Array]]:
+        """The key under its fields' names, but for a name that the model gives out itself."""
+        if len(self.key_fields) < 2:
+            return [(name, keys) for name in self.key_fields if name not in texts]
+        decoder = msgspec.json.Decoder(list[msgspec.Raw])
+        columns = zip(*([bytes(part) for part in decoder.decode(key)] for key in keys.to_pylist()), strict=True)
+        pairs = zip(self.key_fields, columns, strict=False)
+        return [(name, pa.array(column, pa.binary()).cast(pa.string())) for name, column in pairs if name not in texts]
+
+    def _passthrough(self, batch: PredictionBatch, kept: pa.Array) -> list[str | pa.Array]:
+        pieces: list[str | pa.Array] = []
+        for name, column in batch.instances.passthrough.items():
+            some = column.take(kept)
+            if name == "*":
+                pieces.append(pc.if_else(pc.equal(some, ""), "", pc.binary_join_element_wise(", ", some, "")))
+            else:
+                pieces += [f", {msgspec.json.encode(name).decode()}: ", some]
+        return pieces
+
+
+def _instance(row: bytes) -> bytes:
+    """A row as JSON; a raw line of text as a string."""
+    text = row_as_json(row)
+    if text is row:
+        return row
+    try:
+        return msgspec.json.encode(row.decode("utf-8"))
+    except UnicodeDecodeError:
+        return text
+
+
+def _members(pairs: list[tuple[str, pa.Array]]) -> list[str | pa.Array]:
+    pieces: list[str | pa.Array] = []
+    for name, texts in pairs:
+        comma = ", " if pieces else ""
+        pieces += [f"{comma}{msgspec.json.encode(name).decode()}: ", texts]
+    return pieces
+
+
+def _join(pieces: list[str | pa.Array]) -> pa.Array:
+    return pc.binary_join_element_wise(*pieces, "")
+
+
+def _buffer(lines: pa.Array) -> memoryview:
+    """The text of all lines, as it lies in memory."""
+    _, offsets, data = lines.buffers()
+    bounds = np.frombuffer(offsets, np.int32)
+    return memoryview(data)[bounds[lines.offset] : bounds[lines.offset + len(lines)]]
+
+
+def _values_per_row(column: object) -> float:
+    if isinstance(column, Ragged):
+        return sum(row.size for row in column.rows) / max(1, len(column))
+    assert isinstance(column, np.ndarray)
+    per_row = column.size / max(1, len(column))
+    if column.dtype.kind != "O" or not column.size:
+        return per_row
+    some = column.reshape(-1)[:: max(1, column.size // 100)]
+    return per_row * (1 + sum(len(value) for value in some) / len(some) / VALUE_BYTES)

@@ -1,0 +1,84 @@
+"""manifest.json: what ran, on what, how many of each, every shard."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from typing import Any
+
+import msgspec
+
+from transforms import files
+from transforms.specs import JobSpec
+from transforms.write.gate import Accounts, count_codes
+
+
+def read(path: str) -> dict[str, Any] | None:
+    """Gives the manifest at ``path``, or None where there is none that can be read."""
+    if not files.exists(path):
+        return None
+    try:
+        content = msgspec.json.decode(files.read_bytes(path))
+    except msgspec.DecodeError:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def make(
+    job: JobSpec,
+    accounts: Accounts,
+    reason: str | None,
+    results: list[dict[str, Any]],
+    errors: list[dict[str, Any]],
+    before: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Gives the manifest of a run whose gate opened (``reason`` None) or stayed shut."""
+    finished = datetime.datetime.now(datetime.UTC)
+    started = datetime.datetime.fromisoformat(job.started)
+    signature = job.model.signature
+    report = {
+        "status": "done" if reason is None else "failed",
+        "reason": reason,
+        "run_id": job.run_id,
+        "launch": job.launch,
+        "started": job.started,
+        "finished": finished.isoformat(timespec="seconds"),
+        "seconds": round((finished - started).total_seconds(), 1),
+        "counts": {"read": accounts.read, "predicted": accounts.rows("results"), "failed": accounts.rows("errors")},
+        "errors": count_codes([shard for shard in accounts.shards if shard.kind == "errors"]),
+        "input": {
+            "patterns": list(job.input.patterns),
+            "files": sum(count.files for count in accounts.counts),
+            "bytes": sum(count.bytes for count in accounts.counts),
+            "damaged": list(accounts.damaged),
+        },
+        "keys": {
+            "fields": list(job.key.fields),
+            "duplicated": accounts.duplicates.count,
+            "listed": [dataclasses.asdict(place) for place in accounts.places],
+        },
+        "model": {
+            "location": job.model.location,
+            "version": job.model.version,
+            "signature": signature.name,
+            "tags": list(signature.tags),
+            "inputs": [str(spec) for spec in signature.inputs],
+            "outputs": [str(spec) for spec in signature.outputs],
+        },
+        "results": results,
+        "failed_rows": errors,
+        "flags": dict(job.flags),
+    }
+    if reason is not None and result_names(before):
+        assert before is not None
+        run_id = before.get("kept_results", before).get("run_id")
+        report["kept_results"] = {"run_id": run_id, "names": result_names(before)}
+    return report
+
+
+def result_names(report: dict[str, Any] | None) -> list[str]:
+    """Gives the names of the results that stood in a folder after the run of ``report``."""
+    if not report:
+        return []
+    kept = report.get("kept_results", {}).get("names", [])
+    return [*(entry["name"] for entry in report.get("results", ())), *kept]

@@ -1,0 +1,120 @@
+"""Batches of predictions → shards: finished temporary files in the output's staging folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Iterator
+
+import apache_beam as beam
+import google_crc32c
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from transforms import files, metrics
+from transforms.elements import FailedRow, PredictionBatch, Shard
+from transforms.specs import JobSpec
+from transforms.write.jsonl import LineEncoder
+
+EXAMPLE_CHARACTERS = 300
+# Order of the split, and in a mirrored layout the relative path and path of the one file its rows come from.
+Place = tuple[tuple[str, int], str, str]
+
+
+class ShardFile:
+    """A temporary file being written; its name is new at each attempt, so that a retry never meets its remains."""
+
+    def __init__(self, kind: str, folder: str, place: Place) -> None:
+        self.shard = Shard(kind, files.join(folder, f"{kind}-{uuid.uuid4().hex}"), *place, rows=0, bytes=0, crc32c="")
+        self._stream = files.create(self.shard.path)
+        self._checksum = google_crc32c.Checksum()
+        self._rows = self._bytes = 0
+
+    def write(self, block: bytes | memoryview, rows: int) -> None:
+        self._stream.write(block)
+        self._checksum.update(bytes(block))
+        self._rows += rows
+        self._bytes += len(block)
+
+    def finish(self, codes: dict[tuple[str, str], tuple[int, str]] | None = None) -> Shard:
+        self._stream.close()
+        return dataclasses.replace(
+            self.shard,
+            rows=self._rows,
+            bytes=self._bytes,
+            crc32c=self._checksum.hexdigest().decode(),
+            codes=tuple((stage, code, count, example) for (stage, code), (count, example) in (codes or {}).items()),
+        )
+
+
+class _WriteShards(beam.DoFn):
+    """Writes the batches of a split, which come one after the other, to one results and one errors shard."""
+
+    def __init__(self, job: JobSpec) -> None:
+        self.job = job
+
+    def setup(self) -> None:
+        self.encoder = LineEncoder(self.job.model.signature, self.job.output, self.job.key.fields)
+        self.progress = metrics.Progress(self.job.progress_folder)
+
+    def start_bundle(self) -> None:
+        self.current: Place | None = None
+        self.results: ShardFile | None = None
+        self.errors: ShardFile | None = None
+        self.codes: dict[tuple[str, str], tuple[int, str]] = {}
+
+    def process(self, batch: PredictionBatch) -> Iterator[Shard]:
+        mirrored = self.job.output.layout == "mirror"
+        instances = batch.instances
+        place = (instances.order, instances.relative, instances.source) if mirrored else (instances.order, "", "")
+        if place != self.current:
+            yield from self._finish()
+            self.current = place
+        if self.job.output.nan == "error":
+            batch = self.encoder.refuse_non_finite(batch)
+        if len(batch) or (mirrored and self.results is None):
+            self._write_results(batch, place)
+        if batch.failed:
+            self._write_errors(batch.failed, place)
+        self.progress.add(len(batch) + len(batch.failed), len(batch), len(batch.failed))
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        for shard in self._finish():
+            yield WindowedValue(shard, GlobalWindow().max_timestamp(), [GlobalWindow()])
+
+    def _write_results(self, batch: PredictionBatch, place: Place) -> None:
+        if self.results is None:
+            self.results = ShardFile("results", self.job.staging_in(self.job.output.folder), place)
+        for block, rows in self.encoder.encode(batch):
+            self.results.write(block, rows)
+        metrics.predictions_written.inc(len(batch))
+
+    def _write_errors(self, failed: list[FailedRow], place: Place) -> None:
+        if self.errors is None:
+            self.errors = ShardFile("errors", self.job.staging_in(self.job.output.errors), place)
+        self.errors.write(b"".join(row.to_json() + b"\n" for row in failed), len(failed))
+        for row in failed:
+            count, example = self.codes.get((row.stage, row.code), (0, row.message[:EXAMPLE_CHARACTERS]))
+            self.codes[row.stage, row.code] = count + 1, example
+            metrics.rows_failed[row.stage].inc()
+
+    def _finish(self) -> Iterator[Shard]:
+        if self.results is not None:
+            yield self.results.finish()
+        if self.errors is not None:
+            yield self.errors.finish(self.codes)
+        self.results, self.errors, self.codes = None, None, {}
+
+
+@dataclasses.dataclass
+class WriteShards(beam.PTransform):
+    """Writes predictions and failed rows to temporary files.
+
+    Expects: ``PredictionBatch``es, those of a split one after the other. Gives: ``Shard``s.
+    Guarantees: every row of a batch is in one shard; a file that a dead worker left behind is in none.
+    """
+
+    job: JobSpec
+
+    def expand(self, predictions: beam.PCollection) -> beam.PCollection:
+        return predictions | beam.ParDo(_WriteShards(self.job)).with_output_types(Shard)
