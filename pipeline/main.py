@@ -115,7 +115,11 @@ def _remove_staging(job: JobSpec) -> None:
 def _quiet(verbose: bool) -> None:
     """Keeps TensorFlow's and Beam's chatter out, unless it is asked for; set before either is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "3")
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO if verbose else logging.ERROR)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger().setLevel(logging.INFO if verbose else logging.ERROR)
+    # An engine logs a failing step's stack, sometimes twice; what a person can use of it is printed at the end.
+    logging.getLogger("apache_beam").setLevel(logging.INFO if verbose else logging.CRITICAL)
+    logging.getLogger("tensorflow").setLevel(logging.WARNING if verbose else logging.ERROR)
     LOG.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 

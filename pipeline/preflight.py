@@ -17,7 +17,7 @@ from pipeline.options import Options
 from transforms import files
 from transforms.model.locate import find_version, read_meta_graphs
 from transforms.read.splits import FormatError, format_of
-from transforms.signature import ModelError, check_outputs, select_meta_graph, select_signature
+from transforms.signature import ModelError, check_outputs, import_tensorflow, select_meta_graph, select_signature
 from transforms.specs import STAGING, JobSpec, ModelSpec, SpecError
 from transforms.write.publish import PUBLISHED, SUCCESS
 
@@ -44,6 +44,7 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[JobSpec, I
     Raises:
       PreflightError: naming what is wrong, and what to do.
     """
+    import_tensorflow()
     try:
         model = _model(options, beam_options)
         found = _check_input(options)
@@ -76,6 +77,11 @@ def _model(options: Options, beam_options: PipelineOptions) -> ModelSpec:
         raise ModelError(
             f"{options.model} holds ops that read or write files or run code: {', '.join(graph.unsafe_ops)}. "
             "If you trust it, give --allow_unsafe_ops=true"
+        )
+    if graph.missing_ops:
+        raise ModelError(
+            f"{options.model} needs custom ops that are not in this TensorFlow: {', '.join(graph.missing_ops)}. "
+            "Install the library that registers them, or export the model without them"
         )
     signature = select_signature(graph, options.signature_name, options.model)
     check_outputs(signature, options.batch_size, options.model)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+import os
+import sys
 from typing import Any
 
 Shape = tuple[int | None, ...] | None
@@ -123,7 +125,24 @@ class MetaGraph:
     tags: tuple[str, ...]
     signatures: dict[str, Any]
     unsafe_ops: tuple[str, ...]
+    missing_ops: tuple[str, ...]
     has_variables: bool
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow, without what its libraries print as they are loaded (TF_CPP_MIN_LOG_LEVEL comes too late for that)."""
+    if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        import tensorflow  # noqa: F401
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def parse_saved_model(content: bytes, path: str) -> tuple[MetaGraph, ...]:
@@ -157,13 +176,22 @@ def parse_saved_model(content: bytes, path: str) -> tuple[MetaGraph, ...]:
 def _meta_graph(graph: Any) -> MetaGraph:
     nodes = [*graph.graph_def.node, *(n for f in graph.graph_def.library.function for n in f.node_def)]
     ops = {node.op for node in nodes}
+    functions = {function.signature.name for function in graph.graph_def.library.function}
     signatures = {name: s for name, s in graph.signature_def.items() if name != INIT_SIGNATURE}
     return MetaGraph(
         tags=tuple(sorted(graph.meta_info_def.tags)),
         signatures=signatures,
         unsafe_ops=tuple(sorted(ops & UNSAFE_OPS)),
+        missing_ops=_unregistered(ops - functions),
         has_variables=bool(graph.saver_def.restore_op_name) and bool(ops & {"VarHandleOp", "VariableV2", "Variable"}),
     )
+
+
+def _unregistered(ops: set[str]) -> tuple[str, ...]:
+    """Gives the ops that this TensorFlow does not have: custom ones, and those removed from it."""
+    from tensorflow.python.framework import op_def_registry
+
+    return tuple(sorted(op for op in ops if op_def_registry.get(op) is None))
 
 
 def select_meta_graph(graphs: tuple[MetaGraph, ...], tags: tuple[str, ...] | None, model: str) -> MetaGraph:

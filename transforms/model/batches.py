@@ -110,7 +110,7 @@ class BatchRunner:
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             code, message = Code.OUT_OF_MEMORY, first_line(error)
             self.model.max_rows = max(1, min(self.model.max_rows, len(rows) // 2))
-        except _RowsDiffer as error:
+        except _RowsDifferError as error:
             self._fail(rows, Code.OUTPUT_ROWS_DIFFER, str(error))
             return
         except Exception as error:  # whatever a model raises: the one place where anything is caught, to isolate rows
@@ -156,12 +156,12 @@ class BatchRunner:
                 continue
             if output.ndim == 0 or len(output) != expected:
                 found = "one scalar" if output.ndim == 0 else f"{len(output)} rows"
-                raise _RowsDiffer(f"output {spec.name!r}: expected {expected} rows for {len(rows)} instances, found {found}")
+                raise _RowsDifferError(f"output {spec.name!r}: expected {expected} rows for {len(rows)} instances, found {found}")
             checked.append(output[: len(rows)])
         return checked
 
 
-class _RowsDiffer(Exception):
+class _RowsDifferError(Exception):
     """An output has not one row an instance."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from transforms import codec, metrics
 from transforms.model.locate import copy_to_worker
 from transforms.signature import Batching, ModelError, Signature
 from transforms.specs import ModelSpec
+
+Call = Callable[..., Sequence[np.ndarray]]
 
 # Words of errors that say this build can't run the graph at all, whatever the rows are.
 CANT_RUN = (
@@ -40,8 +42,9 @@ def cant_run(error: Exception) -> bool:
 def first_line(error: BaseException) -> str:
     """The part of a TensorFlow error that a person reads."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    lines = [line for line in lines if not line.endswith("root error(s) found.")]
-    text = lines[0] if lines else type(error).__name__
+    preamble = ("Graph execution error:", "Detected at node", "File ", "root error(s) found.", "(0) ")
+    telling = [line for line in lines if not line.startswith(preamble) and not line.endswith(preamble)]
+    text = (telling or lines or [type(error).__name__])[0]
     return text if len(text) <= 500 else text[:499] + "…"
 
 
@@ -57,7 +60,7 @@ class LoadedModel:
         self._trial()
         metrics.model_load_milliseconds.update(int(1000 * (time.monotonic() - started)))
 
-    def call(self, columns: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def call(self, columns: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Runs the signature once, on one array an input, in the signature's order."""
         return self._run(*columns)
 
@@ -103,34 +106,92 @@ def _made_up(shape: Sequence[int | None] | None, dtype: str, rows: int) -> np.nd
     return np.full(dims, b"" if dtype == "string" else 0, codec.numpy_dtype(dtype))
 
 
-def _load(spec: ModelSpec) -> Any:
+def _load(spec: ModelSpec) -> Call:
+    """Loads the signature in a Session; where that leaves variables without values, as a TensorFlow 2 function.
+
+    Raises:
+      ModelError: neither can be done.
+    """
     import tensorflow as tf
 
+    expected = (tf.errors.OpError, OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
     folder = copy_to_worker(spec.location)
+    failure: Exception | None = None
+    for load in (_load_session, _load_function):
+        try:
+            call = load(spec, folder)
+            if call is not None:
+                return call
+        except expected as error:
+            failure = failure or error
+    assert failure is not None
+    raise ModelError(f"{spec.location} can't be loaded: {first_line(failure)}{_hint(failure)}") from failure
+
+
+def _load_session(spec: ModelSpec, folder: str) -> Call | None:
+    import tensorflow as tf
+
     config = tf.compat.v1.ConfigProto(
         allow_soft_placement=True,  # models trained on a GPU pin nodes to it
         intra_op_parallelism_threads=spec.threads,
         inter_op_parallelism_threads=spec.threads,
     )
     graph = tf.Graph()
-    try:
-        with graph.as_default():
-            session = tf.compat.v1.Session(graph=graph, config=config)
-            tf.compat.v1.saved_model.load(session, list(spec.signature.tags), folder)
+    with graph.as_default():
+        session = tf.compat.v1.Session(graph=graph, config=config)
+        tf.compat.v1.saved_model.load(session, list(spec.signature.tags), folder)
         inputs = [graph.get_tensor_by_name(tensor.tensor) for tensor in spec.signature.inputs]
         outputs = [graph.get_tensor_by_name(tensor.tensor) for tensor in spec.signature.outputs]
-        return _callable(session, inputs, outputs)
-    except (tf.errors.OpError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise ModelError(f"{spec.location} can't be loaded: {first_line(error)}{_hint(error)}") from error
+        if not _all_initialized(session, outputs):
+            session.close()
+            return None
+    return _callable(session, inputs, outputs)
 
 
-def _callable(session: Any, inputs: list[Any], outputs: list[Any]) -> Any:
+def _all_initialized(session: Any, outputs: Sequence[Any]) -> bool:
+    """Whether all variables that the outputs are computed from have values.
+
+    Keras 3 models written by ``tf.saved_model.save`` have a restore op that fills copies of the variables, not those
+    that the signature reads; only TensorFlow 2's own loader, which goes by objects, restores them.
+    """
+    import tensorflow as tf
+
+    seen: set[str] = set()
+    handles, waiting = [], [output.op for output in outputs]
+    while waiting:
+        op = waiting.pop()
+        if op.name in seen:
+            continue
+        seen.add(op.name)
+        if op.type == "VarHandleOp":
+            handles.append(op.outputs[0])
+        waiting += [tensor.op for tensor in op.inputs]
+    return all(session.run([tf.raw_ops.VarIsInitializedOp(resource=handle) for handle in handles]))
+
+
+def _load_function(spec: ModelSpec, folder: str) -> Call:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(folder, tags=list(spec.signature.tags))
+    function = loaded.signatures[spec.signature.name]
+    dtypes = {name: tensor.dtype for name, tensor in function.structured_input_signature[1].items()}
+
+    def call(*columns: np.ndarray) -> list[np.ndarray]:
+        named = zip(spec.signature.inputs, columns, strict=True)
+        outputs = function(**{tensor.name: tf.constant(column, dtypes[tensor.name]) for tensor, column in named})
+        return [outputs[tensor.name].numpy() for tensor in spec.signature.outputs]
+
+    call.loaded = loaded  # type: ignore[attr-defined]  # its variables live as long as it does
+    return call
+
+
+def _callable(session: Any, inputs: list[Any], outputs: list[Any]) -> Call:
     if len({tensor.name for tensor in inputs}) == len(inputs):
         return session.make_callable(outputs, feed_list=inputs)
     places = [next(i for i, other in enumerate(inputs) if other.name == tensor.name) for tensor in inputs]
     call = session.make_callable(outputs, feed_list=[inputs[i] for i in sorted(set(places))])
 
-    def shared(*columns: np.ndarray) -> Any:
+    def shared(*columns: np.ndarray) -> Sequence[np.ndarray]:
         """Two inputs of the signature are one tensor: they must agree, since only one can be fed."""
         for place, column in zip(places, columns, strict=True):
             if not np.array_equal(columns[place], column):

@@ -1,0 +1,1 @@
+"""Small programs that show the job at work on real data."""
