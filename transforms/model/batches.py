@@ -43,6 +43,7 @@ class BatchRunner:
           ModelError: the model can't run at all.
         """
         self.batch = batch
+        self.columns = [batch.columns[spec.name] for spec in self.signature.inputs]
         answers = [answer for rows, whole in self._groups() for answer in self._answers(rows, whole)]
         kept = np.concatenate([answer.rows for answer in answers]) if answers else np.empty(0, np.int64)
         order = np.argsort(kept, kind="stable")
@@ -58,7 +59,7 @@ class BatchRunner:
         """Gives groups of rows of one shape, and whether each row is a whole tensor of its own."""
         if not len(self.batch):
             return
-        columns = list(self.batch.columns.values())
+        columns = self.columns
         if not any(isinstance(column, Ragged) for column in columns):
             yield np.arange(len(self.batch)), self._is_whole([column[0] for column in columns if isinstance(column, np.ndarray)])
             return
@@ -74,11 +75,8 @@ class BatchRunner:
         if self.signature.batching is Batching.ROWWISE:
             return True
         return self.signature.batching is Batching.FIXED and any(
-            np.ndim(cell) == len(spec.shape or ()) for cell, spec in zip(cells, self._specs(), strict=True)
+            np.ndim(cell) == len(spec.shape or ()) for cell, spec in zip(cells, self.signature.inputs, strict=True)
         )
-
-    def _specs(self) -> list:
-        return [self.signature.input(name) for name in self.batch.columns]
 
     def _slice_rows(self) -> int:
         if self.signature.batching is Batching.FIXED:
@@ -126,11 +124,11 @@ class BatchRunner:
     def _fail(self, rows: np.ndarray, code: Code, message: str) -> None:
         self.failed += [self.batch.failed_row(int(row), code, Stage.PREDICT, message) for row in rows]
 
-    def _call(self, rows: np.ndarray, whole: bool) -> list[np.ndarray]:
-        cells = [self._feed(column, rows) for column in self.batch.columns.values()]
+    def _call(self, rows: np.ndarray, whole: bool) -> Sequence[np.ndarray]:
+        cells = [self._feed(column, rows) for column in self.columns]
         if whole:
             # One row: an input with a free first dimension still wants it, the others are fed as they are.
-            cells = [cell if spec.is_batched else cell[0] for cell, spec in zip(cells, self._specs(), strict=True)]
+            cells = [cell if spec.is_batched else cell[0] for cell, spec in zip(cells, self.signature.inputs, strict=True)]
         elif self.signature.batching is Batching.FIXED and len(rows) < self.signature.fixed_rows:
             padding = self.signature.fixed_rows - len(rows)
             cells = [np.concatenate([cell, np.repeat(cell[-1:], padding, axis=0)]) for cell in cells]

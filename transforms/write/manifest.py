@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from transforms import files
+from transforms.elements import Shard
 from transforms.specs import JobSpec
 from transforms.write.gate import Accounts, count_codes
 
@@ -28,8 +29,8 @@ def make(
     job: JobSpec,
     accounts: Accounts,
     reason: str | None,
-    results: list[dict[str, Any]],
-    errors: list[dict[str, Any]],
+    results: dict[str, Shard],
+    errors: dict[str, Shard],
     before: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Gives the manifest of a run whose gate opened (``reason`` None) or stayed shut."""
@@ -65,20 +66,25 @@ def make(
             "inputs": [str(spec) for spec in signature.inputs],
             "outputs": [str(spec) for spec in signature.outputs],
         },
-        "results": results,
-        "failed_rows": errors,
+        "results": [_entry(name, shard) for name, shard in results.items()],
+        "failed_rows": [_entry(name, shard) for name, shard in errors.items()],
         "flags": dict(job.flags),
     }
     if reason is not None and result_names(before):
         assert before is not None
         run_id = before.get("kept_results", before).get("run_id")
-        report["kept_results"] = {"run_id": run_id, "names": result_names(before)}
+        report["kept_results"] = {"run_id": run_id, "names": sorted(result_names(before))}
     return report
 
 
-def result_names(report: dict[str, Any] | None) -> list[str]:
-    """Gives the names of the results that stood in a folder after the run of ``report``."""
+def _entry(name: str, shard: Shard) -> dict[str, Any]:
+    return {"name": name, "rows": shard.rows, "bytes": shard.bytes, "crc32c": shard.crc32c}
+
+
+def result_names(report: dict[str, Any] | None) -> set[str]:
+    """Gives the names of the results that stood in a folder after the run of ``report``; none that leaves the folder."""
     if not report:
-        return []
+        return set()
     kept = report.get("kept_results", {}).get("names", [])
-    return [*(entry["name"] for entry in report.get("results", ())), *kept]
+    names = {*(entry["name"] for entry in report.get("results", ())), *kept}
+    return {name for name in names if ".." not in name.split("/") and not name.startswith("/")}

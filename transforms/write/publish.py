@@ -15,22 +15,19 @@ from transforms.elements import Shard, SplitCount
 from transforms.keys import DuplicateKey, Duplicates
 from transforms.specs import STAGING, JobSpec
 from transforms.write import manifest
+from transforms.write.commit import SUCCESS, FolderChange, commit
 from transforms.write.gate import Accounts, check_gate, count_codes, mirrored_name, shard_order
+from transforms.write.shards import ShardFile
 
 RESULTS = "prediction.results"
 ERRORS = "prediction.errors"
 STATS = "prediction.errors_stats"
 MANIFEST = "manifest.json"
-SUCCESS = "_SUCCESS"
 PUBLISHED = re.compile(rf"({re.escape(RESULTS)}|{re.escape(ERRORS)}|{re.escape(STATS)})-\d+-of-\d+")
 
 
 class GateShutError(Exception):
     """The run's accounts do not allow its results to be published; the message says why."""
-
-
-class LostShardError(Exception):
-    """A finished shard is not where it was written."""
 
 
 class Publisher:
@@ -47,22 +44,7 @@ class Publisher:
         Raises:
           GateShutError: after the failed rows and a manifest that says so were published.
         """
-        done = published_by(self.job)
-        if done is not None:
-            return self._end(done)
-        before = manifest.read(files.join(self.folder, MANIFEST))
-        reason = check_gate(self.job, self.accounts)
-        files.delete([files.join(self.folder, SUCCESS)])
-        results = self._place_results() if reason is None else []
-        errors = self._place_errors()
-        report = manifest.make(self.job, self.accounts, reason, results, errors, before)
-        if reason is None:
-            self._delete_stale(self.folder, RESULTS, before, {result["name"] for result in results})
-        self._delete_stale(self.errors_folder, f"{ERRORS}|{STATS}", None, set(self._error_names(errors)))
-        files.write_bytes(files.join(self.folder, MANIFEST), msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-        return self._end(report)
-
-    def _end(self, report: dict[str, Any]) -> dict[str, Any]:
+        report = published_by(self.job) or self._publish()
         if report["status"] == "done":
             files.write_bytes(files.join(self.folder, SUCCESS), b"")
         for folder in {self.folder, self.errors_folder}:
@@ -71,38 +53,55 @@ class Publisher:
             raise GateShutError(report["reason"])
         return report
 
-    # --- results ---
+    def _publish(self) -> dict[str, Any]:
+        before = manifest.read(files.join(self.folder, MANIFEST))
+        reason = check_gate(self.job, self.accounts)
+        errors = self._shards("errors")
+        placed_errors = {f"{ERRORS}-{number:05d}-of-{len(errors):05d}": shard for number, shard in enumerate(errors)}
+        results = self._results() if reason is None else {}
+        report = manifest.make(self.job, self.accounts, reason, results, placed_errors, before)
 
-    def _place_results(self) -> list[dict[str, Any]]:
-        shards = sorted((shard for shard in self.accounts.shards if shard.kind == "results"), key=shard_order)
+        failed = FolderChange(
+            self.errors_folder,
+            placed={name: shard.path for name, shard in placed_errors.items()},
+            written={f"{STATS}-00000-of-00001": _stats(errors)} if errors else {},
+            removed=_published(self.errors_folder, ERRORS) | _published(self.errors_folder, STATS),
+        )
+        predicted = FolderChange(self.folder)
+        if reason is None:
+            predicted.placed = {name: shard.path for name, shard in results.items() if shard.path}
+            predicted.written = {name: b"" for name, shard in results.items() if not shard.path}
+            predicted.removed = (_published(self.folder, RESULTS) | manifest.result_names(before)) - {*results}
+        last = {MANIFEST: msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"}
+        if reason is None:
+            last[SUCCESS] = b""
+        if self.errors_folder == self.folder:  # one folder, one change
+            predicted.placed |= failed.placed
+            predicted.written |= failed.written
+            predicted.removed |= failed.removed
+        else:
+            commit(failed)
+        predicted.written |= last
+        commit(predicted)
+        return report
+
+    def _shards(self, kind: str) -> list[Shard]:
+        return sorted((shard for shard in self.accounts.shards if shard.kind == kind), key=shard_order)
+
+    def _results(self) -> dict[str, Shard]:
+        """Gives the results by their names in the output."""
+        shards = self._shards("results")
         if self.job.output.layout == "mirror":
-            return self._place_mirrored(shards)
+            by_file: dict[str, list[Shard]] = {}
+            for shard in shards:
+                by_file.setdefault(mirrored_name(shard.relative), []).append(shard)
+            return {name: pieces[0] if len(pieces) == 1 else self._join(pieces) for name, pieces in by_file.items()}
         if not shards:  # a consumer's pattern finds something also when there was nothing to predict
-            name = f"{RESULTS}-00000-of-00001"
-            files.write_bytes(files.join(self.folder, name), b"")
-            return [{"name": name, "rows": 0, "bytes": 0, "crc32c": "00000000"}]
-        names = [f"{RESULTS}-{number:05d}-of-{len(shards):05d}" for number in range(len(shards))]
-        self._move(shards, [files.join(self.folder, name) for name in names])
-        return [_entry(name, shard) for name, shard in zip(names, shards, strict=True)]
-
-    def _place_mirrored(self, shards: Sequence[Shard]) -> list[dict[str, Any]]:
-        by_file: dict[tuple[str, str], list[Shard]] = {}
-        for shard in shards:
-            by_file.setdefault((shard.relative, shard.source), []).append(shard)
-        entries, moved, names = [], [], []
-        for (relative, _), pieces in by_file.items():
-            name = mirrored_name(relative)
-            shard = pieces[0] if len(pieces) == 1 else self._join(pieces)
-            entries.append(_entry(name, shard))
-            moved.append(shard)
-            names.append(files.join(self.folder, name))
-        self._move(moved, names)
-        return entries
+            shards = [Shard("results", "", ("", 0), "", "", rows=0, bytes=0, crc32c="00000000")]
+        return {f"{RESULTS}-{number:05d}-of-{len(shards):05d}": shard for number, shard in enumerate(shards)}
 
     def _join(self, pieces: Sequence[Shard]) -> Shard:
         """Makes one file of the shards of one input file, in order."""
-        from transforms.write.shards import ShardFile
-
         joined = ShardFile("results", self.job.staging_in(self.folder), (pieces[0].order, pieces[0].relative, pieces[0].source))
         for piece in pieces:
             with files.open_raw(piece.path) as stream:
@@ -110,49 +109,16 @@ class Publisher:
                     joined.write(block, 0)
         return dataclasses.replace(joined.finish(), rows=sum(piece.rows for piece in pieces))
 
-    # --- failed rows ---
 
-    def _place_errors(self) -> list[dict[str, Any]]:
-        shards = sorted((shard for shard in self.accounts.shards if shard.kind == "errors"), key=shard_order)
-        if not shards:
-            return []
-        names = [f"{ERRORS}-{number:05d}-of-{len(shards):05d}" for number in range(len(shards))]
-        self._move(shards, [files.join(self.errors_folder, name) for name in names])
-        lines = [msgspec.json.encode({key: row[key] for key in ("code", "message", "count")}) for row in count_codes(shards)]
-        files.write_bytes(files.join(self.errors_folder, f"{STATS}-00000-of-00001"), b"\n".join(lines) + b"\n")
-        return [_entry(name, shard) for name, shard in zip(names, shards, strict=True)]
-
-    def _error_names(self, errors: list[dict[str, Any]]) -> Iterator[str]:
-        yield from (entry["name"] for entry in errors)
-        if errors:
-            yield f"{STATS}-00000-of-00001"
-
-    # --- moving and removing ---
-
-    def _move(self, shards: Sequence[Shard], destinations: Sequence[str]) -> None:
-        staged = {found.path for folder in {self.folder, self.errors_folder} for found in files.list_folder(self.job.staging_in(folder))}
-        pairs = []
-        for shard, destination in zip(shards, destinations, strict=True):
-            if shard.path in staged:
-                pairs.append((shard.path, destination))
-            elif not files.exists(destination):
-                raise LostShardError(
-                    f"{shard.path} is gone: another run published to {self.folder} while this one ran, or staging was removed. "
-                    "Nothing of this run is published; start it again"
-                )
-        files.rename(pairs)
-
-    def _delete_stale(self, folder: str, kinds: str, before: dict[str, Any] | None, fresh: set[str]) -> None:
-        """Deletes what an earlier run left under names that this run would use or list."""
-        listed = {name for name in manifest.result_names(before) if ".." not in name.split("/")}
-        pattern = re.compile(rf"({kinds})-\d+-of-\d+")
-        there = {name for name in files.list_children(folder) if pattern.fullmatch(name)}
-        stale = sorted((there | listed) - fresh)
-        files.delete([path for path in (files.join(folder, name) for name in stale) if files.exists(path)])
+def _published(folder: str, kind: str) -> set[str]:
+    """Gives the names in ``folder`` that a run gives its files of ``kind``."""
+    pattern = re.compile(rf"{re.escape(kind)}-\d+-of-\d+")
+    return {name for name in files.list_children(folder) if pattern.fullmatch(name)}
 
 
-def _entry(name: str, shard: Shard) -> dict[str, Any]:
-    return {"name": name, "rows": shard.rows, "bytes": shard.bytes, "crc32c": shard.crc32c}
+def _stats(errors: Sequence[Shard]) -> bytes:
+    rows = ({name: row[name] for name in ("code", "message", "count")} for row in count_codes(errors))
+    return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
 
 
 def published_by(job: JobSpec) -> dict[str, Any] | None:

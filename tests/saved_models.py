@@ -1,0 +1,140 @@
+"""Tiny real SavedModels, built once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+class Models:
+    """Builds a SavedModel the first time its name is asked for; gives its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, name: str) -> str:
+        path = self.folder / name
+        if not path.exists():
+            getattr(self, f"_{name}")(path)
+        return str(path)
+
+    def _save(self, path: Path, function: Callable[..., Any], *specs: Any, **objects: Any) -> None:
+        import tensorflow as tf
+
+        module = tf.Module()
+        for name, value in objects.items():
+            setattr(module, name, value)
+        module.function = tf.function(function, input_signature=specs)
+        tf.saved_model.save(module, str(path), signatures=module.function.get_concrete_function())
+
+    def _half_plus_two(self, path: Path) -> None:
+        import tensorflow as tf
+
+        self._save(path, lambda x: {"y": 0.5 * x + 2.0}, tf.TensorSpec([None], tf.float32, "x"))
+
+    def _two_outputs(self, path: Path) -> None:
+        import tensorflow as tf
+
+        def function(x, s):
+            return {
+                "double": 2 * x,
+                "upper_bytes": tf.strings.upper(s),
+                "upper": tf.strings.upper(s),
+                "root": tf.sqrt(tf.cast(x, tf.float32)),
+            }
+
+        self._save(path, function, tf.TensorSpec([None], tf.int64, "x"), tf.TensorSpec([None], tf.string, "s"))
+
+    def _below_hundred(self, path: Path) -> None:
+        import tensorflow as tf
+
+        def function(x):
+            with tf.control_dependencies([tf.debugging.assert_less(x, 100.0, message="x must be below one hundred")]):
+                return {"y": x + 1.0}
+
+        self._save(path, function, tf.TensorSpec([None], tf.float32, "x"))
+
+    def _positive(self, path: Path) -> None:
+        """Refuses the zeros of a trial call."""
+        import tensorflow as tf
+
+        def function(x):
+            with tf.control_dependencies([tf.debugging.assert_positive(x)]):
+                return {"y": x + 1.0}
+
+        self._save(path, function, tf.TensorSpec([None], tf.float32, "x"))
+
+    def _filter(self, path: Path) -> None:
+        """Leaves out negative rows, so that its output has fewer rows than its input."""
+        import tensorflow as tf
+
+        self._save(path, lambda x: {"y": tf.boolean_mask(x, x >= 0.0)}, tf.TensorSpec([None], tf.float32, "x"))
+
+    def _constant(self, path: Path) -> None:
+        """Always gives three rows."""
+        import tensorflow as tf
+
+        self._save(
+            path, lambda x: {"y": tf.zeros(tf.constant([3]) + 0 * tf.cast(tf.size(x), tf.int32))}, tf.TensorSpec([None], tf.float32, "x")
+        )
+
+    def _fixed_four(self, path: Path) -> None:
+        import tensorflow as tf
+
+        self._save(path, lambda x: {"y": x * 3.0, "place": tf.range(4)}, tf.TensorSpec([4], tf.float32, "x"))
+
+    def _scalar_and_rows(self, path: Path) -> None:
+        """One input has a row an instance, the other is one scalar a call."""
+        import tensorflow as tf
+
+        self._save(
+            path, lambda x, factor: {"y": x * factor}, tf.TensorSpec([None, 2], tf.float32, "x"), tf.TensorSpec([], tf.float32, "factor")
+        )
+
+    def _open_length(self, path: Path) -> None:
+        import tensorflow as tf
+
+        self._save(path, lambda x: {"total": tf.reduce_sum(x, axis=1), "doubled": 2.0 * x}, tf.TensorSpec([None, None], tf.float32, "x"))
+
+    def _memory_hungry(self, path: Path) -> None:
+        """Takes a third of the machine's memory a row, without touching it: three rows fit no call."""
+        import os
+
+        import tensorflow as tf
+
+        megabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 3 >> 20
+
+        def function(x):
+            space = tf.raw_ops.Empty(shape=[tf.shape(x)[0], megabytes, 1 << 20], dtype=tf.int8, init=False)
+            return {"y": x + 0.0 * tf.cast(tf.size(space, tf.int64), tf.float32)}
+
+        self._save(path, function, tf.TensorSpec([None], tf.float32, "x"))
+
+    def _text_length(self, path: Path) -> None:
+        import tensorflow as tf
+
+        self._save(path, lambda text: {"length": tf.strings.length(text)}, tf.TensorSpec([None], tf.string, "text"))
+
+    def _keras(self, path: Path) -> None:
+        """As tf.saved_model.save writes a Keras 3 model that was trained: its Session restores copies only."""
+        import numpy as np
+        import tensorflow as tf
+
+        network = tf.keras.Sequential([tf.keras.layers.Dense(1)])
+        network.compile("adam", "mse")
+        network.fit(np.zeros((4, 2), np.float32), np.zeros((4, 1), np.float32), verbose=0)
+        network.set_weights([np.array([[2.0], [3.0]], np.float32), np.array([0.5], np.float32)])
+        self._save(path, lambda x: {"y": network(x)[:, 0]}, tf.TensorSpec([None, 2], tf.float32, "x"), network=network)
+
+    def _reads_a_file(self, path: Path) -> None:
+        import tensorflow as tf
+
+        self._save(path, lambda name: {"content": tf.map_fn(tf.io.read_file, name)}, tf.TensorSpec([None], tf.string, "name"))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return Models(tmp_path_factory.mktemp("models"))

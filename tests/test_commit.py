@@ -1,0 +1,143 @@
+"""A folder's change is whole or not there, wherever it is broken off, and done again it ends the same."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from transforms.write import commit as module
+from transforms.write.commit import FolderChange, LostShardError, commit
+
+OLD = {"prediction.results-00000-of-00002": b"old0", "prediction.results-00001-of-00002": b"old1", "manifest.json": b"old", "_SUCCESS": b""}
+NEW = {"prediction.results-00000-of-00002": b"new0", "prediction.results-00001-of-00002": b"new1", "manifest.json": b"new", "_SUCCESS": b""}
+FOREIGN = {"notes.txt": b"mine", "sub/more.txt": b"mine too"}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing after it runs."""
+
+
+def write(folder: Path, content: dict[str, bytes]) -> None:
+    for name, text in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(text)
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {name: content for name, content in found.items() if not name.startswith("_staging/")}
+
+
+def a_change(folder: Path) -> FolderChange:
+    write(folder, {"_staging/run/launch/a": b"new0", "_staging/run/launch/b": b"new1"})
+    return FolderChange(
+        str(folder),
+        placed={
+            "prediction.results-00000-of-00002": f"{folder}/_staging/run/launch/a",
+            "prediction.results-00001-of-00002": f"{folder}/_staging/run/launch/b",
+        },
+        written={"manifest.json": b"new", "_SUCCESS": b""},
+        removed={"prediction.results-00000-of-00001"},
+    )
+
+
+SYSTEM_CALLS = ("link", "mkdir", "makedirs", "rename", "replace", "remove", "unlink", "rmdir", "fsync")
+
+
+def break_at(monkeypatch: pytest.MonkeyPatch, call: int) -> list[int]:
+    """Makes the ``call``-th change of the file system the last one this process comes to."""
+    count = [0]
+
+    def counted(function):
+        def run(*args, **kwargs):
+            count[0] += 1
+            if count[0] >= call:
+                raise Killed
+            return function(*args, **kwargs)
+
+        return run
+
+    for name in SYSTEM_CALLS:
+        monkeypatch.setattr(os, name, counted(getattr(os, name)))
+    real = module._renameat2()
+    monkeypatch.setattr(module, "_renameat2", lambda: counted(real))
+    return count
+
+
+@pytest.mark.parametrize("call", range(1, 25))
+def test_a_kill_leaves_the_previous_output_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    folder = tmp_path / "out"
+    write(folder, OLD | FOREIGN | {"prediction.results-00000-of-00001": b"stale"})
+    before = read(folder)
+    change = a_change(folder)
+    with monkeypatch.context() as patch:
+        count = break_at(patch, call)
+        try:
+            commit(change)
+        except Killed:
+            pass
+    assert count[0] >= min(call, 8), "the change was made in fewer steps than the test breaks off"
+    after = read(folder)
+    assert after in (before, NEW | FOREIGN)
+    # The engine tries again, or a second run comes.
+    commit(a_change(folder))
+    assert read(folder) == NEW | FOREIGN
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_in_place_there_is_no_marker_while_files_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_renameat2", lambda: None)
+    for call in range(1, 12):
+        folder = tmp_path / str(call)
+        write(folder, OLD | FOREIGN)
+        change = a_change(folder)
+        with monkeypatch.context() as patch:
+            for name in SYSTEM_CALLS:
+                patch.setattr(os, name, _killing(getattr(os, name), call, counter := [0]))
+            try:
+                commit(change)
+            except Killed:
+                pass
+        after = read(folder)
+        complete = after.items() >= OLD.items() or after.items() >= NEW.items()
+        assert complete or "_SUCCESS" not in after
+        for name in ("a", "b"):  # what was moved stays moved: the retry finds it in place
+            assert (folder / "_staging/run/launch" / name).exists() or NEW[
+                f"prediction.results-0000{'ab'.index(name)}-of-00002"
+            ] in after.values()
+        commit(change)
+        assert read(folder) == NEW | FOREIGN
+        del counter
+
+
+def _killing(function, call: int, count: list[int]):
+    def run(*args, **kwargs):
+        count[0] += 1
+        if count[0] >= call:
+            raise Killed
+        return function(*args, **kwargs)
+
+    return run
+
+
+def test_a_lost_shard_is_named_and_the_previous_output_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    write(folder, OLD)
+    change = a_change(folder)
+    (folder / "_staging/run/launch/b").unlink()
+    with pytest.raises(LostShardError, match="_staging/run/launch/b is gone: another run published"):
+        commit(change)
+    assert read(folder) == OLD
+
+
+def test_a_folder_with_a_link_in_it_is_changed_in_place(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    write(folder, OLD)
+    (folder / "link").symlink_to(tmp_path)
+    inode = folder.stat().st_ino
+    commit(a_change(folder))
+    assert folder.stat().st_ino == inode
+    assert (folder / "link").is_symlink()
+    assert (folder / "manifest.json").read_bytes() == b"new"

@@ -1,0 +1,131 @@
+"""One folder's change from what stands there to what a run made, whole or not at all.
+
+Where a complete output stands on a local Linux disk, the new folder is built beside it and the two change places in one
+system call. Elsewhere (object stores have no folders; a mount point can't be exchanged) files are moved one by one between
+the removal of ``_SUCCESS`` and its return: no marker, no complete output.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import os
+import shutil
+
+from transforms import files
+from transforms.specs import STAGING
+
+SUCCESS = "_SUCCESS"
+AT_FDCWD = -100
+RENAME_EXCHANGE = 2  # linux/fs.h
+
+
+class LostShardError(Exception):
+    """A finished shard is not where it was written."""
+
+
+@dataclasses.dataclass
+class FolderChange:
+    """What becomes of a folder: staged files placed by name, small files written (in this order), names removed."""
+
+    folder: str
+    placed: dict[str, str] = dataclasses.field(default_factory=dict)
+    written: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    removed: set[str] = dataclasses.field(default_factory=set)
+
+
+def commit(change: FolderChange) -> None:
+    """Makes ``change``; done again after being broken off anywhere, it ends the same.
+
+    Raises:
+      LostShardError: a staged file is neither in staging nor in place.
+    """
+    if files.is_remote(change.folder) or not _exchange(change):
+        _in_place(change)
+
+
+def _in_place(change: FolderChange) -> None:
+    files.delete([files.join(change.folder, SUCCESS)])
+    folders = {path.rsplit("/", 1)[0] for path in change.placed.values()}
+    staged = {found.path for folder in folders for found in files.list_folder(folder)}
+    moves = []
+    for name, path in change.placed.items():
+        destination = files.join(change.folder, name)
+        if path in staged:
+            moves.append((path, destination))
+        elif not files.exists(destination):
+            raise _lost(path, change.folder)
+    files.rename(moves)
+    there = [files.join(change.folder, name) for name in sorted(change.removed - {*change.placed, *change.written})]
+    files.delete([path for path in there if files.exists(path)])
+    for name, content in change.written.items():
+        files.write_bytes(files.join(change.folder, name), content)
+
+
+def _lost(path: str, folder: str) -> LostShardError:
+    return LostShardError(
+        f"{path} is gone: another run published to {folder} while this one ran, or its staging was removed. "
+        "Nothing of this run is published; start it again"
+    )
+
+
+# --- a folder in exchange for another --------------------------------------------------------------------------------------
+
+
+def _exchange(change: FolderChange) -> bool:
+    """Builds the new folder beside the old one and exchanges them; False where that can't be done."""
+    folder = os.path.realpath(change.folder)
+    beside = os.path.join(os.path.dirname(folder), f".{os.path.basename(folder)}.nightshift")
+    exchange = _renameat2()
+    if exchange is None or os.path.ismount(folder) or not os.path.exists(os.path.join(folder, SUCCESS)):
+        return False  # without a complete output there is none to keep whole
+    try:
+        shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed between the exchange and its end
+        os.mkdir(beside)
+        if not _build(change, folder, beside):
+            shutil.rmtree(beside, ignore_errors=True)
+            return False
+        shutil.copymode(folder, beside)
+        if exchange(AT_FDCWD, os.fsencode(beside), AT_FDCWD, os.fsencode(folder), RENAME_EXCHANGE) != 0:
+            shutil.rmtree(beside, ignore_errors=True)
+            return False
+    except OSError:
+        shutil.rmtree(beside, ignore_errors=True)
+        return False
+    shutil.rmtree(beside, ignore_errors=True)
+    return True
+
+
+def _renameat2() -> ctypes._CFuncPtr | None:  # type: ignore[name-defined]
+    try:
+        return ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return None
+
+
+def _build(change: FolderChange, folder: str, beside: str) -> bool:
+    """Links into ``beside`` all that the folder will hold; False when it holds what can't be linked."""
+    gone = {*change.placed, *change.written, *change.removed}
+    for parent, folders, names in os.walk(folder):
+        below = os.path.relpath(parent, folder)
+        if below == ".":
+            folders[:] = [name for name in folders if name != STAGING]
+        if any(os.path.islink(os.path.join(parent, name)) for name in (*folders, *names)):
+            return False
+        for name in names:
+            relative = os.path.normpath(os.path.join(below, name))
+            if relative not in gone and relative != SUCCESS:
+                _link(os.path.join(parent, name), os.path.join(beside, relative))
+    for name, path in change.placed.items():
+        if not os.path.exists(path):
+            raise _lost(path, change.folder)
+        _link(path, os.path.join(beside, name))
+    for name, content in change.written.items():
+        with open(os.path.join(beside, name), "wb") as file:
+            file.write(content)
+    return True
+
+
+def _link(source: str, destination: str) -> None:
+    os.makedirs(os.path.dirname(destination), exist_ok=True)
+    os.link(source, destination)
