@@ -1,0 +1,69 @@
+"""One measurement in a process of its own: ``python -m benchmarks.measure WAY WORKLOAD ROWS OUTPUT``.
+
+The clock starts when everything is imported. What was measured goes to ``OUTPUT.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.workloads import WORKLOADS, Workload
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+WAYS = ("loop", "documented", "ours", "two")
+
+
+def _prepare(way: str, workload: Workload, rows: int, output: Path) -> Callable[[], dict[str, float] | None]:
+    """Imports what ``way`` needs, its lazy imports too, and gives the job."""
+    import tensorflow as tf
+
+    _ = tf.compat.v1.Session, tf.compat.v1.saved_model.load, tf.saved_model.load
+    source = workload.rows_file(rows)
+    if way == "loop":
+        from benchmarks import loop
+
+        return lambda: loop.run(workload.name, workload.model, source, output)
+
+    import apache_beam.runners.direct.direct_runner
+    import apache_beam.runners.portability.fn_api_runner.fn_runner  # noqa: F401
+
+    if way == "documented":
+        from benchmarks import documented
+
+        return lambda: documented.run(workload.model, source, output)
+
+    import pipeline.graph
+    import pipeline.main
+    import pipeline.preflight
+    import pipeline.summary
+
+    arguments = ["run", f"--model={workload.model}", f"--input={source}", "--key_field=id", f"--output={output}"]
+    if way == "two":
+        arguments += ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
+
+    def job() -> None:
+        status = pipeline.main.main(arguments)
+        if status:
+            raise SystemExit(f"the job ended with status {status}")
+
+    return job
+
+
+def main(way: str, name: str, rows: int, output: Path) -> None:
+    job = _prepare(way, WORKLOADS[name], rows, output)
+    started = time.perf_counter()
+    steps = job()
+    seconds = time.perf_counter() - started
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    measured = {"seconds": seconds, "rows": rows, "peak_mb": peak / 1024, "steps": steps}
+    output.with_suffix(".json").write_text(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))

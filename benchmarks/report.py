@@ -1,0 +1,177 @@
+"""Measurements → the tables of ``RESULTS.md``: medians, and ratios pair by pair within a round."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from benchmarks.workloads import WORKLOADS
+
+PACKAGES = ("apache-beam", "tensorflow", "numpy", "pyarrow", "msgspec")
+TITLES = {
+    "loop": "hand-written loop, one process, no Beam",
+    "documented": "Beam's documented way, one process",
+    "ours": "ours, one process",
+    "two": "ours, two worker processes, start-up included",
+}
+# What the steps of the loop and the profile of each way say; the shares are filled in from the run.
+LIMITS = {
+    "w1": "Every way first turns 23 values a row from text into Python objects and these into columns. The loop and ours do it a block of "
+    "4 MB at a time with a struct made for the row; the documented way makes a dict a row, feeds the model batches of rows and encodes a "
+    "dict a line. What ours does beyond the loop is its promises: UTF-8 and line checks, a hash of each key, a checksum of the output, "
+    "counts, and Beam's own steps.",
+    "w2": "Digits to floats: a vector is about 7.8 KB of text for 784 numbers, and the model's matrix products take a small part beside "
+    "reading them. All ways are limited by their JSON parser and by how the parsed floats become an array.",
+    "w3": "The model: TensorFlow decodes each JPEG inside the graph's map_fn, one image an iteration, which no way of feeding it can speed "
+    "up much. Calls of a few hundred images are faster than calls of thousands.",
+}
+Target = tuple[str, float, float, bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One way measured once; ``case`` is which rows, ``steps`` the loop's seconds by step."""
+
+    workload: str
+    case: str
+    way: str
+    round: int
+    seconds: float
+    rows: int
+    peak_mb: float
+    steps: dict[str, float] | None = None
+
+    @property
+    def rate(self) -> float:
+        return self.rows / self.seconds
+
+
+class Measurements:
+    """All measurements of a run, to be asked for medians and for ratios within a round."""
+
+    def __init__(self, all_of_them: Sequence[Measurement]) -> None:
+        self._found = {(one.workload, one.case, one.way, one.round): one for one in all_of_them}
+        self.rounds = range(1 + max(one.round for one in all_of_them))
+
+    def has(self, workload: str, case: str, way: str = "ours") -> bool:
+        return (workload, case, way, 0) in self._found
+
+    def each(self, workload: str, case: str, way: str) -> list[Measurement]:
+        return [self._found[workload, case, way, number] for number in self.rounds]
+
+    def middle(self, workload: str, case: str, way: str, value: Callable[[Measurement], float]) -> float:
+        return median(value(one) for one in self.each(workload, case, way))
+
+    def ratio(self, workload: str, case: str, way: str, to: str) -> float:
+        pairs = zip(self.each(workload, case, way), self.each(workload, case, to), strict=True)
+        return median(one.rate / other.rate for one, other in pairs)
+
+    def memory_ratio(self) -> float:
+        pairs = zip(self.each("w1", "large", "ours"), self.each("w1", "small", "ours"), strict=True)
+        return median(large.peak_mb / small.peak_mb for large, small in pairs)
+
+    def two_workers(self) -> float:
+        """Two workers' rate to one's, once the workers are up: the time of ten rows is taken from that of all rows."""
+
+        def working_seconds(way: str) -> list[float]:
+            pairs = zip(self.each("w1", "large", way), self.each("w1", "ten", way), strict=True)
+            return [large.seconds - ten.seconds for large, ten in pairs]
+
+        return median(one / two for one, two in zip(working_seconds("ours"), working_seconds("two"), strict=True))
+
+    def start_up_seconds(self) -> float:
+        """What ten rows cost beyond importing Beam and TensorFlow."""
+        pairs = zip(self.each("w1", "start-up", "ours"), self.each("w1", "start-up", "imports"), strict=True)
+        return median(job.seconds - imports.seconds for job, imports in pairs)
+
+
+def write(measured: Sequence[Measurement], rounds: int) -> str:
+    """Gives the whole report as Markdown."""
+    found = Measurements(measured)
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    machine = f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}"
+    lines = [
+        "# Results of `make bench`",
+        "",
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {machine}, {versions}.",
+        "",
+        f"Medians of {rounds} round{'s' if rounds > 1 else ''}; in each the ways take turns on the same file, each in a fresh process. "
+        "Rows a second are from the job's start to the end of its output, model loading included and Python imports excluded. "
+        "A ratio is the median of the rounds' own ratios. Peak is the process's largest resident memory. After each round the ways' "
+        "outputs are compared: as many lines as rows, and a sample of the predictions equal.",
+        "",
+    ]
+    for workload in WORKLOADS.values():
+        if found.has(workload.name, "large"):
+            lines += _workload(found, workload.name, workload.title)
+    lines += _targets(found)
+    return "\n".join(lines) + "\n"
+
+
+def _workload(found: Measurements, name: str, title: str) -> list[str]:
+    lines = [
+        f"## {name.upper()}: {title}",
+        "",
+        "| way | rows | rows/s | to the loop | to the documented way | peak MB |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for case in ("small", "large"):
+        for way in TITLES:
+            if found.has(name, case, "loop") and found.has(name, case, way):
+                lines.append(_line(found, name, case, way))
+    return [*lines, "", f"{LIMITS[name]} {_loop_shares(found, name)}", ""]
+
+
+def _line(found: Measurements, name: str, case: str, way: str) -> str:
+    rows = found.each(name, case, way)[0].rows
+    rate = found.middle(name, case, way, lambda one: one.rate)
+    to_loop, to_documented = found.ratio(name, case, way, "loop"), found.ratio(name, case, way, "documented")
+    # The peak of several processes is not the sum of theirs.
+    peak = "" if way == "two" else f"{found.middle(name, case, way, lambda one: one.peak_mb):,.0f}"
+    return f"| {TITLES[way]} | {rows:,} | {rate:,.0f} | {to_loop:.2f} | {to_documented:.2f} | {peak} |"
+
+
+def _loop_shares(found: Measurements, name: str) -> str:
+    loops = found.each(name, "large", "loop")
+    total = median(sum((one.steps or {}).values()) for one in loops)
+    steps = [(step, median((one.steps or {})[step] for one in loops)) for step in loops[0].steps or {}]
+    shares = ", ".join(f"{step} {seconds / total:.0%}" for step, seconds in sorted(steps, key=lambda pair: -pair[1]))
+    return f"The loop's time: {shares}."
+
+
+def _targets(found: Measurements) -> list[str]:
+    targets: list[Target] = []
+    for name, least in (("w1", 0.8), ("w2", 0.7), ("w3", 0.7)):
+        if found.has(name, "large"):
+            ratio = found.ratio(name, "large", "ours", "loop")
+            targets.append((f"{name.upper()}: ours to the loop, at least", least, ratio, ratio >= least))
+    if found.has("w1", "large"):
+        documented, memory = found.ratio("w1", "large", "ours", "documented"), found.memory_ratio()
+        two, start = found.two_workers(), found.start_up_seconds()
+        targets += [
+            ("W1: ours to the documented way, at least", 4, documented, documented >= 4),
+            ("W1: peak memory at ten times the rows to that at one, at most", 1.1, memory, memory <= 1.1),
+            ("W1: two workers to one once they are up, at least", 1.6, two, two >= 1.6),
+            ("ten rows end to end beyond importing Beam and TensorFlow, seconds, at most", 2, start, start <= 2),
+        ]
+    lines = ["## Targets", "", "| what | target | measured | |", "|---|--:|--:|---|"]
+    lines += [f"| {what} | {target:g} | {value:.2f} | {'met' if met else 'missed'} |" for what, target, value, met in targets]
+    return [*lines, "", *_how(found)]
+
+
+def _how(found: Measurements) -> list[str]:
+    if not found.has("w1", "large"):
+        return []
+    documented, ours = (found.each("w1", "large", way)[0].rows for way in ("documented", "ours"))
+    note = (
+        "Once they are up: the time for ten rows, in which the worker processes start, import and load the model, is taken off the time "
+        "for all rows, with one process and with two, and what is left is compared."
+    )
+    if documented < ours:
+        note += f" The documented way was measured on the first {documented:,} of W1's {ours:,} rows, since it takes so long."
+    return [note]
