@@ -1,22 +1,23 @@
-"""Files and folders by path, local or ``gs://``, through Beam's FileSystems.
+"""Files and folders by path, local or ``gs://``.
 
-Beam takes every path for a pattern, so that a file called ``rows [1].jsonl`` can't be found; here a path that exists
-is itself, and only one that does not is a pattern.
+A path that exists is itself, also when it holds ``*``, ``?`` or brackets; only one that does not is a pattern.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import glob
 import os
 import re
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
-from apache_beam.io.filesystems import FileSystems
+from transforms import gcs
 
 GLOB_CHARACTERS = re.compile(r"[*?\[]")
+HIDDEN = re.compile(r"(^|/)[_.]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,71 +42,93 @@ def join(folder: str, *names: str) -> str:
 def match(pattern: str) -> Iterator[FoundFile]:
     """Gives the files that ``pattern`` names: a file, the files below a folder, or those a glob matches.
 
-    Inside a folder, names that begin with ``_`` or ``.`` are passed over, as Hadoop and Beam's readers do.
+    Inside a folder, names that begin with ``_`` or ``.`` are passed over, as Hadoop and Beam's readers do. In a glob ``*``
+    and ``?`` stay in their folder, ``**`` is any number of folders, and only a dot written as such matches a leading dot.
     """
     path = pattern.rstrip("/") if len(pattern) > 1 else pattern
     if is_remote(path):
         yield from _match_remote(path)
-        return
-    if os.path.isfile(path):
-        yield FoundFile(path, os.path.getsize(path), os.path.basename(path), os.path.getmtime(path))
+    elif os.path.isfile(path):
+        yield _local(path, os.path.basename(path))
     elif os.path.isdir(path):
         yield from _below(path)
     elif GLOB_CHARACTERS.search(path):
         fixed = _fixed_part(path)
         for found in sorted(glob.iglob(path, recursive=True)):
             if os.path.isfile(found):
-                yield FoundFile(found, os.path.getsize(found), os.path.relpath(found, fixed or "."), os.path.getmtime(found))
+                yield _local(found, os.path.relpath(found, fixed or "."))
+
+
+def _local(path: str, relative: str) -> FoundFile:
+    return FoundFile(path, os.path.getsize(path), relative, os.path.getmtime(path))
 
 
 def _below(folder: str) -> Iterator[FoundFile]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(("_", ".")))
         for name in sorted(names):
-            if name.startswith(("_", ".")):
-                continue
-            path = os.path.join(parent, name)
-            yield FoundFile(path, os.path.getsize(path), os.path.relpath(path, folder), os.path.getmtime(path))
+            if not name.startswith(("_", ".")):
+                path = os.path.join(parent, name)
+                yield _local(path, os.path.relpath(path, folder))
 
 
 def _fixed_part(pattern: str) -> str:
     return os.path.dirname(GLOB_CHARACTERS.split(pattern, maxsplit=1)[0])
 
 
+def _remote(found: gcs.Object, folder: str) -> FoundFile:
+    return FoundFile(found.path, found.size_bytes, found.path[len(folder) :].lstrip("/"), found.updated)
+
+
 def _match_remote(path: str) -> Iterator[FoundFile]:
-    literal = list(_remote(glob.escape(path)))
-    if literal:
-        yield from (FoundFile(f.path, f.size_in_bytes, os.path.basename(f.path), _updated(f)) for f in literal)
+    """Lists once what can match, page by page: a folder of a million objects is not held in memory."""
+    itself = gcs.find(path)
+    if itself is not None:
+        yield _remote(itself, os.path.dirname(path))
         return
     below = False
-    for found in sorted(_remote(glob.escape(path) + "/**"), key=lambda f: f.path):
+    for found in gcs.list_prefix(path + "/"):
         below = True
-        relative = found.path[len(path) + 1 :]
-        if relative and not relative.endswith("/") and not re.search(r"(^|/)[_.]", relative):
-            yield FoundFile(found.path, found.size_in_bytes, relative, _updated(found))
-    if not below and GLOB_CHARACTERS.search(path):
-        fixed = _fixed_part(path)
-        for found in sorted(_remote(path), key=lambda f: f.path):
-            if not found.path.endswith("/"):
-                yield FoundFile(found.path, found.size_in_bytes, found.path[len(fixed) :].lstrip("/"), _updated(found))
+        file = _remote(found, path)
+        if not HIDDEN.search(file.relative):
+            yield file
+    if below or not GLOB_CHARACTERS.search(path):
+        return
+    fixed = _fixed_part(path)
+    segments = _pattern_segments(path)
+    for found in gcs.list_prefix(GLOB_CHARACTERS.split(path, maxsplit=1)[0]):
+        if _matches(segments, found.path.split("/")):
+            yield _remote(found, fixed)
 
 
-def _remote(pattern: str) -> list[Any]:
-    return FileSystems.match([pattern])[0].metadata_list
+def _pattern_segments(pattern: str) -> list[str]:
+    """Cuts a pattern at its slashes; ``**.jsonl``, which Cloud Storage's tools know, is ``**/*.jsonl``."""
+    segments: list[str] = []
+    for segment in pattern.split("/"):
+        if segment.startswith("**") and segment != "**":
+            segments += ["**", segment[1:]]
+        else:
+            segments.append(segment)
+    return segments
 
 
-def _updated(metadata: object) -> float:
-    return float(getattr(metadata, "last_updated_in_seconds", 0) or 0)
+def _matches(segments: Sequence[str], names: Sequence[str]) -> bool:
+    """Matches a path's names as ``glob.glob(recursive=True)`` would."""
+    if not segments or not names:
+        return not names and all(segment == "**" for segment in segments)
+    hidden = names[0].startswith(".") and not segments[0].startswith(".")
+    if segments[0] == "**":
+        return _matches(segments[1:], names) or (not hidden and _matches(segments, names[1:]))
+    return not hidden and fnmatch.fnmatchcase(names[0], segments[0]) and _matches(segments[1:], names[1:])
 
 
 def list_folder(folder: str) -> list[FoundFile]:
     """Gives every file below ``folder``, hidden ones too; an empty list when there is none."""
     folder = folder.rstrip("/")
     if is_remote(folder):
-        found = _remote(glob.escape(folder) + "/**")
-        return [FoundFile(f.path, f.size_in_bytes, f.path[len(folder) + 1 :], _updated(f)) for f in found if not f.path.endswith("/")]
+        return [_remote(found, folder) for found in gcs.list_prefix(folder + "/")]
     return [
-        FoundFile(path, os.path.getsize(path), os.path.relpath(path, folder), os.path.getmtime(path))
+        _local(path, os.path.relpath(path, folder))
         for parent, _, names in os.walk(folder)
         for path in (os.path.join(parent, name) for name in sorted(names))
     ]
@@ -114,39 +137,39 @@ def list_folder(folder: str) -> list[FoundFile]:
 def list_children(folder: str) -> list[str]:
     """Gives the names directly inside ``folder``, files and folders, sorted."""
     if is_remote(folder):
-        return sorted({found.relative.split("/", 1)[0] for found in list_folder(folder)})
+        return gcs.list_names(folder)
     return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
 def exists(path: str) -> bool:
     """Whether ``path`` is a file."""
-    return FileSystems.exists(path) if is_remote(path) else os.path.isfile(path)
+    return gcs.find(path) is not None if is_remote(path) else os.path.isfile(path)
 
 
 def read_bytes(path: str) -> bytes:
-    with open_raw(path) as stream:
+    if is_remote(path):
+        return gcs.read(path)
+    with open(path, "rb") as stream:
         return stream.read()
 
 
 def open_raw(path: str) -> BinaryIO:
     """Opens ``path`` for reading its bytes as they are, compressed or not."""
-    if not is_remote(path):
-        return open(path, "rb")
-    return FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED)
+    return gcs.open_reader(path) if is_remote(path) else open(path, "rb")
 
 
 def create(path: str) -> BinaryIO:
     """Opens ``path`` for writing, making its folder where the file system has folders."""
-    if not is_remote(path):
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    return FileSystems.create(path, mime_type="application/octet-stream", compression_type=CompressionTypes.UNCOMPRESSED)
+    if is_remote(path):
+        return gcs.open_writer(path)
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    return open(path, "wb")
 
 
 def write_bytes(path: str, content: bytes) -> None:
     """Writes a small file so that it is there whole or not at all."""
-    if is_remote(path):  # an object appears when its upload is finished
-        with create(path) as stream:
-            stream.write(content)
+    if is_remote(path):
+        gcs.write(path, content)
         return
     temporary = f"{path}.{os.getpid()}.tmp"
     with create(temporary) as stream:
@@ -156,30 +179,27 @@ def write_bytes(path: str, content: bytes) -> None:
 
 def rename(pairs: list[tuple[str, str]]) -> None:
     """Renames files over what stands at their destination."""
+    gcs.rename([pair for pair in pairs if is_remote(pair[1])])
     for source, destination in pairs:
         if not is_remote(destination):
             os.makedirs(os.path.dirname(destination) or ".", exist_ok=True)
-    for start in range(0, len(pairs), 100):
-        some = pairs[start : start + 100]
-        FileSystems.rename([source for source, _ in some], [destination for _, destination in some])
+            os.replace(source, destination)
 
 
 def delete(paths: list[str]) -> None:
     """Deletes files; one that is gone already is no error."""
-    for start in range(0, len(paths), 100):
-        try:
-            FileSystems.delete(paths[start : start + 100])
-        except BeamIOError:
-            left = [path for path in paths[start : start + 100] if exists(path)]
-            if left:
-                raise
+    gcs.delete([path for path in paths if is_remote(path)])
+    for path in paths:
+        if not is_remote(path):
+            try:
+                os.remove(path)
+            except FileNotFoundError:
+                pass
 
 
 def delete_folder(folder: str) -> None:
     """Deletes everything below ``folder`` and the folder."""
     if is_remote(folder):
-        delete([found.path for found in list_folder(folder)])
+        gcs.delete([found.path for found in gcs.list_prefix(folder.rstrip("/") + "/")])
     elif os.path.isdir(folder):
-        import shutil
-
         shutil.rmtree(folder, ignore_errors=True)
