@@ -94,7 +94,7 @@ def test_an_output_without_a_row_an_instance_fails_its_rows(models: Models) -> N
 
 
 def test_an_output_of_constant_length_is_the_models_failure(models: Models) -> None:
-    with pytest.raises(ModelError, match="output 'y' .* gave 3 rows for 2 instances"):
+    with pytest.raises(ModelError, match=r"output 'y' .* gave 3 rows for 2 instances"):
         load(models.get("constant"))
 
 
