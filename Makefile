@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench lock readme clean
+.PHONY: help setup demo test check bench docs lock clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,8 +34,8 @@ check: setup  ## format, lint and types
 bench: setup  ## measure against the hand-written loop and Beam's documented way; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.run
 
-readme: setup  ## write the generated tables into README.md and docs/
-	$(BIN)/python -m pipeline.document
+docs: setup  ## write the generated tables into README.md and docs/
+	$(BIN)/python docs/generate.py
 
 lock: setup  ## resolve the dependencies anew
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml -o requirements.lock

@@ -1,0 +1,70 @@
+"""The documents say what the code does: generated tables are as generated, and the README's commands run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from saved_models import Models
+
+from pipeline.main import main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/formats.md"])
+def test_tables_are_as_generated(name: str) -> None:
+    module = generator()
+    assert (ROOT / name).read_text(encoding="utf-8") == module.generate(name), "run 'make docs'"
+    assert "|---|" in module.generate(name)
+
+
+def shell_lines() -> list[str]:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    text = "".join(blocks).replace("\\\n", " ")
+    return [line.split("#")[0].strip() for line in text.splitlines() if line.strip()]
+
+
+def test_the_readmes_runs_run(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As written, in a folder that has what ``make demo`` makes there (with another model, of one input)."""
+    runs = [line for line in shell_lines() if "nightshift run" in line]
+    assert len(runs) >= 2
+    (tmp_path / "demo" / "data").mkdir(parents=True)
+    (tmp_path / "demo" / "model").symlink_to(models.get("half_plus_two"))
+    (tmp_path / "demo" / "data" / "part-0.jsonl").write_text('{"id": "a", "x": 1}\n{"id": "b", "x": 2}\n')
+    monkeypatch.chdir(tmp_path)
+    for line in runs:
+        program, command, *flags = shlex.split(line)
+        assert program == ".venv/bin/nightshift"
+        assert main([command, *flags]) == 0
+        rows = [json.loads(row) for row in (tmp_path / "out" / "prediction.results-00000-of-00001").read_text().splitlines()]
+        assert rows == [{"key": "a", "prediction": 2.5}, {"key": "b", "prediction": 3.0}]
+
+
+def test_the_makes_verbs_are_there() -> None:
+    verbs = {line.split()[1] for line in shell_lines() if line.startswith("make ")}
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {"demo", "test"} <= verbs
+    for verb in verbs | {"setup", "check", "bench"}:
+        assert f"make {verb} " in listed
+
+
+def test_links_lead_somewhere() -> None:
+    for document in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name} → {target}"
