@@ -5,15 +5,19 @@ from __future__ import annotations
 import bz2
 import dataclasses
 import gzip
+import io
 import zlib
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
+
+from backports import zstd
 
 from transforms import files
 from transforms.elements import FileRange
 
 BLOCK_BYTES = 4 << 20
 MAX_ROW_BYTES = 256 << 20
+TOO_LONG_KEPT_BYTES = 1024
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 COMPRESSIONS = {"gz": "gzip", "bz2": "bzip2", "zst": "zstd"}
 
@@ -46,19 +50,51 @@ def _open(piece: FileRange) -> IO[bytes]:
     if compression == "gzip":
         return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
     if compression == "bzip2":
-        return bz2.BZ2File(raw)
+        return io.BufferedReader(_Bzip2Stream(raw))
     if compression == "zstd":
-        from backports import zstd
-
         return zstd.ZstdFile(raw)  # type: ignore[return-value]
     return raw
+
+
+class _Bzip2Stream(io.RawIOBase):
+    """Bytes of a bzip2 file of one or more streams.
+
+    Not ``bz2.BZ2File``: where a second stream does not begin well, it takes what is left for padding and ends without a word.
+    """
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._decompressor = bz2.BZ2Decompressor()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            packed = b""
+            if self._decompressor.needs_input or self._decompressor.eof:
+                packed = self._decompressor.unused_data or self._raw.read(64 << 10)
+                if not packed:
+                    if self._decompressor.eof:
+                        return 0
+                    raise EOFError("the compressed file ends before its end-of-stream marker")
+            if self._decompressor.eof:
+                self._decompressor = bz2.BZ2Decompressor()
+            data = self._decompressor.decompress(packed, len(buffer))
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 def read_blocks(piece: FileRange) -> Iterator[Block]:
     """Gives the lines that begin in ``[piece.start, piece.stop)``, in blocks of about ``BLOCK_BYTES``.
 
     A line belongs to the range that holds its first byte. A byte order mark at the file's beginning is left out.
-    A line longer than ``MAX_ROW_BYTES`` comes as a block of its own that holds its beginning, ``too_long``.
+    A line longer than ``MAX_ROW_BYTES`` (give or take a block) comes as a block of its own that holds its beginning, ``too_long``.
 
     Raises:
       DamagedFileError: after all whole lines before the damage were given.
@@ -83,7 +119,7 @@ class _Cursor:
             try:
                 # Not read(): it would throw away what it has when the damage comes before ``count`` bytes are there.
                 data = self.stream.read1(count)  # type: ignore[attr-defined]
-            except (EOFError, zlib.error, OSError, ValueError) as error:
+            except (EOFError, zlib.error, zstd.ZstdError, OSError) as error:
                 if not _is_damage(error):
                     raise
                 self.damage = DamagedFileError(self.offset, f"{type(error).__name__}: {error}")
@@ -100,9 +136,7 @@ class _Cursor:
 
 def _is_damage(error: Exception) -> bool:
     """Tells a damaged file from a storage that does not answer, which the engine retries."""
-    if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
-        return True
-    if type(error).__name__ == "ZstdError":
+    if isinstance(error, EOFError | zlib.error | zstd.ZstdError | gzip.BadGzipFile):
         return True
     return isinstance(error, OSError) and error.errno is None and "data" in str(error).lower()
 
@@ -113,24 +147,25 @@ def _blocks(cursor: _Cursor, piece: FileRange) -> Iterator[Block]:
         cursor.stream.seek(piece.start - 1)
         cursor.offset = piece.start - 1
         parts = [_skip_line(cursor)]
-    start = cursor.offset - sum(map(len, parts))
-    while piece.stop is None or start < piece.stop:
-        data = cursor.read(BLOCK_BYTES)
-        if cursor.offset == len(data) and data.startswith(BYTE_ORDER_MARK):
-            start, data = len(BYTE_ORDER_MARK), data[len(BYTE_ORDER_MARK) :]
+    start, stop = cursor.offset - sum(map(len, parts)), piece.stop
+    while stop is None or start < stop:
+        data = parts.pop() if len(parts) == 1 and b"\n" in parts[0] else cursor.read(BLOCK_BYTES)
         if not data:
             if any(parts):
-                yield Block(start, _owned(b"".join(parts), start, piece.stop))
+                yield Block(start, _owned(b"".join(parts), start, stop))
             return
+        if cursor.offset == len(data) and data.startswith(BYTE_ORDER_MARK):
+            start, data = len(BYTE_ORDER_MARK), data[len(BYTE_ORDER_MARK) :]
+            stop = None if stop is None else max(stop, start + 1)  # the first line belongs to the range with the file's first byte
         whole = data.rfind(b"\n") + 1
         if whole:
             block = b"".join((*parts, data[:whole]))
-            yield Block(start, _owned(block, start, piece.stop))
+            yield Block(start, _owned(block, start, stop))
             start, parts = start + len(block), [data[whole:]]
             continue
         parts.append(data)
         if cursor.offset - start > MAX_ROW_BYTES:
-            yield Block(start, b"".join(parts)[:1024], too_long=True)
+            yield Block(start, b"".join(parts)[:TOO_LONG_KEPT_BYTES], too_long=True)
             parts = [_skip_line(cursor)]
             start = cursor.offset - len(parts[0])
 
