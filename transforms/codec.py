@@ -6,8 +6,6 @@ Two ways lead to the same columns. ``json_type`` is the type a whole block of ro
 
 from __future__ import annotations
 
-import base64
-import binascii
 import dataclasses
 import functools
 import itertools
@@ -23,11 +21,21 @@ import numpy as np
 from transforms.codes import Code, RowError
 from transforms.signature import Shape, Signature, TensorSpec
 
+# NumPy's arrays have at most 64 dimensions, and a column one more than a row.
+MAX_DEPTH = 63
+
 
 class B64(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """``{"b64": "..."}``: bytes in JSON, as TensorFlow Serving's REST API writes them."""
 
     b64: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class TooLarge:
+    """A number in JSON beyond a double, or an integer of thousands of digits: no dtype holds it."""
+
+    text: str
 
 
 @dataclasses.dataclass
@@ -112,7 +120,7 @@ def make_column(values: Sequence[Any], signature: Signature, spec: TensorSpec) -
     if spec.dtype.startswith("complex") and shape is not None:
         shape = (*shape, 2)
     if shape is None or None in shape:
-        return _open_column(values, spec)
+        return _open_column(values, spec, shapes)
     dims = tuple(dim or 0 for dim in shape)
     if _is_ones(dims) and not spec.dtype.startswith("complex"):
         values = [_wrap(value, len(dims)) for value in values]
@@ -144,10 +152,10 @@ def _fill(flat: Iterable[Any], count: int, dtype: str) -> np.ndarray:
         array = np.empty(count, object)
         array[:] = [value.b64 if type(value) is B64 else value for value in flat]
         return array
-    if dtype.startswith("complex"):
-        return np.fromiter(flat, np.float64 if dtype == "complex128" else np.float32, count)
     target = numpy_dtype(dtype)
     with np.errstate(over="ignore"):
+        if dtype.startswith("complex"):
+            return np.fromiter(flat, np.float64 if dtype == "complex128" else np.float32, count)
         if target.kind in "biufc":
             return np.fromiter(flat, target, count)
         if "int" in dtype:
@@ -160,9 +168,7 @@ def _as_complex(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _out_of_range(spec: TensorSpec, found: Any) -> RowError:
-    text = str(found)
-    text = text if len(text) <= 40 else text[:37] + "…"
-    return RowError(Code.OUT_OF_RANGE, f"input {spec.name!r}: {text} does not fit {spec.dtype}")
+    return RowError(Code.OUT_OF_RANGE, f"input {spec.name!r}: {_short(str(found))} does not fit {spec.dtype}")
 
 
 def _overflowed(array: np.ndarray, values: Sequence[Any], spec: TensorSpec) -> dict[int, RowError]:
@@ -174,6 +180,12 @@ def _overflowed(array: np.ndarray, values: Sequence[Any], spec: TensorSpec) -> d
         return {}
     rows = np.flatnonzero(~finite.reshape(len(array), -1).all(axis=1))
     return {int(row): _out_of_range(spec, _largest(values[int(row)])) for row in rows}
+
+
+def _misfit(flat: Sequence[Any], dtype: str) -> Any:
+    """The first integer outside the bounds of ``dtype``."""
+    low, high = _integer_bounds(dtype) or (0, 0)
+    return next((value for value in flat if not low <= value <= high), None)
 
 
 def _largest(value: Any) -> Any:
@@ -197,19 +209,19 @@ def _column_by_row(values: Sequence[Any], spec: TensorSpec, dims: tuple[int, ...
         try:
             rows.append(_fill(flat, len(flat), spec.dtype).reshape(dims))
         except OverflowError:
-            errors[number] = _out_of_range(spec, _largest(value))
+            errors[number] = _out_of_range(spec, _misfit(flat, spec.dtype))
             rows.append(np.zeros(dims, numpy_dtype(spec.dtype)))
     array = np.stack(rows)
     return array, errors | _overflowed(array, values, spec)
 
 
-def _open_column(values: Sequence[Any], spec: TensorSpec) -> tuple[Column, dict[int, RowError]]:
+def _open_column(values: Sequence[Any], spec: TensorSpec, shapes: tuple[Shape, ...]) -> tuple[Column, dict[int, RowError]]:
     """A column whose row shape the signature leaves open: dense when all rows agree, else ragged."""
     rows: list[np.ndarray] = []
     errors: dict[int, RowError] = {}
     for number, value in enumerate(values):
         try:
-            rows.append(_row_array(value, spec))
+            rows.append(_row_array(value, spec, shapes))
         except RowError as error:
             errors[number] = error
             rows.append(np.zeros((), numpy_dtype(spec.dtype)))
@@ -221,19 +233,21 @@ def _open_column(values: Sequence[Any], spec: TensorSpec) -> tuple[Column, dict[
     return np.stack([blank if number in errors else row for number, row in enumerate(rows)]), errors
 
 
-def _row_array(value: Any, spec: TensorSpec) -> np.ndarray:
+def _row_array(value: Any, spec: TensorSpec, shapes: tuple[Shape, ...]) -> np.ndarray:
     shape = list(_regular_shape(value, spec.name))
-    if spec.dtype.startswith("complex"):
-        if not shape or shape[-1] != 2:
-            raise RowError(Code.WRONG_SHAPE, f"input {spec.name!r}: a complex number is a list of two numbers")
+    if 0 in shape:  # an empty list says nothing of the dimensions inside it
+        full = [_full(one, spec.dtype) for one in shapes if one is not None and _has_shape(value, _full(one, spec.dtype))]
+        inner = full[0][len(shape) :] if full else (2,) if spec.dtype.startswith("complex") else ()
+        shape += [dim or 0 for dim in inner]
+    if spec.dtype.startswith("complex") and (not shape or shape[-1] != 2):
+        raise RowError(Code.WRONG_SHAPE, f"input {spec.name!r}: a complex number is a list of two numbers")
+    if len(shape) > MAX_DEPTH:
+        raise RowError(Code.WRONG_SHAPE, f"input {spec.name!r}: lists are nested {len(shape)} deep; at most {MAX_DEPTH} is possible")
     flat = list(_flatten(value))
-    known = spec.shape or ()
-    if 0 in shape and len(shape) < len(known) - 1:  # an empty list says nothing of the dimensions inside it
-        shape += [dim or 0 for dim in known[1 + len(shape) :]]
     try:
         array = _fill(flat, len(flat), spec.dtype).reshape(shape)
     except OverflowError:
-        raise _out_of_range(spec, _largest(value)) from None
+        raise _out_of_range(spec, _misfit(flat, spec.dtype)) from None
     overflow = _overflowed(array.reshape(1, -1), [value], spec)
     if overflow:
         raise overflow[0]
@@ -260,32 +274,35 @@ def normalize(value: Any, signature: Signature, spec: TensorSpec) -> Any:
     """
     shapes = signature.row_shapes(spec)
     check = _scalar_check(spec)
-    depth = _depth(value)
+    depth, is_empty = _depth(value)
     if spec.dtype.startswith("complex"):
         depth -= 1
-    fitting = [shape for shape in shapes if shape is None or len(shape) == depth]
+    fitting = [shape for shape in shapes if shape is None or len(shape) == depth or (is_empty and len(shape) > depth)]
     if not fitting and depth == 0 and _is_ones(shapes[0]):
         value, fitting = _wrap(value, len(shapes[0] or ())), [shapes[0]]
     if not fitting:
         _check_scalars(value, check)
         raise _wrong_shape(spec, shapes, value)
     checked = _check_scalars(value, check)
-    shape = fitting[0]
-    if shape is not None:
-        full = (*shape, 2) if spec.dtype.startswith("complex") else shape
-        if not _has_shape(checked, full):
-            raise _wrong_shape(spec, shapes, value)
+    if not any(shape is None or _has_shape(checked, _full(shape, spec.dtype)) for shape in fitting):
+        raise _wrong_shape(spec, shapes, value)
     return checked
 
 
-def _depth(value: Any) -> int:
+def _full(shape: tuple[int | None, ...], dtype: str) -> tuple[int | None, ...]:
+    """The shape in JSON, where a complex number is a list of two."""
+    return (*shape, 2) if dtype.startswith("complex") else shape
+
+
+def _depth(value: Any) -> tuple[int, bool]:
+    """How deep lists stand in each other, and whether that ends at an empty one, so that it could be deeper."""
     depth = 0
     while isinstance(value, list):
         depth += 1
         if not value:
-            break
+            return depth, True
         value = value[0]
-    return depth
+    return depth, False
 
 
 def _has_shape(value: Any, shape: tuple[int | None, ...]) -> bool:
@@ -305,9 +322,15 @@ def _check_scalars(value: Any, check: Callable[[Any], Any]) -> Any:
 def _describe(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, TooLarge):
+        return f"a number ({_short(value.text)})"
     kinds = {bool: "a boolean", int: "an integer", float: "a float", str: "a string", dict: "an object", list: "a list"}
     text = msgspec.json.encode(value).decode("utf-8", "replace")
-    return f"{kinds.get(type(value), 'a value')} ({text if len(text) <= 40 else text[:37] + '…'})"
+    return f"{kinds.get(type(value), 'a value')} ({_short(text)})"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "…"
 
 
 def _wrong_shape(spec: TensorSpec, shapes: tuple[Shape, ...], value: Any) -> RowError:
@@ -338,9 +361,9 @@ def _scalar_check(spec: TensorSpec) -> Callable[[Any], Any]:
             return value
         if isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str):
             try:
-                return B64(base64.b64decode(value["b64"], validate=True))
-            except (binascii.Error, ValueError) as error:
-                raise RowError(Code.BAD_BASE64, f"input {spec.name!r}: {error}") from None
+                return msgspec.convert(value, B64)
+            except msgspec.ValidationError:
+                raise RowError(Code.BAD_BASE64, f"input {spec.name!r}: expected base64 in b64, found {_describe(value['b64'])}") from None
         raise refuse(value)
 
     def check_bool(value: Any) -> Any:
@@ -349,6 +372,8 @@ def _scalar_check(spec: TensorSpec) -> Callable[[Any], Any]:
         raise refuse(value)
 
     def check_integer(value: Any) -> Any:
+        if isinstance(value, TooLarge):
+            raise _out_of_range(spec, value.text)
         if not isinstance(value, int) or isinstance(value, bool):
             raise refuse(value)
         assert bounds is not None
@@ -357,6 +382,8 @@ def _scalar_check(spec: TensorSpec) -> Callable[[Any], Any]:
         return value
 
     def check_float(value: Any) -> Any:
+        if isinstance(value, TooLarge):
+            raise _out_of_range(spec, value.text)
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise refuse(value)
         try:

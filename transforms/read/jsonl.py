@@ -10,15 +10,14 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 
 from transforms import codec
 from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch, RowTexts, row_as_json
-from transforms.keys import make_keys, take_key, take_keys
-from transforms.read.blocks import Block
+from transforms.keys import make_key, make_keys, take_key, take_keys
+from transforms.read.blocks import MAX_ROW_BYTES, Block
 from transforms.read.row import RowReader, RowSpec
 
 # Tensors of one batch, in and out, as far as the signature tells; rows beyond it wait for the next batch.
@@ -43,12 +42,14 @@ class LineParser:
         self.spec = spec
         self.row_reader = RowReader(spec)
         self.max_rows = max(1, BATCH_TENSOR_BYTES // max(1, spec.signature.row_bytes))
-        self.struct_decoder = self.row_reader.struct_decoder
-        self.bare_decoder = self.row_reader.bare_decoder
 
     def parse(self, block: Block, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
         """Gives the batches of ``block``: every line that is not blank is in one of them, as instance or failed row."""
-        starts, stops = find_lines(block.data)
+        if block.too_long:
+            whole = RowTexts(block.data, np.array([0]), np.array([len(block.data)]))
+            yield self._batch(block, whole, piece, order)
+            return
+        starts, stops = find_lines(block.data, keep_space=self.spec.lone_string is not None)
         for first in range(0, len(starts), self.max_rows):
             some = slice(first, first + self.max_rows)
             texts = RowTexts(block.data, starts[some], stops[some])
@@ -65,11 +66,14 @@ class LineParser:
         def fail(line: int, error: RowError, key: bytes = b"") -> None:
             offset = block.offset + int(texts.starts[line])
             instance = row_as_json(texts[line])
+            if not self.spec.key_fields:
+                key = make_key(piece.path, offset)
             failed[line] = FailedRow(key, piece.path, offset, error.stage, error.code, error.message, instance)
 
         if block.too_long:
-            fail(0, RowError(Code.ROW_TOO_LONG, "the row is longer than 256 MiB; its first bytes are kept as the instance"))
-            parsed = _Parsed(np.empty(0, np.int64), {s.name: [] for s in self.spec.signature.inputs}, {})
+            message = f"the row is longer than {MAX_ROW_BYTES >> 20} MiB; its first bytes are kept as the instance"
+            fail(0, RowError(Code.ROW_TOO_LONG, message))
+            parsed = self._parse_lines(texts.take(np.empty(0, np.int64)), fail)
         else:
             parsed = self._parse_block(texts) or self._parse_lines(texts, fail)
         offsets = block.offset + texts.starts[parsed.lines]
@@ -129,21 +133,8 @@ class LineParser:
         first = int(opening[0])
         if first not in CLOSING or (opening != first).any() or (closing != CLOSING[first]).any():
             return None
-        data = texts.data[texts.starts[0] : texts.stops[-1]]
-        decoder = self.struct_decoder if first == ord("{") else self.bare_decoder
-        if decoder is None or not _is_utf8(data):
-            return None
-        try:
-            rows = decoder.decode_lines(data)
-            if len(rows) != len(texts):
-                return None
-            if decoder is self.bare_decoder:
-                (lone,) = self.spec.signature.inputs
-                return _Parsed(np.arange(len(rows)), {lone.name: self.row_reader.normalized(rows, lone)}, {})
-            values, tokens = self.row_reader.columns(rows, data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RowError):
-            return None
-        return _Parsed(np.arange(len(rows)), values, tokens)
+        parsed = self.row_reader.parse_typed(texts.data[texts.starts[0] : texts.stops[-1]], len(texts))
+        return None if parsed is None else _Parsed(np.arange(len(texts)), *parsed)
 
     def _parse_lines(self, texts: RowTexts, fail: Any) -> _Parsed:
         names = [spec.name for spec in self.spec.signature.inputs]
@@ -164,8 +155,11 @@ class LineParser:
         return _Parsed(np.array(lines, np.int64), dict(values), dict(tokens))
 
 
-def find_lines(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Gives where the lines of ``data`` start and stop, without line ends, surrounding space and blank lines."""
+def find_lines(data: bytes, keep_space: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Gives where the lines of ``data`` start and stop, without line ends and blank lines.
+
+    Also without the space around them, unless it is kept for a model that takes a line as it stands.
+    """
     view = np.frombuffer(data, np.uint8)
     stops = np.flatnonzero(view == NEWLINE)
     if not len(data) or data[-1] != NEWLINE:
@@ -176,6 +170,9 @@ def find_lines(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     stops = stops - (view[stops - 1] == RETURN)
     filled = stops > starts
     starts, stops = starts[filled], stops[filled]
+    lines = starts, stops = starts.astype(np.int64), stops.astype(np.int64)
+    if keep_space:
+        starts, stops = starts.copy(), stops.copy()
     blank = np.isin(view[starts], (SPACE, TAB, RETURN)) | np.isin(view[stops - 1], (SPACE, TAB, RETURN))
     for line in np.flatnonzero(blank):
         text = data[starts[line] : stops[line]]
@@ -183,15 +180,7 @@ def find_lines(data: bytes) -> tuple[np.ndarray, np.ndarray]:
         starts[line] += len(text) - len(kept)
         stops[line] = starts[line] + len(kept.rstrip(b" \t\r"))
     filled = stops > starts
-    return starts[filled].astype(np.int64), stops[filled].astype(np.int64)
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+    return (lines[0][filled], lines[1][filled]) if keep_space else (starts[filled], stops[filled])
 
 
 def _texts(name: str, tokens: Sequence[bytes]) -> pa.Array:
