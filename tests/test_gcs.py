@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import tempfile
 
 import numpy as np
 import pytest
@@ -20,6 +21,14 @@ def jsonl(rows):
 def expected(rows):
     y = np.float32(0.5) * np.array([row["x"] for row in rows], np.float32) + np.float32(2)
     return {row["id"]: float(value) for row, value in zip(rows, y, strict=True)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model_copies(tmp_path_factory):
+    """Keeps the copies that workers make of remote models among the files of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("worker")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +172,12 @@ def test_what_is_missing_is_named_before_anything_starts(gcs, model, bucket, cap
     assert next(iter(wrong.values())) in message
     assert len(message) < 300
     assert gcs.list(bucket) == ["rows.jsonl"]
+
+
+def test_object_compressed_by_the_storage_is_refused(gcs, model, bucket, capsys):
+    source = gcs.write(f"{bucket}/rows.jsonl", gzip.compress(jsonl(ROWS)), encoding="gzip", kind="application/json")
+    assert run(model, source, f"{bucket}/out") == 2
+    assert f"{source}: is stored with Content-Encoding: gzip" in capsys.readouterr().err
 
 
 def test_missing_bucket_of_failed_rows_is_named(gcs, model, bucket, capsys):

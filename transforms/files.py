@@ -17,7 +17,7 @@ from typing import BinaryIO
 from transforms import gcs
 
 GLOB_CHARACTERS = re.compile(r"[*?\[]")
-HIDDEN = re.compile(r"(^|/)[_.]")
+HIDDEN = re.compile(r"/[_.]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,25 +80,35 @@ def _remote(found: gcs.Object, folder: str) -> FoundFile:
     return FoundFile(found.path, found.size_bytes, found.path[len(folder) :].lstrip("/"), found.updated)
 
 
+def _readable(found: gcs.Object, folder: str) -> FoundFile:
+    """Gives an object that is to be read, refusing one that is compressed without saying so in its name.
+
+    Cloud Storage unpacks such an object on the way, and then neither its size nor ranges of it can be had
+    (https://cloud.google.com/storage/docs/transcoding).
+    """
+    if found.encoding == "gzip" and not found.path.lower().endswith(".gz"):
+        raise gcs.StorageError(found.path, "is stored with Content-Encoding: gzip; rename it to end in .gz, or upload it uncompressed")
+    return _remote(found, folder)
+
+
 def _match_remote(path: str) -> Iterator[FoundFile]:
     """Lists once what can match, page by page: a folder of a million objects is not held in memory."""
     itself = gcs.find(path)
     if itself is not None:
-        yield _remote(itself, os.path.dirname(path))
+        yield _readable(itself, os.path.dirname(path))
         return
     below = False
     for found in gcs.list_prefix(path + "/"):
         below = True
-        file = _remote(found, path)
-        if not HIDDEN.search(file.relative):
-            yield file
+        if not HIDDEN.search(found.path[len(path) :]):
+            yield _readable(found, path)
     if below or not GLOB_CHARACTERS.search(path):
         return
     fixed = _fixed_part(path)
     segments = _pattern_segments(path)
     for found in gcs.list_prefix(GLOB_CHARACTERS.split(path, maxsplit=1)[0]):
         if _matches(segments, found.path.split("/")):
-            yield _remote(found, fixed)
+            yield _readable(found, fixed)
 
 
 def _pattern_segments(pattern: str) -> list[str]:

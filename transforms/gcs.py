@@ -47,11 +47,12 @@ class StorageError(OSError):
 
 
 class Object(NamedTuple):
-    """An object as a listing shows it; ``updated`` in seconds since 1970."""
+    """An object as a listing shows it; ``updated`` in seconds since 1970, ``encoding`` its Content-Encoding."""
 
     path: str
     size_bytes: int
     updated: float
+    encoding: str | None
 
 
 @functools.cache
@@ -115,7 +116,8 @@ def find(path: str) -> Object | None:
 
 def _object(blob: Blob) -> Object:
     updated: datetime.datetime | None = blob.updated
-    return Object(f"{SCHEME}{blob.bucket.name}/{blob.name}", blob.size or 0, updated.timestamp() if updated else 0.0)
+    path = f"{SCHEME}{blob.bucket.name}/{blob.name}"
+    return Object(path, blob.size or 0, updated.timestamp() if updated else 0.0, blob.content_encoding)
 
 
 def list_prefix(prefix: str) -> Iterator[Object]:
@@ -126,7 +128,7 @@ def list_prefix(prefix: str) -> Iterator[Object]:
     bucket, name = split(prefix)
     with _naming(prefix, _no_bucket(prefix)):
         pages = _client().client.list_blobs(
-            bucket, prefix=name, retry=DEFAULT_RETRY, fields="items(bucket,name,size,updated),nextPageToken"
+            bucket, prefix=name, retry=DEFAULT_RETRY, fields="items(bucket,name,size,updated,contentEncoding),nextPageToken"
         )
         for blob in pages:
             if not blob.name.endswith("/"):
