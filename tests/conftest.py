@@ -1,0 +1,3 @@
+"""Fixtures that stand for all tests."""
+
+pytest_plugins = ["gcp_fixtures", "saved_models"]
