@@ -50,6 +50,7 @@ def run(options: Options) -> int:
     """Runs the job that ``options`` describe."""
     _quiet(options.verbose)
     # Only now, when the flags are known to be good: importing Beam takes seconds, TensorFlow more.
+    from apache_beam.io.filesystems import FileSystems
     from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, TypeOptions
 
     from pipeline import preflight
@@ -59,6 +60,7 @@ def run(options: Options) -> int:
     # DirectRunner would first try to download Prism, a runner that needs workers of its own; pipelines that allow
     # "unsafe triggers" stay in this process, and a pipeline without triggers has none to fear.
     beam_options.view_as(TypeOptions).allow_unsafe_triggers = True
+    FileSystems.set_options(beam_options)  # preflight's first look at a bucket decides this process's credentials
     try:
         job, found = preflight.prepare(options, beam_options)
     except preflight.PreflightError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import apache_beam as beam
 import numpy as np
@@ -24,31 +25,23 @@ class _FindEqualHashes(beam.DoFn):
             yield Duplicates(len(equal), tuple(int(value) for value in equal[:LISTED_DUPLICATES]))
 
 
-def _merge(found: Iterable[Duplicates]) -> Duplicates:
-    count = 0
-    hashes: list[int] = []
-    for some in found:
-        count += some.count
-        hashes += some.hashes
-    return Duplicates(count, tuple(sorted(hashes)[:LISTED_DUPLICATES]))
-
-
-def _first_places(places: Iterable[DuplicateKey | tuple[DuplicateKey, ...]]) -> tuple[DuplicateKey, ...]:
-    flat: list[DuplicateKey] = []
-    for place in places:
-        flat += place if isinstance(place, tuple) else (place,)
-    return tuple(sorted(flat)[:LISTED_DUPLICATES])
+def merge(found: Iterable[Duplicates]) -> Duplicates:
+    """Gives the duplicates of all buckets as one; of their hashes, the first."""
+    hashes = sorted(value for some in found for value in some.hashes)
+    return Duplicates(sum(some.count for some in found), tuple(hashes[:LISTED_DUPLICATES]))
 
 
 class _ListDuplicates(beam.DoFn):
     def __init__(self, job: JobSpec) -> None:
         self.job = job
 
-    def process(self, split: Split, duplicates: Duplicates) -> Iterator[DuplicateKey]:
-        if not duplicates.hashes:
-            return
+    def process(self, split: Split, duplicates: Sequence[Duplicates]) -> Iterator[DuplicateKey]:
+        wanted = np.array(merge(duplicates).hashes, np.uint64)
+        if len(wanted):
+            yield from itertools.islice(self._places(split, wanted), LISTED_DUPLICATES)
+
+    def _places(self, split: Split, wanted: np.ndarray) -> Iterator[DuplicateKey]:
         parser = LineParser(row_spec(self.job))
-        wanted = np.array(duplicates.hashes, np.uint64)
         for piece in split.ranges:
             for batch in read_range(parser, piece, split.order):
                 yield from _places(batch, wanted)
@@ -68,8 +61,8 @@ def _places(batch: InstanceBatch, wanted: np.ndarray) -> Iterator[DuplicateKey]:
 class CheckKeys(beam.PTransform):
     """Finds the keys that stand more than once.
 
-    Expects: the ``hashes`` of ReadInstances, and the splits. Gives: the pair of one ``Duplicates`` (empty when all keys
-    are unique) and one tuple of ``DuplicateKey``s, the first thousand places where they stand.
+    Expects: the ``hashes`` of ReadInstances, and the splits. Gives: the pair of ``Duplicates`` (none when all keys are
+    unique) and ``DuplicateKey``s, the places where the first thousand of them stand.
     Guarantees: 64-bit hashes are all that is shuffled; a split is read a second time only when some hashes are equal.
     """
 
@@ -78,12 +71,9 @@ class CheckKeys(beam.PTransform):
 
     def expand(self, hashes: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
         duplicates = (
-            hashes
-            | "GroupHashes" >> beam.GroupByKey()
-            | "FindEqualHashes" >> beam.ParDo(_FindEqualHashes()).with_output_types(Duplicates)
-            | "Merge" >> beam.CombineGlobally(_merge)
+            hashes | "GroupHashes" >> beam.GroupByKey() | "FindEqualHashes" >> beam.ParDo(_FindEqualHashes()).with_output_types(Duplicates)
         )
-        places = self.splits | "ListDuplicates" >> beam.ParDo(
-            _ListDuplicates(self.job), beam.pvalue.AsSingleton(duplicates)
-        ).with_output_types(DuplicateKey)
-        return duplicates, places | "First" >> beam.CombineGlobally(_first_places)
+        places = self.splits | "ListDuplicates" >> beam.ParDo(_ListDuplicates(self.job), beam.pvalue.AsList(duplicates)).with_output_types(
+            DuplicateKey
+        )
+        return duplicates, places

@@ -56,8 +56,7 @@ def _in_place(change: FolderChange) -> None:
         elif not files.exists(destination):
             raise _lost(path, change.folder)
     files.rename(moves)
-    there = [files.join(change.folder, name) for name in sorted(change.removed - {*change.placed, *change.written})]
-    files.delete([path for path in there if files.exists(path)])
+    files.delete([files.join(change.folder, name) for name in sorted(change.removed - {*change.placed, *change.written})])
     for name, content in change.written.items():
         files.write_bytes(files.join(change.folder, name), content)
 

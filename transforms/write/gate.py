@@ -20,7 +20,7 @@ class Accounts:
 
     shards: tuple[Shard, ...]
     counts: tuple[SplitCount, ...]
-    duplicates: Duplicates
+    duplicates: tuple[Duplicates, ...]
     places: tuple[DuplicateKey, ...]
 
     def rows(self, kind: str) -> int:
@@ -29,6 +29,11 @@ class Accounts:
     @property
     def read(self) -> int:
         return sum(count.rows for count in self.counts)
+
+    @property
+    def duplicated(self) -> int:
+        """The number of keys that stand more than once."""
+        return sum(some.count for some in self.duplicates)
 
     @property
     def damaged(self) -> tuple[str, ...]:
@@ -41,9 +46,9 @@ def check_gate(job: JobSpec, accounts: Accounts) -> str | None:
     # A damaged file is a failed row of its own that was never read.
     if read != predicted + failed:
         return f"{read} rows were read, but {predicted} predicted + {failed} failed = {predicted + failed}: rows were lost or doubled"
-    if accounts.duplicates.count and job.key.duplicates == "fail":
+    if accounts.duplicated and job.key.duplicates == "fail":
         first = ", ".join(f"{place.key} ({place.source} at byte {place.offset})" for place in accounts.places[:4])
-        return f"{accounts.duplicates.count} keys stand more than once, such as {first}; correct them or give --duplicate_keys=allow"
+        return f"{accounts.duplicated} keys stand more than once, such as {first}; correct them or give --duplicate_keys=allow"
     collision = _mirrored_twice(accounts) if job.output.layout == "mirror" else None
     if collision:
         return f"--output_layout=mirror would write {collision[0]} for several input files: {', '.join(collision[1][:3])}"

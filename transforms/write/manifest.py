@@ -55,7 +55,7 @@ def make(
         },
         "keys": {
             "fields": list(job.key.fields),
-            "duplicated": accounts.duplicates.count,
+            "duplicated": accounts.duplicated,
             "listed": [dataclasses.asdict(place) for place in accounts.places],
         },
         "model": {

@@ -12,7 +12,7 @@ import msgspec
 
 from transforms import files
 from transforms.elements import Shard, SplitCount
-from transforms.keys import DuplicateKey, Duplicates
+from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs import STAGING, JobSpec
 from transforms.write import manifest
 from transforms.write.commit import SUCCESS, FolderChange, commit
@@ -132,9 +132,14 @@ class _Publish(beam.DoFn):
         self.job = job
 
     def process(
-        self, _: None, shards: Sequence[Shard], counts: Sequence[SplitCount], duplicates: Duplicates, places: tuple[DuplicateKey, ...]
+        self,
+        _: None,
+        shards: Sequence[Shard],
+        counts: Sequence[SplitCount],
+        duplicates: Sequence[Duplicates],
+        places: Sequence[DuplicateKey],
     ) -> Iterator[dict[str, Any]]:
-        accounts = Accounts(tuple(shards), tuple(counts), duplicates, places)
+        accounts = Accounts(tuple(shards), tuple(counts), tuple(duplicates), tuple(sorted(places)[:LISTED_DUPLICATES]))
         yield Publisher(self.job, accounts).publish()
 
 
@@ -160,7 +165,7 @@ class Publish(beam.PTransform):
                 _Publish(self.job),
                 beam.pvalue.AsList(shards),
                 beam.pvalue.AsList(self.counts),
-                beam.pvalue.AsSingleton(self.duplicates),
-                beam.pvalue.AsSingleton(self.places),
+                beam.pvalue.AsList(self.duplicates),
+                beam.pvalue.AsList(self.places),
             )
         )
