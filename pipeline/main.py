@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -96,6 +97,8 @@ def _execute(job: JobSpec, found: InputFound, beam_options: PipelineOptions) -> 
                 return DONE
             result.wait_until_finish()
     except Exception as error:  # whatever an engine raises when a job fails
+        if "KeyboardInterrupt" in str(error):  # the local runner's words for Ctrl-C while a bundle was under way
+            raise KeyboardInterrupt from error
         failure = error
     report = publish.published_by(job)
     if report is None:
@@ -112,6 +115,7 @@ def _remove_staging(job: JobSpec) -> None:
 
     for folder in {job.output.folder, job.output.errors}:
         files.delete_folder(job.staging_in(folder))
+        files.delete_empty(job.staging_in(folder), folder)
 
 
 def _quiet(verbose: bool) -> None:
@@ -127,6 +131,7 @@ def _quiet(verbose: bool) -> None:
 
 def console() -> None:
     """Ends the process with ``main``'s status, not waiting for threads of an engine that was interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is as orderly as Ctrl-C
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()

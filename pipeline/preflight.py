@@ -18,7 +18,7 @@ from transforms import files
 from transforms.model.locate import find_version, read_meta_graphs
 from transforms.read.splits import FormatError, format_of
 from transforms.signature import ModelError, check_outputs, import_tensorflow, select_meta_graph, select_signature
-from transforms.specs import STAGING, JobSpec, ModelSpec, SpecError
+from transforms.specs import JobSpec, ModelSpec, SpecError
 from transforms.write.publish import PUBLISHED, SUCCESS
 
 # Enough to be sure of the formats and to show progress by bytes; more would cost a launcher memory and minutes.
@@ -185,23 +185,14 @@ def _check_output(job: JobSpec) -> None:
             there = [name for name in files.list_children(folder) if PUBLISHED.fullmatch(name) or name == SUCCESS]
             if there:
                 raise PreflightError(f"{folder} holds the results of a run already ({there[0]}), and --write_disposition=empty was given")
+        above = folder if os.path.isdir(folder) else os.path.dirname(folder)
         probe = files.join(job.staging_in(folder), "probe")
         try:
             files.write_bytes(probe, b"")
             files.delete([probe])
         except Exception as error:  # storage clients raise types of their own
             raise PreflightError(f"{folder} can't be written: {_reason(error)}. Check the path and your permissions") from error
-        if not files.is_remote(folder):
-            _remove_empty(job, folder)
-
-
-def _remove_empty(job: JobSpec, folder: str) -> None:
-    """Takes away the folders that the probe made, as far as they are empty."""
-    for path in (job.staging_in(folder), files.join(folder, STAGING, job.run_id), files.join(folder, STAGING), folder):
-        try:
-            os.rmdir(path)
-        except OSError:
-            return
+        files.delete_empty(job.staging_in(folder), above)
 
 
 def _reason(error: Any) -> str:

@@ -213,3 +213,16 @@ def delete_folder(folder: str) -> None:
         gcs.delete([found.path for found in gcs.list_prefix(folder.rstrip("/") + "/")])
     elif os.path.isdir(folder):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def delete_empty(folder: str, above: str) -> None:
+    """Takes away ``folder`` and those it lies in, below ``above``, as far as they are empty; buckets have no folders."""
+    path = folder.rstrip("/")
+    while not is_remote(path) and len(path) > len(above.rstrip("/")):
+        try:
+            os.rmdir(path)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return
+        path = os.path.dirname(path)

@@ -63,11 +63,14 @@ class _ReadInstances(beam.DoFn):
                 metrics.instances_read.inc(read)
                 if self.job.key.fields:
                     hashes.append(hashes_of(batch))
+                if piece.stop is not None:
+                    self.progress.add(input_bytes=batch.bytes)
                 if read:
                     yield batch
             if self.job.output.layout == "mirror":  # a file without rows has an output without rows
                 yield self.parser.parse_nothing(piece, split.order)
-            self.progress.add(read=0, input_bytes=piece.size_bytes)
+            if piece.stop is None:  # compressed: how far it is shows only at its end
+                self.progress.add(input_bytes=piece.size_bytes)
         metrics.bytes_read.inc(size)
         first_pieces = [piece for piece in split.ranges if piece.start == 0]
         metrics.files_read.inc(len(first_pieces))
