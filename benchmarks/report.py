@@ -30,6 +30,8 @@ LIMITS = {
     "w3": "The model: TensorFlow decodes each JPEG inside the graph's map_fn, one image an iteration, which no way of feeding it can speed "
     "up much. Calls of a few hundred images are faster than calls of thousands.",
 }
+# Fewer make one or two splits of a file, which two workers can't share evenly.
+ROWS_FOR_TWO = 500_000
 Target = tuple[str, float, float, bool]
 
 
@@ -151,14 +153,15 @@ def _targets(found: Measurements) -> list[str]:
             ratio = found.ratio(name, "large", "ours", "loop")
             targets.append((f"{name.upper()}: ours to the loop, at least", least, ratio, ratio >= least))
     if found.has("w1", "large"):
-        documented, memory = found.ratio("w1", "large", "ours", "documented"), found.memory_ratio()
-        two, start = found.two_workers(), found.start_up_seconds()
+        documented, memory, start = found.ratio("w1", "large", "ours", "documented"), found.memory_ratio(), found.start_up_seconds()
         targets += [
             ("W1: ours to the documented way, at least", 4, documented, documented >= 4),
             ("W1: peak memory at ten times the rows to that at one, at most", 1.1, memory, memory <= 1.1),
-            ("W1: two workers to one once they are up, at least", 1.6, two, two >= 1.6),
             ("ten rows end to end beyond importing Beam and TensorFlow, seconds, at most", 2, start, start <= 2),
         ]
+        if found.each("w1", "large", "two")[0].rows >= ROWS_FOR_TWO:
+            two = found.two_workers()
+            targets.append(("W1: two workers to one once they are up, at least", 1.6, two, two >= 1.6))
     lines = ["## Targets", "", "| what | target | measured | |", "|---|--:|--:|---|"]
     lines += [f"| {what} | {target:g} | {value:.2f} | {'met' if met else 'missed'} |" for what, target, value, met in targets]
     return [*lines, "", *_how(found)]
