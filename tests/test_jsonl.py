@@ -652,7 +652,7 @@ def expected_cell(value: Any, dtype: str) -> np.ndarray | None:
                 if info.min <= item <= info.max:
                     return item
         elif isinstance(item, int | float) and not isinstance(item, bool) and abs(item) <= 1.7976931348623157e308:
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):
                 if np.isfinite(np.float64(item).astype(codec.numpy_dtype(dtype)).astype(np.float64)):
                     return float(item)
         raise ValueError(item)
@@ -665,9 +665,10 @@ def expected_cell(value: Any, dtype: str) -> np.ndarray | None:
         array = np.empty((), object)
         array[()] = walked
         return array
-    return np.array(walked, object if dtype == "string" else np.float64 if "float" in dtype else None).astype(
-        object if dtype == "string" else codec.numpy_dtype(dtype)
-    )
+    if dtype == "string":
+        return np.array(walked, object)
+    exact = {"int4": np.int64, "bfloat16": np.float64}.get(dtype)
+    return np.array(walked, exact).astype(codec.numpy_dtype(dtype)) if exact else np.array(walked, codec.numpy_dtype(dtype))
 
 
 NUMBERS = st.one_of(

@@ -22,13 +22,16 @@ from transforms.specs import OWN_FIELDS, JobSpec
 
 def row_spec(job: JobSpec) -> RowSpec:
     """Gives what the job takes from a row."""
+    own = OWN_FIELDS[job.output.style]
+    if job.output.style == "aiplatform":  # outputs stand beside the fields passed through: no name may stand twice
+        own = (*own, *(spec.name for spec in job.model.signature.outputs))
     return RowSpec(
         signature=job.model.signature,
         key_fields=job.key.fields,
         passthrough_fields=job.output.passthrough_fields,
         include_fields=job.input.include_fields,
         exclude_fields=job.input.exclude_fields,
-        own_fields=OWN_FIELDS[job.output.style],
+        own_fields=own,
     )
 
 
