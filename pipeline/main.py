@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import os
 import shutil
@@ -86,6 +87,8 @@ def _execute(job: JobSpec, found: InputFound, beam_options: PipelineOptions) -> 
     from pipeline import graph, preflight, summary
     from transforms.write import publish
 
+    # The collector would walk all that TensorFlow and Beam have made, again and again while the graph is built.
+    gc.freeze()
     failure: Exception | None = None
     try:
         pipeline = beam.Pipeline(options=beam_options)
