@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
@@ -19,6 +19,8 @@ from transforms.specs import InputSpec
 # A split is long enough that its fixed cost (open, seek, a shard of its own) is lost in it, and short enough that
 # the last one does not keep one worker busy alone: 32 MB are parsed in about half a second.
 SPLIT_BYTES = 32 << 20
+# Opening a file costs some milliseconds, more from a bucket: a thousand of them are work enough for a split.
+PACKED_FILES = 1000
 EXTENSIONS = {"jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl"}
 
 
@@ -56,8 +58,9 @@ def split_file(found: FoundFile) -> Iterator[FileRange]:
 
 
 class _MatchFiles(beam.DoFn):
-    def process(self, pattern: str) -> Iterator[FoundFile]:
-        yield from files.match(pattern)
+    def process(self, pattern: str) -> Iterator[tuple[str, FoundFile]]:
+        for found in files.match(pattern):
+            yield found.path, found
 
 
 class _SplitFiles(beam.DoFn):
@@ -68,15 +71,18 @@ class _SplitFiles(beam.DoFn):
 
     def start_bundle(self) -> None:
         self.packed: list[FileRange] = []
+        self.packed_bytes = 0
 
-    def process(self, found: tuple[str, FoundFile]) -> Iterator[Split]:
-        format_of(found[1].path, self.spec.format)
-        ranges = list(split_file(found[1]))
+    def process(self, matches: tuple[str, Iterable[FoundFile]]) -> Iterator[Split]:
+        found = next(iter(matches[1]))  # several, where patterns overlap: the file is read once
+        format_of(found.path, self.spec.format)
+        ranges = list(split_file(found))
         if len(ranges) > 1 or ranges[0].size_bytes >= SPLIT_BYTES // 2:
             yield from (Split((piece,)) for piece in ranges)
             return
         self.packed += ranges
-        if sum(piece.size_bytes for piece in self.packed) >= SPLIT_BYTES:
+        self.packed_bytes += ranges[0].size_bytes
+        if self.packed_bytes >= SPLIT_BYTES or len(self.packed) >= PACKED_FILES:
             yield self._pack()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -84,7 +90,7 @@ class _SplitFiles(beam.DoFn):
             yield WindowedValue(self._pack(), GlobalWindow().max_timestamp(), [GlobalWindow()])
 
     def _pack(self) -> Split:
-        split, self.packed = Split(tuple(self.packed)), []
+        split, self.packed, self.packed_bytes = Split(tuple(self.packed)), [], 0
         return split
 
 
@@ -102,10 +108,8 @@ class PlanSplits(beam.PTransform):
         return (
             pipeline
             | "Patterns" >> beam.Create(list(self.spec.patterns), reshuffle=False)
-            | "MatchFiles" >> beam.ParDo(_MatchFiles()).with_output_types(FoundFile)
-            | "KeyByPath" >> beam.Map(lambda found: (found.path, found)).with_output_types(tuple[str, FoundFile])
+            | "MatchFiles" >> beam.ParDo(_MatchFiles()).with_output_types(tuple[str, FoundFile])
             | "EachOnce" >> beam.GroupByKey()
-            | "First" >> beam.MapTuple(lambda path, found: (path, next(iter(found))))
             | "SplitFiles" >> beam.ParDo(_SplitFiles(self.spec)).with_output_types(Split)
             | "Spread" >> beam.Reshuffle()
         )
