@@ -1,7 +1,7 @@
-"""Columns ↔ tensors by signature: what a JSON value must look like, and why one does not fit.
+"""Columns ↔ tensors by signature.
 
 Two ways lead to the same columns. ``json_type`` is the type a whole block of rows is parsed with (msgspec, in C);
-``normalize`` looks at one row's value and either gives what the typed parse would have given, or says what is wrong.
+``values.normalize`` looks at one row's value and either gives what the typed parse would have given, or says what is wrong.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import ml_dtypes
@@ -20,22 +20,10 @@ import numpy as np
 
 from transforms.codes import Code, RowError
 from transforms.signature import Shape, Signature, TensorSpec
+from transforms.values import B64, has_shape, integer_bounds, is_ones, json_shape, out_of_range, regular_shape, wrap
 
 # NumPy's arrays have at most 64 dimensions, and a column one more than a row.
 MAX_DEPTH = 63
-
-
-class B64(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """``{"b64": "..."}``: bytes in JSON, as TensorFlow Serving's REST API writes them."""
-
-    b64: bytes
-
-
-@dataclasses.dataclass(frozen=True)
-class TooLarge:
-    """A number in JSON beyond a double, or an integer of thousands of digits: no dtype holds it."""
-
-    text: str
 
 
 @dataclasses.dataclass
@@ -67,15 +55,8 @@ def numpy_dtype(name: str) -> np.dtype:
     return np.dtype(getattr(ml_dtypes, name)) if hasattr(ml_dtypes, name) else np.dtype(name)
 
 
-def _integer_bounds(dtype: str) -> tuple[int, int] | None:
-    if "int" not in dtype:
-        return None
-    info = ml_dtypes.iinfo(numpy_dtype(dtype))
-    return int(info.min), int(info.max)
-
-
 def _scalar_type(dtype: str) -> Any:
-    bounds = _integer_bounds(dtype)
+    bounds = integer_bounds(dtype)
     if bounds is not None:
         if bounds[1] >= 2**63 - 1:  # msgspec can't bound these; NumPy refuses what does not fit
             return int
@@ -98,16 +79,9 @@ def json_type(signature: Signature, spec: TensorSpec) -> Any:
         annotation = types.GenericAlias(list, (annotation,))
         if dim is not None:
             annotation = Annotated[annotation, msgspec.Meta(min_length=dim, max_length=dim)]
-    if _is_ones(shapes[0]) and not spec.dtype.startswith("complex"):
+    if is_ones(shapes[0]) and not spec.dtype.startswith("complex"):
         annotation = annotation | scalar
     return annotation
-
-
-def _is_ones(shape: Shape) -> bool:
-    return bool(shape) and all(dim == 1 for dim in shape or ())
-
-
-# --- columns ---------------------------------------------------------------------------------------------------------
 
 
 def make_column(values: Sequence[Any], signature: Signature, spec: TensorSpec) -> tuple[Column, dict[int, RowError]]:
@@ -122,8 +96,8 @@ def make_column(values: Sequence[Any], signature: Signature, spec: TensorSpec) -
     if shape is None or None in shape:
         return _open_column(values, spec, shapes)
     dims = tuple(dim or 0 for dim in shape)
-    if _is_ones(dims) and not spec.dtype.startswith("complex"):
-        values = [_wrap(value, len(dims)) for value in values]
+    if is_ones(dims) and not spec.dtype.startswith("complex"):
+        values = [wrap(value, len(dims)) for value in values]
     flat: Iterable[Any] = values
     for _ in dims:
         flat = itertools.chain.from_iterable(flat)
@@ -135,15 +109,6 @@ def make_column(values: Sequence[Any], signature: Signature, spec: TensorSpec) -
     array = array.reshape((len(values), *dims))
     errors = _overflowed(array, values, spec)
     return _as_complex(array, spec.dtype), errors
-
-
-def _wrap(value: Any, depth: int) -> Any:
-    """A scalar feeds an input of shape [batch, 1]."""
-    if isinstance(value, list):
-        return value
-    for _ in range(depth):
-        value = [value]
-    return value
 
 
 def _fill(flat: Iterable[Any], count: int, dtype: str) -> np.ndarray:
@@ -167,10 +132,6 @@ def _as_complex(array: np.ndarray, dtype: str) -> np.ndarray:
     return array.view(dtype)[..., 0] if dtype.startswith("complex") else array
 
 
-def _out_of_range(spec: TensorSpec, found: Any) -> RowError:
-    return RowError(Code.OUT_OF_RANGE, f"input {spec.name!r}: {_short(str(found))} does not fit {spec.dtype}")
-
-
 def _overflowed(array: np.ndarray, values: Sequence[Any], spec: TensorSpec) -> dict[int, RowError]:
     """Rows that hold an infinity: JSON has none, so a number was too large."""
     if array.dtype.kind in "biuO":
@@ -179,12 +140,12 @@ def _overflowed(array: np.ndarray, values: Sequence[Any], spec: TensorSpec) -> d
     if finite.all():
         return {}
     rows = np.flatnonzero(~finite.reshape(len(array), -1).all(axis=1))
-    return {int(row): _out_of_range(spec, _largest(values[int(row)])) for row in rows}
+    return {int(row): out_of_range(spec, _largest(values[int(row)])) for row in rows}
 
 
 def _misfit(flat: Sequence[Any], dtype: str) -> Any:
     """The first integer outside the bounds of ``dtype``."""
-    low, high = _integer_bounds(dtype) or (0, 0)
+    low, high = integer_bounds(dtype) or (0, 0)
     return next((value for value in flat if not low <= value <= high), None)
 
 
@@ -209,7 +170,7 @@ def _column_by_row(values: Sequence[Any], spec: TensorSpec, dims: tuple[int, ...
         try:
             rows.append(_fill(flat, len(flat), spec.dtype).reshape(dims))
         except OverflowError:
-            errors[number] = _out_of_range(spec, _misfit(flat, spec.dtype))
+            errors[number] = out_of_range(spec, _misfit(flat, spec.dtype))
             rows.append(np.zeros(dims, numpy_dtype(spec.dtype)))
     array = np.stack(rows)
     return array, errors | _overflowed(array, values, spec)
@@ -234,9 +195,9 @@ def _open_column(values: Sequence[Any], spec: TensorSpec, shapes: tuple[Shape, .
 
 
 def _row_array(value: Any, spec: TensorSpec, shapes: tuple[Shape, ...]) -> np.ndarray:
-    shape = list(_regular_shape(value, spec.name))
+    shape = list(regular_shape(value, spec.name))
     if 0 in shape:  # an empty list says nothing of the dimensions inside it
-        full = [_full(one, spec.dtype) for one in shapes if one is not None and _has_shape(value, _full(one, spec.dtype))]
+        full = [json_shape(one, spec.dtype) for one in shapes if one is not None and has_shape(value, json_shape(one, spec.dtype))]
         inner = full[0][len(shape) :] if full else (2,) if spec.dtype.startswith("complex") else ()
         shape += [dim or 0 for dim in inner]
     if spec.dtype.startswith("complex") and (not shape or shape[-1] != 2):
@@ -247,152 +208,8 @@ def _row_array(value: Any, spec: TensorSpec, shapes: tuple[Shape, ...]) -> np.nd
     try:
         array = _fill(flat, len(flat), spec.dtype).reshape(shape)
     except OverflowError:
-        raise _out_of_range(spec, _misfit(flat, spec.dtype)) from None
+        raise out_of_range(spec, _misfit(flat, spec.dtype)) from None
     overflow = _overflowed(array.reshape(1, -1), [value], spec)
     if overflow:
         raise overflow[0]
     return _as_complex(array, spec.dtype)
-
-
-def _regular_shape(value: Any, name: str) -> tuple[int, ...]:
-    if not isinstance(value, list):
-        return ()
-    inner = {_regular_shape(item, name) for item in value}
-    if len(inner) > 1:
-        raise RowError(Code.WRONG_SHAPE, f"input {name!r}: lists of different lengths or depths stand in one list")
-    return (len(value), *(inner.pop() if inner else ()))
-
-
-# --- one row's value, looked at -----------------------------------------------------------------------------------------
-
-
-def normalize(value: Any, signature: Signature, spec: TensorSpec) -> Any:
-    """Gives ``value`` (plain JSON) as the typed parse gives it, or raises what is wrong with it.
-
-    Raises:
-      RowError: NULL_VALUE, WRONG_TYPE, WRONG_SHAPE, OUT_OF_RANGE or BAD_BASE64, naming input, expected and found.
-    """
-    shapes = signature.row_shapes(spec)
-    check = _scalar_check(spec)
-    depth, is_empty = _depth(value)
-    if spec.dtype.startswith("complex"):
-        depth -= 1
-    fitting = [shape for shape in shapes if shape is None or len(shape) == depth or (is_empty and len(shape) > depth)]
-    if not fitting and depth == 0 and _is_ones(shapes[0]):
-        value, fitting = _wrap(value, len(shapes[0] or ())), [shapes[0]]
-    if not fitting:
-        _check_scalars(value, check)
-        raise _wrong_shape(spec, shapes, value)
-    checked = _check_scalars(value, check)
-    if not any(shape is None or _has_shape(checked, _full(shape, spec.dtype)) for shape in fitting):
-        raise _wrong_shape(spec, shapes, value)
-    return checked
-
-
-def _full(shape: tuple[int | None, ...], dtype: str) -> tuple[int | None, ...]:
-    """The shape in JSON, where a complex number is a list of two."""
-    return (*shape, 2) if dtype.startswith("complex") else shape
-
-
-def _depth(value: Any) -> tuple[int, bool]:
-    """How deep lists stand in each other, and whether that ends at an empty one, so that it could be deeper."""
-    depth = 0
-    while isinstance(value, list):
-        depth += 1
-        if not value:
-            return depth, True
-        value = value[0]
-    return depth, False
-
-
-def _has_shape(value: Any, shape: tuple[int | None, ...]) -> bool:
-    if not shape:
-        return not isinstance(value, list)
-    if not isinstance(value, list) or shape[0] not in (None, len(value)):
-        return False
-    return all(_has_shape(item, shape[1:]) for item in value)
-
-
-def _check_scalars(value: Any, check: Callable[[Any], Any]) -> Any:
-    if isinstance(value, list):
-        return [_check_scalars(item, check) for item in value]
-    return check(value)
-
-
-def _describe(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, TooLarge):
-        return f"a number ({_short(value.text)})"
-    kinds = {bool: "a boolean", int: "an integer", float: "a float", str: "a string", dict: "an object", list: "a list"}
-    text = msgspec.json.encode(value).decode("utf-8", "replace")
-    return f"{kinds.get(type(value), 'a value')} ({_short(text)})"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 40 else text[:37] + "…"
-
-
-def _wrong_shape(spec: TensorSpec, shapes: tuple[Shape, ...], value: Any) -> RowError:
-    def show(shape: Shape) -> str:
-        if shape == ():
-            return "one value"
-        return "[" + ",".join("?" if dim is None else str(dim) for dim in shape or ()) + "]"
-
-    try:
-        found = show(_regular_shape(value, spec.name))
-    except RowError:
-        found = "a ragged list"
-    expected = " or ".join(show(shape) for shape in shapes)
-    return RowError(Code.WRONG_SHAPE, f"input {spec.name!r}: expected {spec.dtype} of shape {expected}, found {found}")
-
-
-def _scalar_check(spec: TensorSpec) -> Callable[[Any], Any]:
-    """Gives the function that checks one innermost value of ``spec`` and gives it back."""
-    bounds = _integer_bounds(spec.dtype)
-
-    def refuse(value: Any) -> RowError:
-        if value is None:
-            return RowError(Code.NULL_VALUE, f"input {spec.name!r}: expected {spec.dtype}, found null")
-        return RowError(Code.WRONG_TYPE, f"input {spec.name!r}: expected {spec.dtype}, found {_describe(value)}")
-
-    def check_string(value: Any) -> Any:
-        if isinstance(value, str):
-            return value
-        if isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str):
-            try:
-                return msgspec.convert(value, B64)
-            except msgspec.ValidationError:
-                raise RowError(Code.BAD_BASE64, f"input {spec.name!r}: expected base64 in b64, found {_describe(value['b64'])}") from None
-        raise refuse(value)
-
-    def check_bool(value: Any) -> Any:
-        if isinstance(value, bool):
-            return value
-        raise refuse(value)
-
-    def check_integer(value: Any) -> Any:
-        if isinstance(value, TooLarge):
-            raise _out_of_range(spec, value.text)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise refuse(value)
-        assert bounds is not None
-        if not bounds[0] <= value <= bounds[1]:
-            raise _out_of_range(spec, value)
-        return value
-
-    def check_float(value: Any) -> Any:
-        if isinstance(value, TooLarge):
-            raise _out_of_range(spec, value.text)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise refuse(value)
-        try:
-            return float(value)
-        except OverflowError:
-            raise _out_of_range(spec, value) from None
-
-    if spec.dtype == "string":
-        return check_string
-    if spec.dtype == "bool":
-        return check_bool
-    return check_integer if bounds is not None else check_float

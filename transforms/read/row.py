@@ -16,6 +16,7 @@ from transforms import codec
 from transforms.codes import Code, RowError
 from transforms.keys import take_key
 from transforms.signature import Signature, TensorSpec
+from transforms.values import B64, TooLarge, normalize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,7 @@ class RowReader:
         """
         if self._types[spec.name] is not Any:
             return values
-        return [codec.normalize(value, self.spec.signature, spec) for value in values]
+        return [normalize(value, self.spec.signature, spec) for value in values]
 
     def _all_fields(self, fields: dict[str, msgspec.Raw]) -> bytes:
         """The fields of a row as JSON text ``"a": 1, "b": 2``, without the key's and those the output has itself."""
@@ -183,7 +184,7 @@ class RowReader:
             missing = [spec.name for spec in inputs if spec.name not in value]
             if missing:
                 raise RowError(Code.INPUT_MISSING, _missing(missing, value))
-            return {spec.name: codec.normalize(value[spec.name], self.spec.signature, spec) for spec in inputs}
+            return {spec.name: normalize(value[spec.name], self.spec.signature, spec) for spec in inputs}
         if len(inputs) > 1:
             kind = "null" if value is None else type(value).__name__
             names = ", ".join(spec.name for spec in inputs)
@@ -193,7 +194,7 @@ class RowReader:
             return self._raw(text, value)
         if isinstance(value, dict) and not (spec.dtype == "string" and value.keys() == {"b64"}):
             raise RowError(Code.INPUT_MISSING, _missing([spec.name], value))
-        return {spec.name: codec.normalize(value, self.spec.signature, spec)}
+        return {spec.name: normalize(value, self.spec.signature, spec)}
 
     def _raw(self, text: bytes, value: Any = None) -> dict[str, Any]:
         """The whole line as the one string input; an object without the fields that the flags leave out."""
@@ -204,7 +205,7 @@ class RowReader:
             kept = self.spec.include_fields or [name for name in fields if name not in self.spec.exclude_fields]
             text = b"{" + b",".join(msgspec.json.encode(name) + b":" + bytes(fields[name]) for name in kept if name in fields) + b"}"
         shape = self.spec.signature.row_shapes(spec)[0]
-        return {spec.name: [codec.B64(text)] if shape == (1,) else codec.B64(text)}
+        return {spec.name: [B64(text)] if shape == (1,) else B64(text)}
 
 
 def _is_string_value(value: Any) -> bool:
@@ -236,13 +237,13 @@ def _parse_json(text: bytes) -> tuple[Any, RowError | None]:
         return None, RowError(Code.NOT_JSON, f"expected one JSON value a line: {error}")
 
 
-def _parse_float(text: str) -> float | codec.TooLarge:
+def _parse_float(text: str) -> float | TooLarge:
     value = float(text)
-    return codec.TooLarge(text) if math.isinf(value) else value
+    return TooLarge(text) if math.isinf(value) else value
 
 
-def _parse_integer(text: str) -> int | codec.TooLarge:
-    return int(text) if len(text) < 400 else codec.TooLarge(text)
+def _parse_integer(text: str) -> int | TooLarge:
+    return int(text) if len(text) < 400 else TooLarge(text)
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -1,0 +1,116 @@
+"""The rooms of the project and the one direction in which they import each other."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("pipeline", "transforms")
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+# From the top down; a module imports from its own layer or from those below it, and no two modules import each other.
+# codec, values and signature stand below the nouns because a batch's columns and a job's signature are theirs to define.
+LAYERS = (
+    ("pipeline.main",),
+    ("pipeline.",),
+    ("transforms.read.", "transforms.model.", "transforms.write."),
+    ("transforms.",),
+    ("transforms.elements", "transforms.specs", "transforms.metrics", "transforms.keys"),
+    ("transforms.codec",),
+    ("transforms.values",),
+    ("transforms.signature", "transforms.codes"),
+)
+
+
+def layer(module: str) -> int:
+    """The layer with the longest name that ``module`` begins with."""
+    return max((len(name), number) for number, names in enumerate(LAYERS) for name in names if module == name or module.startswith(name))[1]
+
+
+def imports(module: str, top_level_only: bool = False) -> Iterator[str]:
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: imports are written out from the top"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(module: str) -> set[str]:
+    return {name for name in imports(module) if name in MODULES} - {module}
+
+
+def test_there_is_something_to_check() -> None:
+    assert {"pipeline.main", "transforms.read.jsonl", "transforms.signature"} <= set(MODULES)
+    assert own_imports("pipeline.graph") >= {"transforms.model.handler", "transforms.specs"}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if not module.endswith("__init__")])
+def test_imports_run_one_way(module: str) -> None:
+    upward = {name for name in own_imports(module) if layer(name) < layer(module)}
+    assert not upward, f"{module} imports {upward}"
+
+
+def test_transforms_never_import_pipeline() -> None:
+    assert not [
+        (module, name) for module in MODULES if module.startswith("transforms") for name in imports(module) if name.startswith("pipeline")
+    ]
+
+
+def test_no_two_modules_import_each_other() -> None:
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " → ".join((*path, module))
+        if module not in done:
+            for name in own_imports(module):
+                visit(name, (*path, module))
+            done.add(module)
+
+    for module in MODULES:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("module", list(MODULES))
+def test_tensorflow_is_imported_only_by_the_model_and_only_when_used(module: str) -> None:
+    def is_tensorflow(name: str) -> bool:
+        return name.split(".")[0] in ("tensorflow", "keras", "tfx_bsl")
+
+    assert not any(map(is_tensorflow, imports(module, top_level_only=True)))
+    if not module.startswith("transforms.model.") and module != "transforms.signature":
+        assert not any(map(is_tensorflow, imports(module)))
+
+
+def test_specs_and_signatures_need_no_beam() -> None:
+    for module in (
+        "transforms.specs",
+        "transforms.signature",
+        "transforms.codec",
+        "transforms.codes",
+        "transforms.keys",
+        "pipeline.options",
+    ):
+        assert not [name for name in imports(module) if name.startswith("apache_beam")], module
+
+
+@pytest.mark.parametrize("module", list(MODULES))
+def test_files_stay_readable(module: str) -> None:
+    source = MODULES[module].read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= 330, f"{module} is two things"
+    assert MODULES[module].stem not in ("util", "utils", "base", "common", "helpers", "misc")
+    assert "__all__" not in source
+    assert ast.get_docstring(ast.parse(source)), "every module says what it is"
+
+
+@pytest.mark.parametrize("package", [module for module in MODULES if module.endswith("__init__")])
+def test_packages_hold_a_docstring_only(package: str) -> None:
+    (docstring,) = ast.parse(MODULES[package].read_text(encoding="utf-8")).body
+    assert isinstance(docstring, ast.Expr)
