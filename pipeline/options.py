@@ -8,7 +8,7 @@ import difflib
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from transforms import specs
@@ -39,6 +39,12 @@ class Flag:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(","))
+
+
+def _tags(text: str) -> tuple[str, ...]:
+    if not all(_names(text)):
+        raise ValueError(text)
+    return _names(text)
 
 
 def _boolean(text: str) -> bool:
@@ -85,7 +91,7 @@ FLAGS = (
         "signature_name", "Model", "which signature", "a signature's name",
         default_help="the only one, else serving_default",
     ),
-    Flag("tags", "Model", "tags of the MetaGraph", "tags separated by commas", _names, default_help="serve"),
+    Flag("tags", "Model", "tags of the MetaGraph", "tags separated by commas", _tags, default_help="serve"),
     Flag("batch_size", "Model", "rows a model call", "a whole number from 1 to 1000000", _integer(1, 1_000_000), default_help="computed"),
     Flag(
         "allow_unsafe_ops", "Model", "run a model that reads or writes files or runs Python code", "true or false",
@@ -138,10 +144,9 @@ class Options:
     beam: tuple[str, ...]
 
     def __getattr__(self, name: str) -> Any:
-        try:
-            return self.values[name]
-        except KeyError:
-            raise AttributeError(name) from None
+        if name not in BY_NAME:
+            raise AttributeError(name)
+        return self.values[name]
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -179,39 +184,49 @@ def _sort_arguments(argv: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
         if name in BY_NAME:
             if not equals:
                 if not argv or argv[0].startswith("--"):
-                    raise UsageError(f"--{name} has no value: give --{name}={BY_NAME[name].allowed.replace(' ', '_').upper()[:12]}…")
+                    raise UsageError(f"--{name} has no value: give --{name}=…, {BY_NAME[name].allowed}")
                 text = argv.pop(0)
             ours.append((name, text))
         elif name in known:
-            beam.append(argument)
-            if not equals and argv and not argv[0].startswith("--"):
+            beam += _beam_switch(name, equals, text) if known[name] else [argument]
+            if not known[name] and not equals and argv and not argv[0].startswith("--"):
                 beam.append(argv.pop(0))
         else:
             raise UsageError(f"unknown flag --{name}{_nearest(name, known)}")
     return ours, beam
 
 
-def _nearest(name: str, known: frozenset[str]) -> str:
+def _beam_switch(name: str, equals: str, text: str) -> list[str]:
+    """A flag of Beam's without a value; a template's launcher can only give it as ``--name=true``, which Beam refuses."""
+    if equals and text.lower() not in ("true", "false"):
+        raise UsageError(f"--{name}={text}: expected --{name}, --{name}=true or --{name}=false")
+    return [] if text.lower() == "false" else [f"--{name}"]
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name.replace("-", "_"), [*BY_NAME], 1, 0.6) or difflib.get_close_matches(name, sorted(known), 1, 0.8)
     return f"; did you mean --{close[0]}?" if close else "; nightshift run --help lists the flags"
 
 
 @functools.cache
-def beam_flags() -> frozenset[str]:
-    """The flags of the installed Beam, read from its source: importing it takes seconds, and a typo should not."""
+def beam_flags() -> dict[str, bool]:
+    """The flags of the installed Beam, and whether each is a switch without a value.
+
+    Read from its source: importing it takes seconds, and a typo should not.
+    """
     spec = importlib.util.find_spec("apache_beam")
     if spec is None or spec.origin is None:
         raise UsageError("apache_beam is not installed; run 'make setup'")
     path = os.path.join(os.path.dirname(spec.origin), "options", "pipeline_options.py")
     with open(path, encoding="utf-8") as source:
         tree = ast.parse(source.read())
-    return frozenset(
-        argument.value[2:]
+    return {
+        argument.value[2:]: any(word.arg == "action" and "store_" in ast.unparse(word.value) for word in call.keywords)
         for call in ast.walk(tree)
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr.endswith("argument")
         for argument in call.args
         if isinstance(argument, ast.Constant) and isinstance(argument.value, str) and argument.value.startswith("--")
-    )
+    }
 
 
 # --- flags → specs ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,244 @@
+"""Flags: told from Beam's, checked, and refused with a message before anything heavy is imported."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import options
+from pipeline.options import FLAGS, UsageError, help_text, parse
+from transforms.specs import SpecError
+
+ROOT = Path(__file__).resolve().parents[1]
+NEEDED = ["--model=m", "--input=i", "--output=o"]
+
+
+def refused(*arguments: str) -> str:
+    with pytest.raises((UsageError, SpecError)) as refusal:
+        parse([*NEEDED, *arguments])
+    return str(refusal.value)
+
+
+def test_defaults() -> None:
+    found = parse(NEEDED)
+    assert (found.model, found.input, found.output) == ("m", ("i",), "o")
+    assert found.output_style == "keyed"
+    assert found.max_error_ratio == 0.1
+    assert found.nan == "null"
+    assert found.write_disposition == "truncate"
+    assert found.duplicate_keys == "fail"
+    assert found.key_field == ()
+    assert found.batch_size is None
+    assert found.allow_unsafe_ops is False
+    assert found.beam == ()
+
+
+def test_values_are_read() -> None:
+    found = parse(
+        [
+            "--model",
+            "a b",
+            "--input=x.jsonl, y.jsonl",
+            "--output=gs://b/o=1",
+            "--key_field=site,day",
+            "--batch_size=64",
+            "--tags=serve,gpu",
+            "--allow_unsafe_ops=TRUE",
+            "--max_error_ratio=1e-3",
+            "--passthrough_fields=*",
+            "--run_id=nightly-2026.01_01",
+        ]
+    )
+    assert found.model == "a b"
+    assert found.input == ("x.jsonl", "y.jsonl")
+    assert found.output == "gs://b/o=1"
+    assert found.key_field == ("site", "day")
+    assert found.batch_size == 64
+    assert found.tags == ("serve", "gpu")
+    assert found.allow_unsafe_ops is True
+    assert found.max_error_ratio == 0.001
+    assert found.given[0] == ("model", "a b")
+
+
+@pytest.mark.parametrize(
+    ("typo", "nearest"),
+    [
+        ("--modell=m", "--model?"),
+        ("--input-format=jsonl", "--input_format?"),
+        ("--keyfield=a", "--key_field?"),
+        ("--batchsize=3", "--batch_size?"),
+        ("--max_errors_ratio=0", "--max_error_ratio?"),
+        ("--runer=DirectRunner", "--runner?"),
+        ("--worker_machine_typ=n2", "--worker_machine_type?"),
+    ],
+)
+def test_an_unknown_flag_is_refused_with_the_nearest_name(typo: str, nearest: str) -> None:
+    message = refused(typo)
+    assert message.startswith(f"unknown flag {typo.split('=')[0]}; did you mean {nearest}")
+
+
+def test_a_flag_like_no_other_points_to_help() -> None:
+    assert refused("--qqqqqq=1") == "unknown flag --qqqqqq; nightshift run --help lists the flags"
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("--batch_size=0", "a whole number from 1 to 1000000"),
+        ("--batch_size=1000001", "from 1 to 1000000"),
+        ("--batch_size=1.5", "a whole number"),
+        ("--batch_size=", "a whole number"),
+        ("--max_error_ratio=1.1", "a number from 0 to 1"),
+        ("--max_error_ratio=nan", "a number from 0 to 1"),
+        ("--max_error_ratio=-0.1", "from 0 to 1"),
+        ("--max_error_ratio=10%", "from 0 to 1"),
+        ("--nan=zero", "one of null, string, error"),
+        ("--output_style=json", "one of keyed, vertex, aiplatform, raw"),
+        ("--output_layout=flat", "one of sharded, mirror"),
+        ("--duplicate_keys=drop", "one of fail, allow"),
+        ("--write_disposition=append", "one of truncate, empty"),
+        ("--input_format=xml", "one of jsonl"),
+        ("--allow_unsafe_ops=yes", "true or false"),
+        ("--verbose=1", "true or false"),
+        ("--run_id=a/b", "letters, digits"),
+        ("--run_id=-a", "beginning with"),
+        ("--run_id=" + "a" * 129, "1 to 128"),
+        ("--tags=", "tags separated by commas"),
+        ("--tags=serve,", "tags separated by commas"),
+    ],
+)
+def test_a_bad_value_is_refused_with_flag_value_and_range(argument: str, says: str) -> None:
+    message = refused(argument)
+    assert message.startswith(f"{argument}: expected ")
+    assert says in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--key_field=a,a"], "--key_field: a is named twice"),
+        (["--key_field=a,,b"], "--key_field: holds an empty name"),
+        (["--passthrough_fields=*,a"], "--passthrough_fields: '*' already names all fields"),
+        (["--passthrough_fields=key"], "--passthrough_fields: key is a name that --output_style=keyed uses itself"),
+        (["--passthrough_fields=a", "--output_style=raw"], "--passthrough_fields: --output_style=raw has no place for fields"),
+        (["--include_fields=a", "--exclude_fields=a,b"], "--exclude_fields: a is in --include_fields too"),
+        (["--model=other"], "--model is given twice"),
+        (["--nan=null", "--nan=null"], "--nan is given twice"),
+        (["--batch_size"], "--batch_size has no value"),
+        (["--nan", "--verbose=true"], "--nan has no value"),
+        (["rows.jsonl"], "'rows.jsonl' is no flag"),
+        (["-v"], "'-v' is no flag"),
+        (["--"], "'--' is no flag"),
+        ([""], "'' is no flag"),
+    ],
+)
+def test_flags_that_do_not_go_together(arguments: list[str], says: str) -> None:
+    assert refused(*arguments).startswith(says)
+
+
+@pytest.mark.parametrize("name", ["model", "input", "output"])
+def test_what_is_needed_is_asked_for(name: str) -> None:
+    others = [argument for argument in NEEDED if not argument.startswith(f"--{name}=")]
+    for given in (others, [*others, f"--{name}="]):
+        with pytest.raises((UsageError, SpecError), match=f"--{name}"):
+            parse(given)
+
+
+def test_beams_flags_pass_through() -> None:
+    beam = [
+        "--runner=DirectRunner",
+        "--project",
+        "p",
+        "--experiments=a",
+        "--experiments=b",
+        "--streaming",
+        "--num_workers",
+        "3",
+        "--temp_location=gs://b/t=1",
+    ]
+    assert parse([*beam[:3], *NEEDED, *beam[3:]]).beam == tuple(beam)
+
+
+def test_beams_switches_take_true_and_false_as_a_template_gives_them() -> None:
+    assert parse([*NEEDED, "--streaming=true", "--save_main_session=false", "--no_auth=True"]).beam == ("--streaming", "--no_auth")
+    assert refused("--streaming=maybe") == "--streaming=maybe: expected --streaming, --streaming=true or --streaming=false"
+    assert refused("--streaming", "rows.jsonl").startswith("'rows.jsonl' is no flag"), "not taken for the switch's value"
+
+
+def test_beams_flags_are_those_of_the_installed_beam() -> None:
+    """Read from its source; here the parser itself is asked."""
+    import argparse
+
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for some in PipelineOptions.__subclasses__():
+        if some.__module__ == "apache_beam.options.pipeline_options":
+            some._add_argparse_args(parser)
+    real = {name[2:]: action.nargs == 0 for action in parser._actions for name in action.option_strings if name.startswith("--")}
+    real.pop("help", None)
+    found = options.beam_flags()
+    assert set(real) <= set(found)
+    assert {name: found[name] for name in real} == real
+
+
+def test_ours_and_beams_names_are_apart() -> None:
+    assert not set(options.BY_NAME) & set(options.beam_flags())
+
+
+def test_options_can_be_copied_and_asked_for_what_they_lack() -> None:
+    found = parse(NEEDED)
+    assert copy.deepcopy(found) == found
+    assert pickle.loads(pickle.dumps(found)) == found
+    with pytest.raises(AttributeError):
+        found.no_such_flag  # noqa: B018
+
+
+def test_help_names_every_flag_with_its_values_and_default() -> None:
+    text = help_text()
+    for flag in FLAGS:
+        assert f"--{flag.name} " in text
+        assert flag.allowed in text
+        assert flag.help in text
+        assert options.default_text(flag) not in ("", "None", "()")
+
+
+# --- in a process of its own -----------------------------------------------------------------------------------------------
+
+LIGHT = """
+import sys
+from pipeline.main import main
+status = main(sys.argv[1:])
+heavy = sorted({"tensorflow", "apache_beam", "pyarrow", "numpy"} & set(sys.modules))
+print("imported:", heavy)
+sys.exit(status)
+"""
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", LIGHT, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["--modell=m"], 2, "unknown flag --modell; did you mean --model?"),
+        (["run", *NEEDED, "--nan=zero"], 2, "--nan=zero: expected one of null, string, error"),
+        ([*NEEDED, "--passthrough_fields=key"], 2, "--passthrough_fields: key"),
+        ([], 2, "--model is missing"),
+        (["predict", *NEEDED], 2, "unknown command 'predict'"),
+        (["--help"], 0, "usage: nightshift run"),
+        (["run", "-h"], 0, "--max_error_ratio"),
+    ],
+)
+def test_a_typo_and_help_wait_for_nothing_heavy(arguments: list[str], status: int, says: str) -> None:
+    ended = run(*arguments)
+    assert ended.returncode == status, ended.stderr
+    assert says in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "imported: []" in ended.stdout
