@@ -489,6 +489,51 @@ def test_a_row_too_long_is_one_failed_row() -> None:
             ]
 
 
+def test_many_rows_of_many_inputs_are_the_rows_alone() -> None:
+    """A block of hundreds of rows may take other ways than one of ten: they must end alike."""
+    sig = signature(
+        a=("float32", (None,)),
+        b=("float32", (None,)),
+        c=("float32", (None, 1)),
+        d=("int64", (None,)),
+        s=("string", (None,)),
+        id=("float32", (None,)),
+    )
+    random = np.random.default_rng(7)
+    table = random.normal(size=(500, 4)) * 10.0 ** random.integers(-45, 38, size=(500, 4))
+    names = ["a", "b", "c", "id"]
+    rows = [dict(zip(names, numbers, strict=True)) | {"d": 2**53 + place, "s": f"é{place}"} for place, numbers in enumerate(table.tolist())]
+    rows[123]["b"] = 3.5e38
+    rows[321]["a"] = -1e300
+    good = [place for place in range(500) if place not in (123, 321)]
+    lines = [json.dumps(row, ensure_ascii=False).encode() for row in rows]
+    for spec in (
+        RowSpec(sig),
+        RowSpec(sig, key_fields=("id",)),
+        RowSpec(sig, passthrough_fields=("id", "s")),
+        RowSpec(sig, key_fields=("d",)),
+    ):
+        batch = parse(b"\n".join(lines), spec)
+        for place, name in enumerate(names):
+            assert batch.columns[name].dtype == np.float32
+            assert batch.columns[name].reshape(-1).tobytes() == table[good, place].astype(np.float32).tobytes()
+        assert batch.columns["d"].tolist() == [2**53 + place for place in good]
+        assert batch.columns["s"].tolist() == [f"é{place}" for place in good]
+        assert [(row.code, row.message) for row in batch.failed] == [
+            (Code.OUT_OF_RANGE, "input 'b': 3.5e+38 does not fit float32"),
+            (Code.OUT_OF_RANGE, "input 'a': -1e+300 does not fit float32"),
+        ]
+        mixed = parse(b"\n".join([b"bad", *lines]), spec)
+        shifted = {offset - 4: row for offset, row in rows_of(mixed).items() if offset}
+        found = rows_of(batch)
+        assert {offset: row[0] for offset, row in shifted.items() if len(row) == 4} == {
+            o: row[0] for o, row in found.items() if len(row) == 4
+        }
+        assert {offset: row[1:4] for offset, row in shifted.items() if len(row) == 5} == {
+            o: row[1:4] for o, row in found.items() if len(row) == 5
+        }
+
+
 def test_batches_stay_small_where_rows_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jsonl, "BATCH_TENSOR_BYTES", 64)
     data = b"".join(b'{"x": %d}\n' % number for number in range(100))

@@ -26,7 +26,13 @@ UNSAFE_OPS = frozenset((
     "FixedLengthRecordReader", "FixedLengthRecordReaderV2", "LMDBReader",
     "TextLineDataset", "TFRecordDataset", "TFRecordDatasetV2", "FixedLengthRecordDataset", "FixedLengthRecordDatasetV2",
     "LMDBDataset", "CSVDataset", "CSVDatasetV2", "SqlDataset", "SaveDataset", "SaveDatasetV2", "LoadDataset",
-    "CacheDataset", "CacheDatasetV2", "CreateSummaryFileWriter", "CreateSummaryDbWriter", "ImportEvent", "WriteSummary",
+    "CacheDataset", "CacheDatasetV2", "SnapshotDataset", "SnapshotDatasetV2", "SnapshotDatasetReader", "SnapshotNestedDatasetReader",
+    "SnapshotChunkDataset", "ListSnapshotChunksDataset", "DistributedSave", "DatasetToTFRecord", "ExperimentalDatasetToTFRecord",
+    "ExperimentalLMDBDataset", "ExperimentalCSVDataset", "ExperimentalSqlDataset", "MatchingFilesDataset",
+    "ExperimentalMatchingFilesDataset", "DatasetFromGraph",
+    "DataServiceDataset", "DataServiceDatasetV2", "DataServiceDatasetV3", "DataServiceDatasetV4",
+    "RecordInput", "ImmutableConst", "LoadAndRemapMatrix", "GenerateVocabRemapping", "FileSystemSetConfiguration",
+    "CreateSummaryFileWriter", "CreateSummaryDbWriter", "ImportEvent", "WriteSummary",
     "RpcCall", "RpcServer", "RpcClient", "DebugIdentity", "DebugIdentityV2", "DebugIdentityV3",
 ))  # fmt: skip
 
@@ -236,6 +242,8 @@ def select_signature(graph: MetaGraph, name: str | None, model: str) -> Signatur
         raise ModelError(f"signature {name} of {model} has no input, so rows can't be fed to it")
     if not signature.outputs:
         raise ModelError(f"signature {name} of {model} has no output, so there is nothing to predict")
+    if signature.batching is Batching.FIXED and signature.fixed_rows == 0:
+        raise ModelError(f"signature {name} of {model} takes zero rows a call: export it with a free batch dimension")
     return signature
 
 
@@ -246,7 +254,7 @@ def _tensor_spec(alias: str, info: Any, role: str, signature: str) -> TensorSpec
     if dtype is None:
         from tensorflow.core.framework import types_pb2
 
-        kind = types_pb2.DataType.Name(info.dtype)
+        kind = types_pb2.DataType.Name(info.dtype) if info.dtype in types_pb2.DataType.values() else f"number {info.dtype}"
         raise ModelError(f"{role} {alias!r} of signature {signature} has dtype {kind}, which no file can hold")
     shape = None
     if not info.tensor_shape.unknown_rank:

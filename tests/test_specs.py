@@ -1,0 +1,88 @@
+"""Specs check themselves, and name flag, value and range."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from transforms.signature import Signature, TensorSpec
+from transforms.specs import InputSpec, JobSpec, KeySpec, ModelSpec, OutputSpec, SpecError
+
+SIGNATURE = Signature("s", ("serve",), (TensorSpec("x", "x:0", "float32", (None,)),), (TensorSpec("y", "y:0", "float32", (None,)),))
+
+
+def job(**changes: Any) -> JobSpec:
+    made = JobSpec(
+        InputSpec(("a",)), KeySpec(), ModelSpec("m", SIGNATURE), OutputSpec("out"), "run-1", "launch", "2026-01-01T00:00:00.000Z"
+    )
+    return dataclasses.replace(made, **changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "flag", "says"),
+    [
+        (lambda: InputSpec(()), "input", "is empty"),
+        (lambda: InputSpec(("a", "")), "input", "is empty"),
+        (lambda: InputSpec(("a",), format="xml"), "input_format", "'xml' is not one of jsonl"),
+        (lambda: InputSpec(("a",), include_fields=("b", "b")), "include_fields", "b is named twice"),
+        (lambda: InputSpec(("a",), exclude_fields=("",)), "exclude_fields", "empty name"),
+        (lambda: InputSpec(("a",), include_fields=("b",), exclude_fields=("b",)), "exclude_fields", "b is in --include_fields too"),
+        (lambda: KeySpec(("a", "b", "a")), "key_field", "a is named twice"),
+        (lambda: KeySpec(("",)), "key_field", "empty name"),
+        (lambda: KeySpec(duplicates="drop"), "duplicate_keys", "'drop' is not one of fail, allow"),
+        (lambda: ModelSpec("m", SIGNATURE, batch_size=0), "batch_size", "0 is not between 1 and 1000000 rows"),
+        (lambda: ModelSpec("m", SIGNATURE, batch_size=1_000_001), "batch_size", "1000001 is not between"),
+        (lambda: OutputSpec(""), "output", "is empty"),
+        (lambda: OutputSpec("o", style="json"), "output_style", "'json' is not one of keyed, vertex, aiplatform, raw"),
+        (lambda: OutputSpec("o", layout="flat"), "output_layout", "'flat' is not one of sharded, mirror"),
+        (lambda: OutputSpec("o", nan="zero"), "nan", "'zero' is not one of null, string, error"),
+        (lambda: OutputSpec("o", write_disposition="append"), "write_disposition", "'append' is not one of truncate, empty"),
+        (lambda: OutputSpec("o", passthrough_fields=("*", "a")), "passthrough_fields", "'*' already names all fields"),
+        (lambda: OutputSpec("o", passthrough_fields=("a", "a")), "passthrough_fields", "a is named twice"),
+        (lambda: OutputSpec("o", style="raw", passthrough_fields=("a",)), "passthrough_fields", "has no place for fields"),
+        (lambda: OutputSpec("o", passthrough_fields=("prediction",)), "passthrough_fields", "prediction is a name"),
+        (lambda: OutputSpec("o", style="vertex", passthrough_fields=("instance",)), "passthrough_fields", "instance is a name"),
+        (lambda: job(max_error_ratio=1.5), "max_error_ratio", "1.5 is not between 0 and 1"),
+        (lambda: job(max_error_ratio=-0.1), "max_error_ratio", "-0.1 is not between 0 and 1"),
+        (lambda: job(max_error_ratio=float("nan")), "max_error_ratio", "nan is not between 0 and 1"),
+        (lambda: job(run_id="a/b"), "run_id", "'a/b' is not 1 to 128 letters"),
+        (lambda: job(run_id="../up"), "run_id", "is not 1 to 128 letters"),
+        (lambda: job(run_id="a\n"), "run_id", "is not 1 to 128 letters"),
+        (
+            lambda: job(key=KeySpec(("id",)), output=OutputSpec("o", style="aiplatform", passthrough_fields=("id",))),
+            "passthrough_fields", "id is in the output already, as the key",
+        ),
+    ],
+)  # fmt: skip
+def test_values_out_of_range_name_their_flag(make: Any, flag: str, says: str) -> None:
+    with pytest.raises(SpecError) as refusal:
+        make()
+    assert refusal.value.flag == flag
+    assert str(refusal.value).startswith(f"--{flag}: ")
+    assert says in str(refusal.value)
+
+
+def test_values_at_the_borders_stand() -> None:
+    assert ModelSpec("m", SIGNATURE, batch_size=1).batch_size == 1
+    assert ModelSpec("m", SIGNATURE, batch_size=1_000_000).batch_size == 1_000_000
+    assert job(max_error_ratio=0.0).max_error_ratio == 0
+    assert job(max_error_ratio=1.0).max_error_ratio == 1
+    assert job(run_id="a" * 128).run_id == "a" * 128
+    assert OutputSpec("o", style="aiplatform", passthrough_fields=("key", "prediction")).passthrough_fields == ("key", "prediction")
+
+
+def test_errors_lie_beside_the_results_unless_told_otherwise() -> None:
+    assert OutputSpec("out").errors == "out"
+    assert OutputSpec("out", errors_folder="bad").errors == "bad"
+
+
+def test_the_staging_folder_is_of_this_launch_alone() -> None:
+    assert job().staging_in("gs://b/out/") == "gs://b/out/_staging/run-1/launch"
+    assert job(launch="other").staging_in("gs://b/out") != job().staging_in("gs://b/out")
+
+
+def test_specs_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        job().run_id = "other"  # type: ignore[misc]

@@ -1,0 +1,103 @@
+"""Patterns → splits: formats by name, large files cut, small ones packed, each file once."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+from apache_beam.testing.test_pipeline import TestPipeline
+
+from transforms.elements import FileRange, Split
+from transforms.files import FoundFile
+from transforms.read import splits
+from transforms.read.splits import FormatError, PlanSplits, format_of, split_file
+from transforms.specs import InputSpec
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "a.jsonl",
+        "a.ndjson",
+        "a.json",
+        "a.JSONL",
+        "gs://b/c.d/a.jsonl",
+        "a.jsonl.gz",
+        "a.json.bz2",
+        "a.ndjson.ZST",
+        "a.b.c.jsonl",
+        "a.csv.jsonl",
+    ],
+)
+def test_formats_by_extension(path: str) -> None:
+    assert format_of(path, None) == "jsonl"
+
+
+@pytest.mark.parametrize(
+    "path", ["a", "a.csv", "a.gz", "a.csv.gz", "jsonl", "dir.jsonl/a", "a.jsonl.zip", "a.jsonl.gz.gz", "part-00000-of-00012", "a.jsonl~"]
+)
+def test_formats_that_no_name_tells(path: str) -> None:
+    with pytest.raises(FormatError, match="give --input_format"):
+        format_of(path, None)
+    assert format_of(path, "jsonl") == "jsonl"
+
+
+def test_a_compressed_file_is_one_range_of_unknown_end() -> None:
+    assert list(split_file(FoundFile("a.jsonl.gz", 10**9, "a.jsonl.gz"))) == [FileRange("a.jsonl.gz", 0, None, 10**9, "a.jsonl.gz")]
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 31 << 20, 32 << 20, 48 << 20, (48 << 20) + 1, 10**9 + 7])
+def test_a_plain_file_is_cut_without_gap(size: int) -> None:
+    ranges = list(split_file(FoundFile("a.jsonl", size, "a.jsonl")))
+    assert ranges[0].start == 0
+    assert ranges[-1].stop == size
+    assert all(left.stop == right.start for left, right in itertools.pairwise(ranges))
+    assert all(piece.size_bytes == (piece.stop or 0) - piece.start for piece in ranges)
+    assert len(ranges) == 1 or all(16 << 20 <= piece.size_bytes <= 64 << 20 for piece in ranges), "as the design has it"
+
+
+def test_small_files_are_packed_large_ones_cut_and_each_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "SPLIT_BYTES", 1000)
+    sizes = {
+        "a/1.jsonl": 10,
+        "a/2.jsonl": 0,
+        "a/3.jsonl.gz": 20,
+        "b/4.jsonl": 2600,
+        "b/5.jsonl": 400,
+        "b/[6] ü.jsonl": 30,
+        "a/_tmp.jsonl": 5,
+        "b/.h.jsonl": 5,
+    }
+    for name, size in sizes.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * size)
+    patterns = (str(tmp_path), f"{tmp_path}/a", f"{tmp_path}/*/1.jsonl", f"{tmp_path}/b/[6] ü.jsonl")
+    found = plan(InputSpec(patterns), tmp_path / "_out")
+    ranges = [piece for split in found for piece in split.ranges]
+    assert len(ranges) == len(set(ranges))
+    covered = {name: sorted((piece.start, piece.stop) for piece in ranges if piece.path == str(tmp_path / name)) for name in sizes}
+    assert covered == {
+        "a/1.jsonl": [(0, 10)], "a/2.jsonl": [(0, 0)], "a/3.jsonl.gz": [(0, None)], "b/4.jsonl": [(0, 866), (866, 1733), (1733, 2600)],
+        "b/5.jsonl": [(0, 400)], "b/[6] ü.jsonl": [(0, 30)], "a/_tmp.jsonl": [], "b/.h.jsonl": [],
+    }  # fmt: skip
+    assert all(len(split.ranges) == 1 for split in found if split.ranges[0].path.endswith("4.jsonl"))
+
+
+def plan(spec: InputSpec, folder: Path) -> list[Split]:
+    with TestPipeline(runner="FnApiRunner") as pipeline:
+        pipeline | PlanSplits(spec) | beam.Map(repr) | beam.io.WriteToText(f"{folder}/splits", num_shards=1)
+    (shard,) = folder.iterdir()
+    return [eval(line, {"Split": Split, "FileRange": FileRange}) for line in shard.read_text(encoding="utf-8").splitlines()]
+
+
+def test_packing_ends_at_a_splits_size() -> None:
+    packer = splits._SplitFiles(InputSpec(("a",)))
+    packer.start_bundle()
+    small = splits.SPLIT_BYTES // 4
+    made = [split for number in range(10) for split in packer.process(("", [FoundFile(f"{number}.jsonl", small, f"{number}.jsonl")] * 2))]
+    made += [windowed.value for windowed in packer.finish_bundle()]
+    assert [len(split.ranges) for split in made] == [4, 4, 2]
+    assert [piece.path for split in made for piece in split.ranges] == [f"{number}.jsonl" for number in range(10)]
+    assert made[1].order == ("4.jsonl", 0)
