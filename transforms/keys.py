@@ -46,7 +46,7 @@ def take_keys(tokens: Sequence[bytes]) -> Sequence[bytes] | None:
     if not all(tokens):
         return None
     first = {token[0] for token in tokens}
-    if first & set(b"[{n") or any(b"\\" in token for token in tokens):
+    if first & set(b"[{n") or b"\\" in b"".join(tokens):
         return None
     return tokens
 

@@ -58,6 +58,7 @@ class StandIns:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="emulators-"))
         (self.folder / "gcloud").mkdir()
+        (self.folder / "ca.pem").touch()  # httplib2 wants to see it when it is imported; the front writes it
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._sockets = {name: bound_socket() for name in ("metadata", "front")}
         self._requests = self.folder / "gcs-requests.log"

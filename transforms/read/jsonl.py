@@ -133,7 +133,9 @@ class LineParser:
         first = int(opening[0])
         if first not in CLOSING or (opening != first).any() or (closing != CLOSING[first]).any():
             return None
-        parsed = self.row_reader.parse_typed(texts.data[texts.starts[0] : texts.stops[-1]], len(texts))
+        start, stop = int(texts.starts[0]), int(texts.stops[-1])
+        whole = start == 0 and stop >= len(texts.data) - len(b"\r\n")  # then a slice would only be a copy
+        parsed = self.row_reader.parse_typed(texts.data if whole else texts.data[start:stop], len(texts))
         return None if parsed is None else _Parsed(np.arange(len(texts)), *parsed)
 
     def _parse_lines(self, texts: RowTexts, fail: Any) -> _Parsed:
