@@ -275,7 +275,7 @@ def test_all_fields_beside_the_outputs_stand_once() -> None:
 
 @pytest.mark.parametrize("style", OUTPUT_STYLES)
 @pytest.mark.parametrize("nan", NAN_POLICIES)
-@MANY
+@settings(MANY, max_examples=60)
 @given(data=st.data())
 def test_every_style_is_strict_json_with_the_values_of_the_kept_rows(style: str, nan: str, data: st.DataObject) -> None:
     number = data.draw(st.integers(1, 6))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
-from apache_beam.testing.test_pipeline import TestPipeline
 
 from transforms.elements import FileRange, Split
 from transforms.files import FoundFile
@@ -86,7 +85,7 @@ def test_small_files_are_packed_large_ones_cut_and_each_read_once(tmp_path: Path
 
 
 def plan(spec: InputSpec, folder: Path) -> list[Split]:
-    with TestPipeline(runner="FnApiRunner") as pipeline:
+    with beam.Pipeline(runner="FnApiRunner") as pipeline:
         pipeline | PlanSplits(spec) | beam.Map(repr) | beam.io.WriteToText(f"{folder}/splits", num_shards=1)
     (shard,) = folder.iterdir()
     return [eval(line, {"Split": Split, "FileRange": FileRange}) for line in shard.read_text(encoding="utf-8").splitlines()]
