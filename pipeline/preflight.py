@@ -16,7 +16,7 @@ from pipeline import options as flags
 from pipeline.options import Options
 from transforms import files
 from transforms.model.locate import find_version, read_meta_graphs
-from transforms.read.splits import FormatError, format_of
+from transforms.read.formats import FormatError, format_of
 from transforms.signature import ModelError, check_outputs, import_tensorflow, select_meta_graph, select_signature
 from transforms.specs import JobSpec, ModelSpec, SpecError
 from transforms.write.publish import PUBLISHED, SUCCESS

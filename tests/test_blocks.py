@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from transforms.elements import FileRange
 from transforms.read import blocks, splits
 from transforms.read.blocks import Block, DamagedFileError, compression_of, read_blocks
+from transforms.read.formats import FORMATS
 from transforms.read.jsonl import find_lines
 
 BOM = b"\xef\xbb\xbf"
@@ -235,7 +236,7 @@ def test_ranges_cover_a_file_without_gap_or_overlap(size: int, split_bytes: int)
     patch = pytest.MonkeyPatch()
     with patch.context() as context:
         context.setattr(splits, "SPLIT_BYTES", split_bytes)
-        ranges = list(splits.split_file(splits.FoundFile("a/rows.jsonl", size, "rows.jsonl")))
+        ranges = list(splits.split_file(splits.FoundFile("a/rows.jsonl", size, "rows.jsonl"), FORMATS["jsonl"]))
     covered = [place for piece in ranges for place in range(piece.start, piece.stop or 0)]
     assert covered == list(range(size))
     assert sum(piece.size_bytes for piece in ranges) == size

@@ -11,7 +11,8 @@ import pytest
 from transforms.elements import FileRange, Split
 from transforms.files import FoundFile
 from transforms.read import splits
-from transforms.read.splits import FormatError, PlanSplits, format_of, split_file
+from transforms.read.formats import FORMATS, FormatError, format_of
+from transforms.read.splits import PlanSplits, split_file
 from transforms.specs import InputSpec
 
 
@@ -31,7 +32,7 @@ from transforms.specs import InputSpec
     ],
 )
 def test_formats_by_extension(path: str) -> None:
-    assert format_of(path, None) == "jsonl"
+    assert format_of(path, None).name == "jsonl"
 
 
 @pytest.mark.parametrize(
@@ -40,16 +41,19 @@ def test_formats_by_extension(path: str) -> None:
 def test_formats_that_no_name_tells(path: str) -> None:
     with pytest.raises(FormatError, match="give --input_format"):
         format_of(path, None)
-    assert format_of(path, "jsonl") == "jsonl"
+    assert format_of(path, "jsonl").name == "jsonl"
 
 
 def test_a_compressed_file_is_one_range_of_unknown_end() -> None:
-    assert list(split_file(FoundFile("a.jsonl.gz", 10**9, "a.jsonl.gz"))) == [FileRange("a.jsonl.gz", 0, None, 10**9, "a.jsonl.gz")]
+    whole = FileRange("a.jsonl.gz", 0, None, 10**9, "a.jsonl.gz")
+    assert list(split_file(FoundFile("a.jsonl.gz", 10**9, "a.jsonl.gz"), FORMATS["jsonl"])) == [whole]
+        FileRange("a.jsonl.gz", 0, None, 10**9, "a.jsonl.gz")
+    ]
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 31 << 20, 32 << 20, 48 << 20, (48 << 20) + 1, 10**9 + 7])
 def test_a_plain_file_is_cut_without_gap(size: int) -> None:
-    ranges = list(split_file(FoundFile("a.jsonl", size, "a.jsonl")))
+    ranges = list(split_file(FoundFile("a.jsonl", size, "a.jsonl"), FORMATS["jsonl"]))
     assert ranges[0].start == 0
     assert ranges[-1].stop == size
     assert all(left.stop == right.start for left, right in itertools.pairwise(ranges))

@@ -11,8 +11,7 @@ import numpy as np
 
 from transforms.elements import InstanceBatch, Split
 from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
-from transforms.read.instances import hashes_of, read_range, row_spec
-from transforms.read.jsonl import LineParser
+from transforms.read.instances import hashes_of, range_reader
 from transforms.specs import JobSpec
 
 
@@ -41,9 +40,9 @@ class _ListDuplicates(beam.DoFn):
             yield from itertools.islice(self._places(split, wanted), LISTED_DUPLICATES)
 
     def _places(self, split: Split, wanted: np.ndarray) -> Iterator[DuplicateKey]:
-        parser = LineParser(row_spec(self.job))
+        reader = range_reader(self.job)
         for piece in split.ranges:
-            for batch in read_range(parser, piece, split.order):
+            for batch in reader.read(piece, split.order):
                 yield from _places(batch, wanted)
 
 

@@ -11,11 +11,10 @@ import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 
 from transforms import metrics
-from transforms.codes import Code, Stage
-from transforms.elements import FailedRow, FileRange, InstanceBatch, Split, SplitCount
+from transforms.codes import Code
+from transforms.elements import InstanceBatch, Split, SplitCount
 from transforms.keys import BUCKETS, hash_keys
-from transforms.read.blocks import DamagedFileError, read_blocks
-from transforms.read.jsonl import LineParser
+from transforms.read.formats import RangeReader
 from transforms.read.row import RowSpec
 from transforms.specs import OWN_FIELDS, JobSpec
 
@@ -35,15 +34,9 @@ def row_spec(job: JobSpec) -> RowSpec:
     )
 
 
-def read_range(parser: LineParser, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
-    """Gives the batches of one file range; damage of the file is a failed row in a last, empty batch."""
-    try:
-        for block in read_blocks(piece):
-            yield from parser.parse(block, piece, order)
-    except DamagedFileError as damage:
-        message = f"the file can't be read on from here, so how many rows are lost is unknown: {damage}"
-        failed = FailedRow(b"", piece.path, damage.offset, Stage.READ, Code.FILE_DAMAGED, message, b"null")
-        yield dataclasses.replace(parser.parse_nothing(piece, order), failed=[failed])
+def range_reader(job: JobSpec) -> RangeReader:
+    """Gives the reader of the job's files."""
+    return RangeReader(row_spec(job), job.input.format)
 
 
 class _ReadInstances(beam.DoFn):
@@ -51,14 +44,14 @@ class _ReadInstances(beam.DoFn):
         self.job = job
 
     def setup(self) -> None:
-        self.parser = LineParser(row_spec(self.job))
+        self.reader = range_reader(self.job)
         self.progress = metrics.Progress(self.job.progress_folder)
 
     def process(self, split: Split) -> Iterator[InstanceBatch | TaggedOutput]:
         rows, size, damaged = 0, 0, []
         hashes: list[np.ndarray] = []
         for piece in split.ranges:
-            for batch in read_range(self.parser, piece, split.order):
+            for batch in self.reader.read(piece, split.order):
                 read = len(batch) + len(batch.failed)
                 rows += read
                 size += batch.bytes
@@ -71,7 +64,7 @@ class _ReadInstances(beam.DoFn):
                 if read:
                     yield batch
             if self.job.output.layout == "mirror":  # a file without rows has an output without rows
-                yield self.parser.parse_nothing(piece, split.order)
+                yield self.reader.nothing(piece, split.order)
             if piece.stop is None:  # compressed: how far it is shows only at its end
                 self.progress.add(input_bytes=piece.size_bytes)
         metrics.bytes_read.inc(size)

@@ -17,7 +17,7 @@ from transforms import codec
 from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch, RowTexts, row_as_json
 from transforms.keys import make_key, make_keys, take_key, take_keys
-from transforms.read.blocks import MAX_ROW_BYTES, Block
+from transforms.read.blocks import MAX_ROW_BYTES, Block, read_blocks
 from transforms.read.row import RowReader, RowSpec
 
 # Tensors of one batch, in and out, as far as the signature tells; rows beyond it wait for the next batch.
@@ -33,6 +33,20 @@ class _Parsed:
     lines: np.ndarray
     values: dict[str, Sequence[Any]]
     tokens: dict[str, Sequence[bytes]]
+
+
+class JsonLinesReader:
+    """Reads files of JSON-lines, or ranges of them."""
+
+    def __init__(self, spec: RowSpec) -> None:
+        self.parser = LineParser(spec)
+
+    def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+        for block in read_blocks(piece):
+            yield from self.parser.parse(block, piece, order)
+
+    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+        return self.parser.parse_nothing(piece, order)
 
 
 class LineParser:

@@ -13,7 +13,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from transforms import files
 from transforms.elements import FileRange, Split
 from transforms.files import FoundFile
-from transforms.read.blocks import compression_of
+from transforms.read.formats import Format, format_of
 from transforms.specs import InputSpec
 
 # A split is long enough that its fixed cost (open, seek, a shard of its own) is lost in it, and short enough that
@@ -21,34 +21,11 @@ from transforms.specs import InputSpec
 SPLIT_BYTES = 32 << 20
 # Opening a file costs some milliseconds, more from a bucket: a thousand of them are work enough for a split.
 PACKED_FILES = 1000
-EXTENSIONS = {"jsonl": "jsonl", "ndjson": "jsonl", "json": "jsonl"}
 
 
-class FormatError(ValueError):
-    """A file whose format neither its name nor ``--input_format`` tells."""
-
-
-def format_of(path: str, given: str | None) -> str:
-    """Gives the format of ``path`` by its extension, under any compression's, unless ``given``.
-
-    Raises:
-      FormatError: neither tells.
-    """
-    if given is not None:
-        return given
-    name = path.rsplit("/", 1)[-1].lower()
-    if compression_of(name):
-        name = name.rsplit(".", 1)[0]
-    extension = name.rsplit(".", 1)[-1] if "." in name else ""
-    if extension not in EXTENSIONS:
-        known = ", ".join(f".{ending}" for ending in EXTENSIONS)
-        raise FormatError(f"{path}: its extension is none of {known} (and .gz, .bz2, .zst after it); give --input_format")
-    return EXTENSIONS[extension]
-
-
-def split_file(found: FoundFile) -> Iterator[FileRange]:
-    """Cuts a file into ranges of about ``SPLIT_BYTES``; a compressed one can't be cut."""
-    if compression_of(found.path):
+def split_file(found: FoundFile, format: Format) -> Iterator[FileRange]:
+    """Cuts a file into ranges of about ``SPLIT_BYTES``, if its format and compression allow that."""
+    if not format.can_split(found.path):
         yield FileRange(found.path, 0, None, found.size_bytes, found.relative)
         return
     pieces = max(1, round(found.size_bytes / SPLIT_BYTES))
@@ -75,8 +52,7 @@ class _SplitFiles(beam.DoFn):
 
     def process(self, matches: tuple[str, Iterable[FoundFile]]) -> Iterator[Split]:
         found = next(iter(matches[1]))  # several, where patterns overlap: the file is read once
-        format_of(found.path, self.spec.format)
-        ranges = list(split_file(found))
+        ranges = list(split_file(found, format_of(found.path, self.spec.format)))
         if len(ranges) > 1 or ranges[0].size_bytes >= SPLIT_BYTES // 2:
             yield from (Split((piece,)) for piece in ranges)
             return

@@ -1,0 +1,111 @@
+"""The formats that can be read: which files are of one, whether they can be cut, and what reads them.
+
+To add a format: a file beside this one with a ``Reader``, an entry in ``FORMATS``, a row in docs/formats.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Iterator
+from typing import Protocol
+
+from transforms.codes import Code, Stage
+from transforms.elements import FailedRow, FileRange, InstanceBatch
+from transforms.read.blocks import DamagedFileError, compression_of
+from transforms.read.row import RowSpec
+
+
+class FormatError(ValueError):
+    """A file whose format neither its name nor ``--input_format`` tells."""
+
+
+class Reader(Protocol):
+    """Makes batches of the files of one format; one a process and job."""
+
+    def __init__(self, spec: RowSpec) -> None: ...
+
+    def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+        """Gives the batches of ``piece``: every row of it is in one of them, as instance or failed row.
+
+        Raises:
+          DamagedFileError: after the batches of all rows before the damage were given.
+        """
+        ...
+
+    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+        """Gives a batch without rows."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One format: the extensions of its files, and its reader as ``module:class``, imported when first used.
+
+    ``lines``: an uncompressed file can be cut at any byte, a row belonging to the part that holds its first.
+    """
+
+    name: str
+    extensions: tuple[str, ...]
+    reader: str
+    lines: bool = False
+
+    def can_split(self, path: str) -> bool:
+        return self.lines and compression_of(path) is None
+
+    def make_reader(self, spec: RowSpec) -> Reader:
+        module, _, name = self.reader.partition(":")
+        reader: Reader = getattr(importlib.import_module(module), name)(spec)
+        return reader
+
+
+FORMATS = {
+    format.name: format for format in (Format("jsonl", ("jsonl", "ndjson", "json"), "transforms.read.jsonl:JsonLinesReader", lines=True),)
+}
+
+
+def format_of(path: str, given: str | None) -> Format:
+    """Gives the format of ``path`` by its extension, under any compression's, unless ``given``.
+
+    Raises:
+      FormatError: neither tells.
+    """
+    if given is not None:
+        return FORMATS[given]
+    name = path.rsplit("/", 1)[-1].lower()
+    if compression_of(name):
+        name = name.rsplit(".", 1)[0]
+    extension = name.rsplit(".", 1)[-1] if "." in name else ""
+    for format in FORMATS.values():
+        if extension in format.extensions:
+            return format
+    known = ", ".join(f".{ending}" for format in FORMATS.values() for ending in format.extensions)
+    raise FormatError(f"{path}: its extension is none of {known} (and .gz, .bz2, .zst after it); give --input_format")
+
+
+class RangeReader:
+    """Reads ranges of files of any format; a file's damage becomes a failed row."""
+
+    def __init__(self, spec: RowSpec, given: str | None) -> None:
+        self.spec = spec
+        self.given = given
+        self.readers: dict[str, Reader] = {}
+
+    def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+        """Gives the batches of one file range; damage of the file is a failed row in a last, empty batch."""
+        reader = self._reader(piece)
+        try:
+            yield from reader.read(piece, order)
+        except DamagedFileError as damage:
+            message = f"the file can't be read on from here, so how many rows are lost is unknown: {damage}"
+            failed = FailedRow(b"", piece.path, damage.offset, Stage.READ, Code.FILE_DAMAGED, message, b"null")
+            yield dataclasses.replace(reader.nothing(piece, order), failed=[failed])
+
+    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+        return self._reader(piece).nothing(piece, order)
+
+    def _reader(self, piece: FileRange) -> Reader:
+        format = format_of(piece.path, self.given)
+        if format.name not in self.readers:
+            self.readers[format.name] = format.make_reader(self.spec)
+        return self.readers[format.name]
