@@ -21,7 +21,7 @@ from transforms.read.jsonl import find_lines
 
 BOM = b"\xef\xbb\xbf"
 COMPRESS = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zstd.compress}
-ANY = settings(deadline=None, derandomize=True, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+ANY = settings(deadline=None, derandomize=True, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def expected_lines(content: bytes) -> list[tuple[int, bytes]]:
