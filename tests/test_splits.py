@@ -47,8 +47,6 @@ def test_formats_that_no_name_tells(path: str) -> None:
 def test_a_compressed_file_is_one_range_of_unknown_end() -> None:
     whole = FileRange("a.jsonl.gz", 0, None, 10**9, "a.jsonl.gz")
     assert list(split_file(FoundFile("a.jsonl.gz", 10**9, "a.jsonl.gz"), FORMATS["jsonl"])) == [whole]
-        FileRange("a.jsonl.gz", 0, None, 10**9, "a.jsonl.gz")
-    ]
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 31 << 20, 32 << 20, 48 << 20, (48 << 20) + 1, 10**9 + 7])
