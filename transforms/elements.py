@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import apache_beam as beam
 import msgspec
@@ -14,6 +13,7 @@ import pyarrow as pa
 
 from transforms.codec import Column
 from transforms.codes import Code, Stage
+from transforms.keys import readable
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -67,7 +67,7 @@ class FailedRow:
 
     def to_json(self) -> bytes:
         """Gives one line of ``prediction.errors``, without its line end."""
-        fields = (self.source, self.offset, str(self.stage), str(self.code), self.message)
+        fields = (readable(self.source), self.offset, str(self.stage), str(self.code), self.message)
         source, offset, stage, code, message = (msgspec.json.encode(value) for value in fields)
         return b'{"key": %b, "source": %b, "offset": %b, "stage": %b, "code": %b, "message": %b, "instance": %b}' % (
             self.key or b"null",
@@ -80,17 +80,37 @@ class FailedRow:
         )
 
 
-def row_as_json(row: bytes) -> bytes:
-    """Gives a row as JSON text: itself where it is JSON, else ``{"b64": ...}``."""
+def is_json(row: bytes) -> bool:
+    """Whether a row is one JSON value in UTF-8."""
     try:
         row.decode("utf-8")
         msgspec.json.decode(row, type=msgspec.Raw)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
-        return msgspec.json.encode({"b64": row})
-    return row
+        return False
+    return True
 
 
-class RowTexts(Sequence[bytes]):
+def on_one_line(text: bytes) -> bytes:
+    """Gives JSON text without carriage returns: there they are space, but many readers end a line at one."""
+    return text.replace(b"\r", b" ") if b"\r" in text else text
+
+
+def row_as_json(row: bytes) -> bytes:
+    """Gives a row as JSON text: itself where it is JSON, else ``{"b64": ...}``."""
+    return on_one_line(row) if is_json(row) else msgspec.json.encode({"b64": row})
+
+
+class Rows(Protocol):
+    """The rows of a batch as they were read, each made only when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> bytes: ...
+
+    def take(self, index: np.ndarray) -> Rows: ...
+
+
+class RowTexts:
     """The rows of a block as slices of it, cut out only when asked for."""
 
     def __init__(self, data: bytes, starts: np.ndarray, stops: np.ndarray) -> None:
@@ -99,7 +119,7 @@ class RowTexts(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, row: int) -> bytes:  # type: ignore[override]
+    def __getitem__(self, row: int) -> bytes:
         return self.data[self.starts[row] : self.stops[row]]
 
     def take(self, index: np.ndarray) -> RowTexts:
@@ -120,7 +140,7 @@ class InstanceBatch:
     relative: str
     columns: dict[str, Column]
     offsets: np.ndarray
-    rows: RowTexts
+    rows: Rows
     keys: pa.Array
     passthrough: dict[str, pa.Array]
     failed: list[FailedRow]

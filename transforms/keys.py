@@ -53,16 +53,16 @@ def take_keys(tokens: Sequence[bytes]) -> Sequence[bytes] | None:
 
 def make_key(source: str, offset: int) -> bytes:
     """Makes the key of the one row that begins at ``offset`` of file ``source``: ``"source:offset"``, as JSON text."""
-    return msgspec.json.encode(f"{_readable(source)}:{offset}")
+    return msgspec.json.encode(f"{readable(source)}:{offset}")
 
 
 def make_keys(source: str, offsets: np.ndarray) -> pa.Array:
     """Makes one key a row, ``"source:offset"``: the same on every run over the same file."""
-    prefix = msgspec.json.encode(_readable(source))[:-1].decode()
+    prefix = msgspec.json.encode(readable(source))[:-1].decode()
     return pc.binary_join_element_wise(f"{prefix}:", pc.cast(pa.array(offsets), pa.string()), '"', "")
 
 
-def _readable(path: str) -> str:
+def readable(path: str) -> str:
     """A local path whose bytes are not UTF-8 holds lone surrogates, which JSON can't: they are written out as ``\\xff``."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 

@@ -174,4 +174,5 @@ def _join(pieces: Sequence[np.ndarray]) -> Column:
         return pieces[0]
     if len({piece.shape[1:] for piece in pieces}) == 1:
         return np.concatenate(pieces)
-    return Ragged([row if isinstance(row, np.ndarray) else np.asarray(row) for piece in pieces for row in piece])
+    # Slices, not items: an item of an array of bytes would come back as NumPy's own bytes, without its trailing zeros.
+    return Ragged([piece[row : row + 1].reshape(piece.shape[1:]) for piece in pieces for row in range(len(piece))])

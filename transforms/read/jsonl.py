@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from transforms import codec
 from transforms.codes import Code, RowError
-from transforms.elements import FailedRow, FileRange, InstanceBatch, RowTexts, row_as_json
+from transforms.elements import FailedRow, FileRange, InstanceBatch, RowTexts, on_one_line, row_as_json
 from transforms.keys import make_key, make_keys, take_key, take_keys
 from transforms.read.blocks import MAX_ROW_BYTES, Block, read_blocks
 from transforms.read.row import RowReader, RowSpec
@@ -201,7 +201,7 @@ def find_lines(data: bytes, keep_space: bool = False) -> tuple[np.ndarray, np.nd
 
 def _texts(name: str, tokens: Sequence[bytes]) -> pa.Array:
     absent = b"" if name == "*" else b"null"
-    return pa.array([token or absent for token in tokens], pa.binary()).cast(pa.string())
+    return pa.array([on_one_line(token) or absent for token in tokens], pa.binary()).cast(pa.string())
 
 
 def _without(batch: InstanceBatch, errors: dict[int, RowError]) -> InstanceBatch:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from transforms.codec import Ragged, take
 from transforms.codes import Code, Stage
-from transforms.elements import FailedRow, PredictionBatch, row_as_json
+from transforms.elements import FailedRow, PredictionBatch, is_json, row_as_json
 from transforms.signature import Signature
 from transforms.specs import OutputSpec
 from transforms.write.jsontext import finite_rows, json_texts
@@ -70,7 +70,7 @@ class LineEncoder:
             return _join(["{", *_members(pairs), *passed, "}\n"])
         if style == "vertex" and not self.key_fields:
             rows = batch.instances.rows.take(batch.kept)
-            instances = pa.array([_instance(row) for row in rows], pa.binary()).cast(pa.string())
+            instances = pa.array([_instance(rows[row]) for row in range(len(rows))], pa.binary()).cast(pa.string())
             first = ('{"instance": ', instances)
         else:
             first = ('{"key": ', keys)
@@ -104,13 +104,10 @@ class LineEncoder:
 
 def _instance(row: bytes) -> bytes:
     """A row as JSON; a raw line of text as a string."""
-    text = row_as_json(row)
-    if text is row:
-        return row
     try:
-        return msgspec.json.encode(row.decode("utf-8"))
+        return row_as_json(row) if is_json(row) else msgspec.json.encode(row.decode("utf-8"))
     except UnicodeDecodeError:
-        return text
+        return row_as_json(row)
 
 
 def _members(pairs: list[tuple[str, pa.Array]]) -> list[str | pa.Array]:
