@@ -114,7 +114,8 @@ FLAGS = (
         _names, (), "none",
     ),
     Flag("output", "Output", "folder of the results, local or gs://", "a folder", default_help="required"),
-    _choices("output_style", "Output", "shape of a row", specs.OUTPUT_STYLES, "keyed"),
+    _choices("output_format", "Output", "format of the predictions", specs.OUTPUT_FORMATS, "jsonl"),
+    _choices("output_style", "Output", "shape of a row of JSON", specs.OUTPUT_STYLES, "keyed"),
     _choices(
         "output_layout", "Output", "sharded, or mirror: one output file an input file, same relative path and order",
         specs.OUTPUT_LAYOUTS, "sharded",
@@ -123,7 +124,7 @@ FLAGS = (
     Flag(
         "max_error_ratio", "Output", "failed ÷ read above which nothing is published", "a number from 0 to 1", _ratio, 0.1,
     ),
-    _choices("nan", "Output", "NaN and infinities in JSON: null, a string, or the row fails", specs.NAN_POLICIES, "null"),
+    _choices("nan", "Output", "NaN and infinities in text: null, a string, or the row fails", specs.NAN_POLICIES, "null"),
     _choices("write_disposition", "Output", "replace what is in the folder, or refuse", specs.WRITE_DISPOSITIONS, "truncate"),
     Flag(
         "run_id", "Run", "names the run; the same id twice is the same run", "1 to 128 letters, digits, '_', '.' or '-'",
@@ -244,6 +245,7 @@ def output_spec(options: Options) -> specs.OutputSpec:
     return specs.OutputSpec(
         folder=options.output,
         errors_folder=options.errors,
+        format=options.output_format,
         style=options.output_style,
         layout=options.output_layout,
         passthrough_fields=options.passthrough_fields,

@@ -19,6 +19,7 @@ from transforms.model.locate import find_version, read_meta_graphs
 from transforms.read.formats import FormatError, format_of
 from transforms.signature import ModelError, check_outputs, import_tensorflow, select_meta_graph, select_signature
 from transforms.specs import JobSpec, ModelSpec, SpecError
+from transforms.write.formats import make_encoder
 from transforms.write.publish import PUBLISHED, SUCCESS
 
 # Enough to be sure of the formats and to show progress by bytes; more would cost a launcher memory and minutes.
@@ -61,6 +62,7 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[JobSpec, I
             flags=tuple(pair for pair in options.given),
         )
         _check_fields(job)
+        make_encoder(job)  # refuses what the output's format can't hold
         _check_output(job)
     except (ModelError, FormatError, SpecError, BeamIOError, OSError) as error:
         raise PreflightError(str(error)) from error

@@ -29,6 +29,7 @@ from transforms.specs import NAN_POLICIES, OUTPUT_STYLES, OWN_FIELDS, InputSpec,
 from transforms.write import jsonl
 from transforms.write.jsonl import LineEncoder
 from transforms.write.jsontext import finite_rows, json_texts
+from transforms.write.rows import refuse_non_finite
 
 GOLDEN = Path(__file__).parent / "golden"
 MANY = settings(deadline=None, derandomize=True, max_examples=150)
@@ -343,14 +344,14 @@ def test_rows_that_are_not_finite_fail_under_error() -> None:
     batch = instances(RowSpec(signature, ("id",)))
     predictions = PredictionBatch(batch, np.array([0, 1, 2]), {"image_bytes": LABELS, "label": LABELS, "y": Y}, [])
     encoder = LineEncoder(signature, OutputSpec("out", nan="error"), ("id",))
-    kept = encoder.refuse_non_finite(predictions)
+    kept = refuse_non_finite(predictions)
     assert kept.kept.tolist() == [0, 2]
     assert [(row.key, row.stage, row.code, row.offset) for row in kept.failed] == [
         (b"7", Stage.WRITE, Code.NOT_FINITE, INPUT.index(b'{"id": 7'))
     ]
     assert "'y'" in kept.failed[0].message
     assert b"".join(bytes(block) for block, _ in encoder.encode(kept)).count(b"\n") == 2
-    assert encoder.refuse_non_finite(kept) is kept
+    assert refuse_non_finite(kept) is kept
 
 
 def test_blocks_of_lines_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,7 @@ class Code(enum.StrEnum):
     NOT_FINITE = "NOT_FINITE"
 
 
+    OUTPUT_DOES_NOT_FIT = "OUTPUT_DOES_NOT_FIT"
 EXPLANATIONS: dict[Code, tuple[Stage, str]] = {
     Code.NOT_UTF8: (Stage.READ, "the row is not UTF-8"),
     Code.NOT_JSON: (Stage.READ, "the row is not one JSON value"),
@@ -63,6 +64,7 @@ EXPLANATIONS: dict[Code, tuple[Stage, str]] = {
 
 
 class RowError(Exception):
+    Code.OUTPUT_DOES_NOT_FIT: (Stage.WRITE, "a prediction holds a value that its column in --output_format can't hold"),
     """One row's failure, on its way to becoming a ``FailedRow``."""
 
     def __init__(self, code: Code, message: str) -> None:

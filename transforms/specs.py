@@ -8,6 +8,7 @@ import re
 from transforms.signature import Signature
 
 INPUT_FORMATS = ("jsonl",)
+OUTPUT_FORMATS = ("jsonl", "parquet")
 OUTPUT_STYLES = ("keyed", "vertex", "aiplatform", "raw")
 OUTPUT_LAYOUTS = ("sharded", "mirror")
 DUPLICATE_KEYS = ("fail", "allow")
@@ -98,6 +99,7 @@ class OutputSpec:
 
     folder: str
     errors_folder: str | None = None
+    format: str = "jsonl"
     style: str = "keyed"
     layout: str = "sharded"
     passthrough_fields: tuple[str, ...] = ()
@@ -107,6 +109,7 @@ class OutputSpec:
     def __post_init__(self) -> None:
         if not self.folder:
             raise SpecError("output", "is empty; expected a folder")
+        _check_choice("output_format", self.format, OUTPUT_FORMATS)
         _check_choice("output_style", self.style, OUTPUT_STYLES)
         _check_choice("output_layout", self.layout, OUTPUT_LAYOUTS)
         _check_choice("nan", self.nan, NAN_POLICIES)
@@ -114,6 +117,8 @@ class OutputSpec:
         _check_names("passthrough_fields", self.passthrough_fields)
         if "*" in self.passthrough_fields and len(self.passthrough_fields) > 1:
             raise SpecError("passthrough_fields", "'*' already names all fields; give it alone")
+        if self.format != "jsonl":
+            self._check_columns()
         if self.style == "raw" and self.passthrough_fields:
             raise SpecError("passthrough_fields", "--output_style=raw has no place for fields; use another style")
         taken = sorted(set(self.passthrough_fields) & set(OWN_FIELDS[self.style]))
@@ -121,6 +126,14 @@ class OutputSpec:
             raise SpecError(
                 "passthrough_fields",
                 f"{', '.join(taken)} is a name that --output_style={self.style} uses itself",
+            )
+
+    def _check_columns(self) -> None:
+        if self.style != "keyed":
+            raise SpecError("output_style", f"{self.style!r} shapes lines of JSON; --output_format={self.format} has columns: leave it out")
+        if "*" in self.passthrough_fields:
+            raise SpecError(
+                "passthrough_fields", f"--output_format={self.format} has the same columns in every row, so '*' can't be; name the fields"
             )
 
     @property

@@ -10,8 +10,8 @@ from typing import Any
 from transforms.codes import EXPLANATIONS, Code
 from transforms.elements import Shard, SplitCount
 from transforms.keys import DuplicateKey, Duplicates
-from transforms.read.blocks import compression_of
 from transforms.specs import JobSpec
+from transforms.write.formats import FORMATS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ def check_gate(job: JobSpec, accounts: Accounts) -> str | None:
     if accounts.duplicated and job.key.duplicates == "fail":
         first = ", ".join(f"{place.key} ({place.source} at byte {place.offset})" for place in accounts.places[:4])
         return f"{accounts.duplicated} keys stand more than once, such as {first}; correct them or give --duplicate_keys=allow"
-    collision = _mirrored_twice(accounts) if job.output.layout == "mirror" else None
+    collision = _mirrored_twice(job, accounts) if job.output.layout == "mirror" else None
     if collision:
         return f"--output_layout=mirror would write {collision[0]} for several input files: {', '.join(collision[1][:3])}"
     if accounts.damaged:
@@ -60,8 +60,9 @@ def check_gate(job: JobSpec, accounts: Accounts) -> str | None:
     return None
 
 
-def _mirrored_twice(accounts: Accounts) -> tuple[str, list[str]] | None:
+def _mirrored_twice(job: JobSpec, accounts: Accounts) -> tuple[str, list[str]] | None:
     sources: dict[str, set[str]] = {}
+    mirrored_name = FORMATS[job.output.format].mirrored_name
     for shard in accounts.shards:
         if shard.kind == "results":
             sources.setdefault(mirrored_name(shard.relative), set()).add(shard.source)
@@ -85,8 +86,3 @@ def count_codes(shards: Sequence[Shard]) -> list[dict[str, Any]]:
 def shard_order(shard: Shard) -> tuple[tuple[str, int], str, str]:
     """Sorts shards as their rows stood in the input."""
     return shard.order, shard.relative, shard.path
-
-
-def mirrored_name(relative: str) -> str:
-    """Gives the output's name for an input file: the same, without a compression's extension."""
-    return relative.rsplit(".", 1)[0] if compression_of(relative) else relative

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.codec import Ragged, take
-from transforms.codes import Code, Stage
-from transforms.elements import FailedRow, PredictionBatch, is_json, row_as_json
+from transforms.elements import PredictionBatch, is_json, row_as_json
 from transforms.signature import Signature
 from transforms.specs import OutputSpec
-from transforms.write.jsontext import finite_rows, json_texts
+from transforms.write.join import Sink, concatenate
+from transforms.write.jsontext import json_texts
+from transforms.write.rows import pieces
 
 # Text made at once: far below the 2 GB that Arrow's strings can hold, and flat in memory.
 BLOCK_BYTES = 64 << 20
-VALUE_BYTES = 20
 
 
 @dataclasses.dataclass
@@ -30,32 +29,26 @@ class LineEncoder:
     output: OutputSpec
     key_fields: tuple[str, ...]
 
+    def open(self, stream: Sink) -> None:
+        self._stream = stream
+
+    def refuse(self, batch: PredictionBatch) -> PredictionBatch:
+        return batch  # JSON holds any prediction
+
+    def write(self, batch: PredictionBatch) -> None:
+        for block, _ in self.encode(batch):
+            self._stream.write(block)
+
+    def close(self) -> None:
+        pass
+
+    def join(self, paths: Sequence[str], stream: Sink) -> None:
+        concatenate(paths, stream)
+
     def encode(self, batch: PredictionBatch) -> Iterator[tuple[memoryview, int]]:
         """Gives blocks of whole lines and their number of rows."""
-        values = sum(_values_per_row(column) for column in batch.outputs.values())
-        rows = max(1, int(BLOCK_BYTES // (VALUE_BYTES * max(1, values))))
-        for start in range(0, len(batch), rows):
-            some = np.arange(start, min(start + rows, len(batch)))
-            outputs = {name: take(column, some) for name, column in batch.outputs.items()}
-            lines = self._lines(dataclasses.replace(batch, kept=batch.kept[some], outputs=outputs))
-            yield _buffer(lines), len(lines)
-
-    def refuse_non_finite(self, batch: PredictionBatch) -> PredictionBatch:
-        """Gives the batch without rows that hold NaN or an infinity; they are failed."""
-        finite = np.ones(len(batch), bool)
-        for column in batch.outputs.values():
-            finite &= finite_rows(column)
-        if finite.all():
-            return batch
-        failed = [self._not_finite(batch, int(row)) for row in np.flatnonzero(~finite)]
-        rows = np.flatnonzero(finite)
-        outputs = {name: take(column, rows) for name, column in batch.outputs.items()}
-        return dataclasses.replace(batch, kept=batch.kept[rows], outputs=outputs, failed=[*batch.failed, *failed])
-
-    def _not_finite(self, batch: PredictionBatch, row: int) -> FailedRow:
-        name = next(name for name, column in batch.outputs.items() if not finite_rows(take(column, np.array([row])))[0])
-        message = f"output {name!r} is NaN or infinite, and --nan=error was given"
-        return batch.instances.failed_row(int(batch.kept[row]), Code.NOT_FINITE, Stage.WRITE, message)
+        for piece in pieces(batch, BLOCK_BYTES):
+            yield _buffer(self._lines(piece)), len(piece)
 
     def _lines(self, batch: PredictionBatch) -> pa.Array:
         style = self.output.style
@@ -127,14 +120,3 @@ def _buffer(lines: pa.Array) -> memoryview:
     _, offsets, data = lines.buffers()
     bounds = np.frombuffer(offsets, np.int32)
     return memoryview(data)[bounds[lines.offset] : bounds[lines.offset + len(lines)]]
-
-
-def _values_per_row(column: object) -> float:
-    if isinstance(column, Ragged):
-        return sum(row.size for row in column.rows) / max(1, len(column))
-    assert isinstance(column, np.ndarray)
-    per_row = column.size / max(1, len(column))
-    if column.dtype.kind != "O" or not column.size:
-        return per_row
-    some = column.reshape(-1)[:: max(1, column.size // 100)]
-    return per_row * (1 + sum(len(value) for value in some) / len(some) / VALUE_BYTES)

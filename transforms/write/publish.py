@@ -16,14 +16,16 @@ from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs import STAGING, JobSpec
 from transforms.write import manifest
 from transforms.write.commit import SUCCESS, FolderChange, commit
-from transforms.write.gate import Accounts, check_gate, count_codes, mirrored_name, shard_order
-from transforms.write.shards import ShardFile
+from transforms.write.formats import FORMATS, SUFFIXES, make_encoder
+from transforms.write.gate import Accounts, check_gate, count_codes, shard_order
+from transforms.write.shards import Place, ShardFile
 
 RESULTS = "prediction.results"
 ERRORS = "prediction.errors"
 STATS = "prediction.errors_stats"
 MANIFEST = "manifest.json"
-PUBLISHED = re.compile(rf"({re.escape(RESULTS)}|{re.escape(ERRORS)}|{re.escape(STATS)})-\d+-of-\d+")
+NUMBERED = rf"-\d+-of-\d+({SUFFIXES})"
+PUBLISHED = re.compile(rf"({re.escape(RESULTS)}|{re.escape(ERRORS)}|{re.escape(STATS)}){NUMBERED}")
 
 
 class GateShutError(Exception):
@@ -69,8 +71,7 @@ class Publisher:
         )
         predicted = FolderChange(self.folder)
         if reason is None:
-            predicted.placed = {name: shard.path for name, shard in results.items() if shard.path}
-            predicted.written = {name: b"" for name, shard in results.items() if not shard.path}
+            predicted.placed = {name: shard.path for name, shard in results.items()}
             predicted.removed = (_published(self.folder, RESULTS) | manifest.result_names(before)) - {*results}
         last = {MANIFEST: msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"}
         if reason is None:
@@ -91,28 +92,36 @@ class Publisher:
     def _results(self) -> dict[str, Shard]:
         """Gives the results by their names in the output."""
         shards = self._shards("results")
+        format = FORMATS[self.job.output.format]
         if self.job.output.layout == "mirror":
             by_file: dict[str, list[Shard]] = {}
             for shard in shards:
-                by_file.setdefault(mirrored_name(shard.relative), []).append(shard)
+                by_file.setdefault(format.mirrored_name(shard.relative), []).append(shard)
             return {name: pieces[0] if len(pieces) == 1 else self._join(pieces) for name, pieces in by_file.items()}
         if not shards:  # a consumer's pattern finds something also when there was nothing to predict
-            shards = [Shard("results", "", ("", 0), "", "", rows=0, bytes=0, crc32c="00000000")]
-        return {f"{RESULTS}-{number:05d}-of-{len(shards):05d}": shard for number, shard in enumerate(shards)}
+            shards = [self._nothing()]
+        return {f"{RESULTS}-{number:05d}-of-{len(shards):05d}{format.suffix}": shard for number, shard in enumerate(shards)}
+
+    def _nothing(self) -> Shard:
+        """Makes a file without rows, valid as its format has it."""
+        file, encoder = self._create((("", 0), "", "")), make_encoder(self.job)
+        encoder.open(file)
+        encoder.close()
+        return file.finish(0)
 
     def _join(self, pieces: Sequence[Shard]) -> Shard:
         """Makes one file of the shards of one input file, in order."""
-        joined = ShardFile("results", self.job.staging_in(self.folder), (pieces[0].order, pieces[0].relative, pieces[0].source))
-        for piece in pieces:
-            with files.open_raw(piece.path) as stream:
-                while block := stream.read(8 << 20):
-                    joined.write(block, 0)
-        return dataclasses.replace(joined.finish(), rows=sum(piece.rows for piece in pieces))
+        file = self._create((pieces[0].order, pieces[0].relative, pieces[0].source))
+        make_encoder(self.job).join([piece.path for piece in pieces], file)
+        return file.finish(sum(piece.rows for piece in pieces))
+
+    def _create(self, place: Place) -> ShardFile:
+        return ShardFile("results", self.job.staging_in(self.folder), place)
 
 
 def _published(folder: str, kind: str) -> set[str]:
     """Gives the names in ``folder`` that a run gives its files of ``kind``."""
-    pattern = re.compile(rf"{re.escape(kind)}-\d+-of-\d+")
+    pattern = re.compile(re.escape(kind) + NUMBERED)
     return {name for name in files.list_children(folder) if pattern.fullmatch(name)}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 
 import apache_beam as beam
@@ -14,33 +16,46 @@ from apache_beam.utils.windowed_value import WindowedValue
 from transforms import files, metrics
 from transforms.elements import FailedRow, PredictionBatch, Shard
 from transforms.specs import JobSpec
-from transforms.write.jsonl import LineEncoder
+from transforms.write.formats import make_encoder
+from transforms.write.rows import refuse_non_finite
 
 EXAMPLE_CHARACTERS = 300
 # Order of the split, and in a mirrored layout the relative path and path of the one file its rows come from.
 Place = tuple[tuple[str, int], str, str]
 
 
-class ShardFile:
-    """A temporary file being written; its name is new at each attempt, so that a retry never meets its remains."""
+class ShardFile(io.RawIOBase):
+    """A temporary file being written, as a stream that counts and checksums its bytes.
+
+    Its name is new at each attempt, so that a retry never meets its remains.
+    """
 
     def __init__(self, kind: str, folder: str, place: Place) -> None:
+        super().__init__()
         self.shard = Shard(kind, files.join(folder, f"{kind}-{uuid.uuid4().hex}"), *place, rows=0, bytes=0, crc32c="")
         self._stream = files.create(self.shard.path)
         self._checksum = google_crc32c.Checksum()
-        self._rows = self._bytes = 0
+        self._bytes = 0
 
-    def write(self, block: bytes | memoryview, rows: int) -> None:
-        self._stream.write(block)
-        self._checksum.update(bytes(block))
-        self._rows += rows
-        self._bytes += len(block)
+    def writable(self) -> bool:
+        return True
 
-    def finish(self, codes: dict[tuple[str, str], tuple[int, str]] | None = None) -> Shard:
+    def tell(self) -> int:
+        return self._bytes
+
+    def write(self, block: bytes | memoryview) -> int:  # type: ignore[override]
+        content = bytes(block)
+        self._stream.write(content)
+        self._checksum.update(content)
+        self._bytes += len(content)
+        return len(content)
+
+    def finish(self, rows: int, codes: dict[tuple[str, str], tuple[int, str]] | None = None) -> Shard:
+        """Ends the file, which holds ``rows`` rows; ``codes`` counts failed ones, with an example's message."""
         self._stream.close()
         return dataclasses.replace(
             self.shard,
-            rows=self._rows,
+            rows=rows,
             bytes=self._bytes,
             crc32c=self._checksum.hexdigest().decode(),
             codes=tuple((stage, code, count, example) for (stage, code), (count, example) in (codes or {}).items()),
@@ -54,13 +69,14 @@ class _WriteShards(beam.DoFn):
         self.job = job
 
     def setup(self) -> None:
-        self.encoder = LineEncoder(self.job.model.signature, self.job.output, self.job.key.fields)
+        self.encoder = make_encoder(self.job)
         self.progress = metrics.Progress(self.job.progress_folder)
 
     def start_bundle(self) -> None:
         self.current: Place | None = None
         self.results: ShardFile | None = None
         self.errors: ShardFile | None = None
+        self.rows: Counter[str] = Counter()
         self.codes: dict[tuple[str, str], tuple[int, str]] = {}
 
     def process(self, batch: PredictionBatch) -> Iterator[Shard]:
@@ -71,7 +87,8 @@ class _WriteShards(beam.DoFn):
             yield from self._finish()
             self.current = place
         if self.job.output.nan == "error":
-            batch = self.encoder.refuse_non_finite(batch)
+            batch = refuse_non_finite(batch)
+        batch = self.encoder.refuse(batch)
         if len(batch) or (mirrored and self.results is None):
             self._write_results(batch, place)
         if batch.failed:
@@ -85,14 +102,16 @@ class _WriteShards(beam.DoFn):
     def _write_results(self, batch: PredictionBatch, place: Place) -> None:
         if self.results is None:
             self.results = ShardFile("results", self.job.staging_in(self.job.output.folder), place)
-        for block, rows in self.encoder.encode(batch):
-            self.results.write(block, rows)
+            self.encoder.open(self.results)
+        self.encoder.write(batch)
+        self.rows["results"] += len(batch)
         metrics.predictions_written.inc(len(batch))
 
     def _write_errors(self, failed: list[FailedRow], place: Place) -> None:
         if self.errors is None:
             self.errors = ShardFile("errors", self.job.staging_in(self.job.output.errors), place)
-        self.errors.write(b"".join(row.to_json() + b"\n" for row in failed), len(failed))
+        self.errors.write(b"".join(row.to_json() + b"\n" for row in failed))
+        self.rows["errors"] += len(failed)
         for row in failed:
             count, example = self.codes.get((row.stage, row.code), (0, row.message[:EXAMPLE_CHARACTERS]))
             self.codes[row.stage, row.code] = count + 1, example
@@ -100,10 +119,11 @@ class _WriteShards(beam.DoFn):
 
     def _finish(self) -> Iterator[Shard]:
         if self.results is not None:
-            yield self.results.finish()
+            self.encoder.close()
+            yield self.results.finish(self.rows["results"])
         if self.errors is not None:
-            yield self.errors.finish(self.codes)
-        self.results, self.errors, self.codes = None, None, {}
+            yield self.errors.finish(self.rows["errors"], self.codes)
+        self.results, self.errors, self.rows, self.codes = None, None, Counter(), {}
 
 
 @dataclasses.dataclass
