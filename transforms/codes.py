@@ -37,9 +37,9 @@ class Code(enum.StrEnum):
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     OUTPUT_ROWS_DIFFER = "OUTPUT_ROWS_DIFFER"
     NOT_FINITE = "NOT_FINITE"
-
-
     OUTPUT_DOES_NOT_FIT = "OUTPUT_DOES_NOT_FIT"
+
+
 EXPLANATIONS: dict[Code, tuple[Stage, str]] = {
     Code.NOT_UTF8: (Stage.READ, "the row is not UTF-8"),
     Code.NOT_JSON: (Stage.READ, "the row is not one JSON value"),
@@ -60,11 +60,11 @@ EXPLANATIONS: dict[Code, tuple[Stage, str]] = {
     Code.OUT_OF_MEMORY: (Stage.PREDICT, "the model ran out of memory on this row alone"),
     Code.OUTPUT_ROWS_DIFFER: (Stage.PREDICT, "an output does not have one row for each instance"),
     Code.NOT_FINITE: (Stage.WRITE, "a prediction is NaN or infinite and --nan=error was given"),
+    Code.OUTPUT_DOES_NOT_FIT: (Stage.WRITE, "a prediction holds a value that its column in --output_format can't hold"),
 }
 
 
 class RowError(Exception):
-    Code.OUTPUT_DOES_NOT_FIT: (Stage.WRITE, "a prediction holds a value that its column in --output_format can't hold"),
     """One row's failure, on its way to becoming a ``FailedRow``."""
 
     def __init__(self, code: Code, message: str) -> None:

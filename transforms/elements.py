@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from transforms.codec import Column
+from transforms.codec import Column, take
 from transforms.codes import Code, Stage
 from transforms.keys import readable
 
@@ -148,6 +148,18 @@ class InstanceBatch:
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def take(self, index: np.ndarray) -> InstanceBatch:
+        """Gives the batch with those of its instances that stand at ``index``; its failed rows stay."""
+        places = pa.array(index)
+        return dataclasses.replace(
+            self,
+            columns={name: take(column, index) for name, column in self.columns.items()},
+            offsets=self.offsets[index],
+            rows=self.rows.take(index),
+            keys=self.keys.take(places),
+            passthrough={name: column.take(places) for name, column in self.passthrough.items()},
+        )
 
     def failed_row(self, row: int, code: Code, stage: Stage, message: str) -> FailedRow:
         """Makes the ``FailedRow`` of instance ``row``."""

@@ -69,8 +69,7 @@ def readable(path: str) -> str:
 
 def hash_keys(keys: pa.Array) -> np.ndarray:
     """Gives the 64-bit hash (XXH3) of each key's JSON text."""
-    digest = xxhash.xxh3_64_intdigest
-    return np.fromiter((digest(key.encode()) for key in keys.to_pylist()), np.uint64, len(keys))
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, keys.cast(pa.binary()).to_pylist()), np.uint64, len(keys))
 
 
 @dataclasses.dataclass(frozen=True)

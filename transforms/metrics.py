@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ model_call_rows = Metrics.distribution(NAMESPACE, "model_call_rows")
 model_load_milliseconds = Metrics.distribution(NAMESPACE, "model_load_milliseconds")
 rows_failed = {stage: Metrics.counter(NAMESPACE, f"rows_failed_{stage}") for stage in Stage}
 
+WRITE_EVERY_SECONDS = 0.2
 _PROGRESS = struct.Struct("<4q")  # rows read, rows predicted, rows failed, input bytes read
 
 
@@ -34,12 +36,16 @@ class Progress:
     def __init__(self, folder: str | None) -> None:
         self._path = Path(folder) / f"{os.getpid()}-{id(self)}" if folder else None
         self._counts = [0, 0, 0, 0]
+        self._written = 0.0
 
     def add(self, read: int = 0, predicted: int = 0, failed: int = 0, input_bytes: int = 0) -> None:
         if self._path is None:
             return
         for place, more in enumerate((read, predicted, failed, input_bytes)):
             self._counts[place] += more
+        if time.monotonic() - self._written < WRITE_EVERY_SECONDS:
+            return
+        self._written = time.monotonic()
         try:
             self._path.write_bytes(_PROGRESS.pack(*self._counts))
         except OSError:  # a full or vanished temporary folder must not stop a run

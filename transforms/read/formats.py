@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from transforms.codes import Code, Stage
 from transforms.elements import FailedRow, FileRange, InstanceBatch
@@ -42,25 +42,41 @@ class Reader(Protocol):
 class Format:
     """One format: the extensions of its files, and its reader as ``module:class``, imported when first used.
 
-    ``lines``: an uncompressed file can be cut at any byte, a row belonging to the part that holds its first.
+    ``cuts``: an uncompressed file can be cut at any byte; what begins in a part (a line, a block, a row group) is its own.
+    ``uncut``: a function ``module:name`` that tells by a look into a file that it can't be cut after all.
     """
 
     name: str
     extensions: tuple[str, ...]
     reader: str
-    lines: bool = False
+    cuts: bool = False
+    uncut: str | None = None
 
     def can_split(self, path: str) -> bool:
-        return self.lines and compression_of(path) is None
+        return self.cuts and compression_of(path) is None
+
+    def is_uncut(self, path: str) -> bool:
+        """Whether the file ``path``, which may be read for that, is to be left whole though its format could be cut."""
+        return self.uncut is not None and bool(_imported(self.uncut)(path))
 
     def make_reader(self, spec: RowSpec) -> Reader:
-        module, _, name = self.reader.partition(":")
-        reader: Reader = getattr(importlib.import_module(module), name)(spec)
+        reader: Reader = _imported(self.reader)(spec)
         return reader
 
 
+def _imported(name: str) -> Any:
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 FORMATS = {
-    format.name: format for format in (Format("jsonl", ("jsonl", "ndjson", "json"), "transforms.read.jsonl:JsonLinesReader", lines=True),)
+    format.name: format
+    for format in (
+        Format("jsonl", ("jsonl", "ndjson", "json"), "transforms.read.jsonl:JsonLinesReader", cuts=True),
+        Format("parquet", ("parquet", "pq"), "transforms.read.parquet:ParquetReader", cuts=True),
+        Format("avro", ("avro",), "transforms.read.avro:AvroReader", cuts=True),
+        Format("csv", ("csv",), "transforms.read.csv:CsvReader", cuts=True, uncut="transforms.read.csv:holds_quote"),
+    )
 }
 
 

@@ -14,6 +14,7 @@ from transforms import metrics
 from transforms.codes import Code
 from transforms.elements import InstanceBatch, Split, SplitCount
 from transforms.keys import BUCKETS, hash_keys
+from transforms.read.ahead import read_ahead
 from transforms.read.formats import RangeReader
 from transforms.read.row import RowSpec
 from transforms.specs import OWN_FIELDS, JobSpec
@@ -51,7 +52,9 @@ class _ReadInstances(beam.DoFn):
         rows, size, damaged = 0, 0, []
         hashes: list[np.ndarray] = []
         for piece in split.ranges:
-            for batch in self.reader.read(piece, split.order):
+            batches = self.reader.read(piece, split.order)
+            # A process that has more than one core to itself reads with one while it predicts with the others.
+            for batch in read_ahead(batches) if self.job.model.threads > 1 else batches:
                 read = len(batch) + len(batch.failed)
                 rows += read
                 size += batch.bytes
@@ -85,9 +88,12 @@ def _by_bucket(hashes: list[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
     if not hashes:
         return
     everything = np.concatenate(hashes)
-    buckets = everything % np.uint64(BUCKETS)
-    for bucket in np.unique(buckets):
-        yield int(bucket), everything[buckets == bucket]
+    buckets = (everything % np.uint64(BUCKETS)).astype(np.uint8)
+    order = np.argsort(buckets, kind="stable")  # of bytes: a radix sort, in linear time
+    ends = np.searchsorted(buckets[order], np.arange(BUCKETS + 1))
+    for bucket in range(BUCKETS):
+        if ends[bucket] < ends[bucket + 1]:
+            yield bucket, everything[order[ends[bucket] : ends[bucket + 1]]]
 
 
 @dataclasses.dataclass

@@ -107,13 +107,13 @@ class LineParser:
             relative=piece.relative,
             columns=columns,
             offsets=offsets,
-            rows=texts.take(parsed.lines),
+            rows=texts if len(parsed.lines) == len(texts) else texts.take(parsed.lines),
             keys=keys,
             passthrough={name: _texts(name, parsed.tokens.get(name, ())) for name in self.spec.passthrough_fields},
             failed=[failed[line] for line in sorted(failed)],
             bytes=int(texts.stops[-1] - texts.starts[0]) + 1 if len(texts) else 0,
         )
-        return _without(batch, errors) if errors else batch
+        return batch.take(np.delete(np.arange(len(batch)), list(errors))) if errors else batch
 
     def _keys(self, parsed: _Parsed, source: str, offsets: np.ndarray) -> tuple[pa.Array, dict[int, RowError]]:
         fields = self.spec.key_fields
@@ -202,15 +202,3 @@ def find_lines(data: bytes, keep_space: bool = False) -> tuple[np.ndarray, np.nd
 def _texts(name: str, tokens: Sequence[bytes]) -> pa.Array:
     absent = b"" if name == "*" else b"null"
     return pa.array([on_one_line(token) or absent for token in tokens], pa.binary()).cast(pa.string())
-
-
-def _without(batch: InstanceBatch, errors: dict[int, RowError]) -> InstanceBatch:
-    kept = np.delete(np.arange(len(batch)), list(errors))
-    return dataclasses.replace(
-        batch,
-        columns={name: codec.take(column, kept) for name, column in batch.columns.items()},
-        offsets=batch.offsets[kept],
-        rows=batch.rows.take(kept),
-        keys=batch.keys.take(pa.array(kept)),
-        passthrough={name: column.take(pa.array(kept)) for name, column in batch.passthrough.items()},
-    )

@@ -268,8 +268,9 @@ def _parse_integer(text: str) -> int | TooLarge:
 def _is_utf8(data: bytes) -> bool:
     if data.isascii():
         return True
-    try:
-        pa.scalar(data, pa.binary()).cast(pa.string())  # looks at the bytes; decoding would copy them
+    ends = pa.py_buffer(np.array([0, len(data)], np.int64))
+    try:  # looks at the bytes where they are; decoding would copy them
+        pa.Array.from_buffers(pa.large_string(), 1, [None, ends, pa.py_buffer(data)]).validate(full=True)
     except pa.ArrowInvalid:
         return False
     return True

@@ -1,0 +1,198 @@
+"""Parquet and Avro through the whole job; expected values from NumPy, or from the same rows as JSON-lines."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from saved_models import Models
+
+from pipeline.main import main
+from transforms.codec import Ragged
+from transforms.codes import Code
+from transforms.read import arrow, splits, table
+from transforms.signature import Signature, TensorSpec
+
+
+def run(out: Path, **flags: Any) -> int:
+    return main(["run", f"--output={out}", *(f"--{name}={value}" for name, value in flags.items())])
+
+
+def lines(out: Path, kind: str = "prediction.results") -> list[Any]:
+    return [json.loads(line) for path in sorted(out.glob(f"{kind}-*")) for line in path.read_text().splitlines()]
+
+
+def counts(out: Path) -> dict[str, int]:
+    return json.loads((out / "manifest.json").read_text())["counts"]
+
+
+def write_avro(path: Path, rows: Sequence[dict[str, Any]], types: dict[str, Any], codec: str = "null", block: int = 16000) -> Path:
+    schema = {"type": "record", "name": "Row", "fields": [{"name": name, "type": kind} for name, kind in types.items()]}
+    with path.open("wb") as stream:
+        fastavro.writer(stream, schema, rows, codec=codec, sync_interval=block)
+    return path
+
+
+# --- one column ------------------------------------------------------------------------------------------------------------
+
+
+def column(array: pa.Array, dtype: str, *shape: int | None) -> tuple[Any, dict[int, Code]]:
+    spec = TensorSpec("x", "x:0", dtype, (None, *shape))
+    made, errors = arrow.make_column(array, Signature("s", ("serve",), (spec,), (spec,)), spec)
+    return made, {row: error.code for row, error in errors.items()}
+
+
+@pytest.mark.parametrize(
+    ("array", "dtype", "expected"),
+    [
+        (pa.array([1, 2**60 + 1]), "int64", np.array([1, 2**60 + 1])),
+        (pa.array([1, 2], pa.int8()), "float32", np.array([1, 2], np.float32)),
+        (pa.array([0.1, float("nan")]), "float32", np.array([0.1, np.nan], np.float32)),
+        (pa.array([float("inf")]), "float16", np.array([np.inf], np.float16)),
+        (pa.array([True, False]), "bool", np.array([True, False])),
+        (pa.array(["a", "ä"]), "string", np.array(["a", "ä"], object)),
+        (pa.array([b"\xff"], pa.large_binary()), "string", np.array([b"\xff"], object)),
+        (pa.array(["a", "b", "a"]).dictionary_encode(), "string", np.array(["a", "b", "a"], object)),
+        (pa.array([decimal.Decimal("1.25")]), "float64", np.array([1.25])),
+        (pa.array([decimal.Decimal("7")]), "int32", np.array([7], np.int32)),
+        (pa.array([datetime.date(2026, 11, 22)]), "string", np.array(["2026-11-22"], object)),
+        (pa.array([2**64 - 1], pa.uint64()), "uint64", np.array([2**64 - 1], np.uint64)),
+    ],
+)
+def test_a_scalar_column(array: pa.Array, dtype: str, expected: np.ndarray) -> None:
+    made, errors = column(array, dtype)
+    assert errors == {}
+    np.testing.assert_array_equal(made, expected)
+    assert made.dtype == expected.dtype
+
+
+@pytest.mark.parametrize(
+    ("array", "dtype", "errors"),
+    [
+        (pa.array([1.0, 2.5]), "int64", {0: Code.WRONG_TYPE, 1: Code.WRONG_TYPE}),
+        (pa.array(["1"]), "float32", {0: Code.WRONG_TYPE}),
+        (pa.array([1]), "string", {0: Code.WRONG_TYPE}),
+        (pa.array([1]), "bool", {0: Code.WRONG_TYPE}),
+        (pa.array([1, None, 300, -1]), "uint8", {1: Code.NULL_VALUE, 2: Code.OUT_OF_RANGE, 3: Code.OUT_OF_RANGE}),
+        (pa.array([1.0, 1e39, None]), "float32", {1: Code.OUT_OF_RANGE, 2: Code.NULL_VALUE}),
+        (pa.array([2**63], pa.uint64()), "int64", {0: Code.OUT_OF_RANGE}),
+        (pa.array([None, None]), "float32", {0: Code.NULL_VALUE, 1: Code.NULL_VALUE}),
+        (pa.array([[1.0]]), "float32", {0: Code.WRONG_SHAPE}),
+        (pa.array([datetime.datetime(2026, 1, 1)]), "int64", {0: Code.WRONG_TYPE}),
+        (pa.array([{"a": 1}]), "float32", {0: Code.WRONG_TYPE}),
+    ],
+)
+def test_a_column_that_does_not_fit(array: pa.Array, dtype: str, errors: dict[int, Code]) -> None:
+    assert column(array, dtype)[1] == errors
+
+
+def test_lists_by_shape() -> None:
+    rows = [[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]]
+    for kind in (pa.list_(pa.list_(pa.float64())), pa.large_list(pa.list_(pa.float32(), 2))):
+        made, errors = column(pa.array(rows, kind), "float32", 2, 2)
+        assert errors == {}
+        np.testing.assert_array_equal(made, np.array(rows, np.float32))
+    sliced, errors = column(pa.array([[[9.0, 9.0]] * 2, *rows]).slice(1), "float32", 2, 2)
+    np.testing.assert_array_equal(sliced, np.array(rows, np.float32))
+    made, errors = column(pa.array([[1, 2], [3], None, [4, None], [5, 6]]), "int32", 2)
+    assert errors == {1: Code.WRONG_SHAPE, 2: Code.NULL_VALUE, 3: Code.NULL_VALUE}
+    np.testing.assert_array_equal(made[[0, 4]], [[1, 2], [5, 6]])
+    scalar, errors = column(pa.array([1.0, 2.0]), "float32", 1)
+    assert errors == {}
+    np.testing.assert_array_equal(scalar, [[1], [2]])
+    ragged, errors = column(pa.array([[1, 2], [3], []]), "int64", None)
+    assert errors == {}
+    assert isinstance(ragged, Ragged)
+    assert [row.tolist() for row in ragged.rows] == [[1, 2], [3], []]
+
+
+def test_values_as_json_text() -> None:
+    value = {"a": [b"\xff", decimal.Decimal("1.50"), None], "day": datetime.date(2026, 1, 2), "n": float("nan"), "big": 2**62}
+    assert table.json_text(value) == b'{"a":[{"b64":"/w=="},1.50,null],"day":"2026-01-02","n":null,"big":4611686018427387904}'
+
+
+# --- whole jobs ---------------------------------------------------------------------------------------------------------------
+
+
+ROWS = [{"x": float(number), "id": 2**60 + number, "note": f"n{number}"} for number in range(5000)]
+AVRO_TYPES = {"x": "float", "id": "long", "note": ["null", "string"]}
+
+
+def check_rows(out: Path) -> None:
+    found = lines(out)
+    assert [row["key"] for row in found] == [row["id"] for row in ROWS]
+    np.testing.assert_array_equal([row["prediction"] for row in found], np.arange(5000) * 0.5 + 2)
+    assert [row["note"] for row in found] == [row["note"] for row in ROWS]
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip"])
+def test_parquet(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str) -> None:
+    monkeypatch.setattr(splits, "SPLIT_BYTES", 10_000)
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet", compression=compression, row_group_size=600)
+    flags = {"key_field": "id", "passthrough_fields": "note"}
+    assert run(tmp_path / "out", model=models.get("half_plus_two"), input=tmp_path / "rows.parquet", **flags) == 0
+    check_rows(tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("prediction.results-*"))) > 1
+
+
+@pytest.mark.parametrize("codec", ["null", "deflate", "snappy", "zstandard", "bzip2"])
+def test_avro(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str) -> None:
+    monkeypatch.setattr(splits, "SPLIT_BYTES", 5_000)
+    data = write_avro(tmp_path / "rows.avro", ROWS, AVRO_TYPES, codec, block=1000)
+    assert run(tmp_path / "out", model=models.get("half_plus_two"), input=data, key_field="id", passthrough_fields="note") == 0
+    check_rows(tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("prediction.results-*"))) > 1
+
+
+def test_made_keys_of_tables_are_unique(models: Models, tmp_path: Path) -> None:
+    data = write_avro(tmp_path / "rows.avro", ROWS, AVRO_TYPES)
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet", row_group_size=600)
+    for source in (data, tmp_path / "rows.parquet"):
+        assert run(tmp_path / "out", model=models.get("half_plus_two"), input=source) == 0
+        assert len({row["key"] for row in lines(tmp_path / "out")}) == 5000
+
+
+def test_rows_that_do_not_fit_are_failed_rows(models: Models, tmp_path: Path) -> None:
+    rows = [{"x": 1.0, "id": 1}, {"x": None, "id": 2}, {"x": 3.0, "id": None}, {"x": 4.0, "id": 4}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    write_avro(tmp_path / "rows.avro", rows, {"x": ["null", "float"], "id": ["null", "long"]})
+    for name in ("rows.parquet", "rows.avro"):
+        out = tmp_path / f"out-{name}"
+        assert run(out, model=models.get("half_plus_two"), input=tmp_path / name, key_field="id", max_error_ratio=1) == 0
+        assert lines(out) == [{"key": 1, "prediction": 2.5}, {"key": 4, "prediction": 4.0}]
+        failed = {row["code"]: row for row in lines(out, "prediction.errors")}
+        assert failed.keys() == {"NULL_VALUE", "KEY_NULL"}
+        assert (failed["NULL_VALUE"]["key"], failed["NULL_VALUE"]["instance"]) == (2, {"x": None, "id": 2})
+
+
+def test_a_column_that_is_not_there(models: Models, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"y": [1.0, 2.0]}), tmp_path / "rows.parquet")
+    assert run(tmp_path / "out", model=models.get("half_plus_two"), input=tmp_path / "rows.parquet") == 3
+    failed = lines(tmp_path / "out", "prediction.errors")
+    assert [row["code"] for row in failed] == ["INPUT_MISSING"] * 2
+    assert "there is no column 'x'" in failed[0]["message"]
+
+
+def test_a_cut_file_is_damaged_and_its_good_rows_count(models: Models, tmp_path: Path) -> None:
+    data = write_avro(tmp_path / "rows.avro", ROWS, AVRO_TYPES, block=1000)
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    assert run(tmp_path / "out", model=models.get("half_plus_two"), input=data) == 3
+    assert 1000 < counts(tmp_path / "out")["read"] < 4000
+    assert [row["code"] for row in lines(tmp_path / "out", "prediction.errors")] == ["FILE_DAMAGED"]
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    whole = (tmp_path / "rows.parquet").read_bytes()
+    for name, content in (("cut", whole[:-10]), ("text", b"not parquet"), ("empty", b"")):
+        path = tmp_path / f"{name}.parquet"
+        path.write_bytes(content)
+        assert run(tmp_path / "out", model=models.get("half_plus_two"), input=path) == 3
+        (failed,) = lines(tmp_path / "out", "prediction.errors")
+        assert (failed["code"], failed["source"]) == ("FILE_DAMAGED", str(path))

@@ -1,0 +1,55 @@
+"""Reading ahead: the next batch is read and parsed while the model works on this one."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# One batch waits while one is worked on: more would only take memory.
+WAITING = 1
+
+
+def read_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Gives ``items`` in order, the next made in a thread of its own meanwhile.
+
+    TensorFlow, Arrow and the disk leave Python's lock while they work, so that a process with two cores predicts on one
+    and parses on the other. An exception of ``items`` is raised here, after what came before it.
+    """
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(WAITING)
+    stopped = threading.Event()
+
+    def put(item: T | None, error: BaseException | None = None) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put((item, error), timeout=1.0)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put(item):
+                    return
+        except BaseException as error:  # raised again where the items are taken
+            put(None, error)
+            return
+        put(None, StopIteration())
+
+    thread = threading.Thread(target=work, name="read-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+    finally:
+        stopped.set()

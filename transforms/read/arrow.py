@@ -1,0 +1,197 @@
+"""Arrow columns → the signature's columns, with the rules of JSON as far as they apply.
+
+Arrow's types are known before the values: a column of another kind fails every row, by one look. What differs from row to
+row (nulls, lengths, numbers too large) is found in whole columns, and only columns of lists that are not alike row by row.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+
+from transforms.codec import Column, Ragged, numpy_dtype
+from transforms.codes import Code, RowError
+from transforms.signature import Shape, Signature, TensorSpec
+from transforms.values import integer_bounds, is_ones, out_of_range, regular_shape
+
+Errors = dict[int, RowError]
+
+
+def make_column(array: pa.Array, signature: Signature, spec: TensorSpec) -> tuple[Column, Errors]:
+    """Makes the column of input ``spec`` from one Arrow value a row.
+
+    Gives the column and, by row number, what is wrong with the rows whose cells mean nothing.
+    """
+    if pt.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    leaf, depth = _leaf(array.type)
+    if not _is_fit(leaf, spec.dtype):
+        error = RowError(Code.WRONG_TYPE, f"input {spec.name!r}: expected {spec.dtype}, found a column of {array.type}")
+        return _blank(len(array), signature, spec), dict.fromkeys(range(len(array)), error)
+    is_valid = pc.is_valid(array).to_numpy(zero_copy_only=False)
+    valid = np.flatnonzero(is_valid)
+    null = RowError(Code.NULL_VALUE, f"input {spec.name!r}: expected {spec.dtype}, found null")
+    errors: Errors = dict.fromkeys((int(row) for row in np.flatnonzero(~is_valid)), null)
+    some = array if len(valid) == len(array) else array.take(pa.array(valid))
+    shapes = signature.row_shapes(spec)
+    if len(shapes) == 1 and shapes[0] is not None and (len(shapes[0]) == depth or (depth == 0 and is_ones(shapes[0]))):
+        made = _dense(some, spec, shapes[0])
+    else:
+        made = None
+    column, more = made if made is not None else _by_row(some, spec, shapes)
+    errors |= {int(valid[row]): error for row, error in more.items()}
+    return _spread(column, valid, len(array)), errors
+
+
+def _leaf(kind: pa.DataType) -> tuple[pa.DataType, int]:
+    """The type of the innermost values, and how many lists they stand in."""
+    depth = 0
+    while pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
+        kind, depth = kind.value_type, depth + 1
+    return kind, depth
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pt.is_string(kind) or pt.is_large_string(kind) or pt.is_binary(kind) or pt.is_large_binary(kind) or pt.is_fixed_size_binary(kind)
+
+
+def _is_fit(kind: pa.DataType, dtype: str) -> bool:
+    """Whether values of an Arrow type can be values of ``dtype``: no float is an integer, no text a number."""
+    if pt.is_null(kind):
+        return True
+    if dtype == "string":
+        return _is_text(kind) or pt.is_temporal(kind) or pt.is_decimal(kind)
+    if dtype == "bool":
+        return pt.is_boolean(kind)
+    if integer_bounds(dtype) is not None:
+        return pt.is_integer(kind) or (pt.is_decimal(kind) and kind.scale == 0)
+    return "float" in dtype and (pt.is_floating(kind) or pt.is_integer(kind) or pt.is_decimal(kind))
+
+
+def _blank(count: int, signature: Signature, spec: TensorSpec) -> Column:
+    shape = signature.row_shapes(spec)[0] or ()
+    return np.zeros((count, *(dim or 0 for dim in shape)), numpy_dtype(spec.dtype))
+
+
+def _spread(column: Column, rows: np.ndarray, count: int) -> Column:
+    """Puts a column of some rows at their places among ``count``."""
+    if len(rows) == count:
+        return column
+    if isinstance(column, Ragged):
+        blank = np.zeros((), column.rows[0].dtype if column.rows else object)
+        spread = [blank] * count
+        for row, cell in zip(rows, column.rows, strict=True):
+            spread[row] = cell
+        return Ragged(spread)
+    full = np.zeros((count, *column.shape[1:]), column.dtype)
+    full[rows] = column
+    return full
+
+
+def _dense(array: pa.Array, spec: TensorSpec, shape: tuple[int | None, ...]) -> tuple[Column, Errors] | None:
+    """Rows of one known shape at once; None where a list has another length or holds a null."""
+    flat = array
+    dims = tuple(dim if dim is not None else -1 for dim in shape)
+    if pt.is_nested(array.type):
+        for dim in dims:
+            lengths = pc.list_value_length(flat)
+            if lengths.null_count or pc.any(pc.not_equal(lengths, dim)).as_py():
+                return None
+            flat = flat.flatten()
+    if flat.null_count:
+        return None
+    values, bad = _values(flat, spec)
+    column = values.reshape((len(array), *dims))
+    if not bad.any():
+        return column, {}
+    rows = np.flatnonzero(bad.reshape(len(array), -1).any(axis=1))
+    per_row = math.prod(dims)
+    return column, {int(row): out_of_range(spec, _first_bad(flat, bad, int(row), per_row)) for row in rows}
+
+
+def _first_bad(flat: pa.Array, bad: np.ndarray, row: int, per_row: int) -> Any:
+    place = row * per_row + int(np.flatnonzero(bad[row * per_row : (row + 1) * per_row])[0])
+    return flat[place].as_py()
+
+
+def _values(flat: pa.Array, spec: TensorSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Gives flat Arrow values as the input's dtype, and which do not fit it."""
+    kind = flat.type
+    target = numpy_dtype(spec.dtype)
+    if spec.dtype == "string":
+        if not _is_text(kind):
+            flat = pc.cast(flat, pa.string())
+        return _objects(flat), np.zeros(len(flat), bool)
+    if pt.is_decimal(kind):
+        flat = pc.cast(flat, pa.int64() if integer_bounds(spec.dtype) is not None else pa.float64(), safe=False)
+    source = flat.to_numpy(zero_copy_only=False)
+    bounds = integer_bounds(spec.dtype)
+    if bounds is not None:
+        bad = (source < bounds[0]) | (source > bounds[1])
+        return np.where(bad, 0, source).astype(target), bad
+    if spec.dtype == "bool":
+        return source.astype(bool), np.zeros(len(flat), bool)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = source.astype(target)
+        finite = values if target.kind == "f" else values.astype(np.float32)
+        bad = np.isinf(finite) & ~np.isinf(source.astype(np.float64))  # an infinity in the data is a value like any other
+    return values, bad
+
+
+def _objects(flat: pa.Array) -> np.ndarray:
+    values = np.empty(len(flat), object)
+    values[:] = flat.to_pylist()
+    return values
+
+
+def _by_row(array: pa.Array, spec: TensorSpec, shapes: tuple[Shape, ...]) -> tuple[Column, Errors]:
+    """Rows whose shape the signature leaves open, or that are not alike: one by one, dense again where they agree."""
+    leaf, _ = _leaf(array.type)
+    cells: list[np.ndarray] = []
+    errors: Errors = {}
+    for row, value in enumerate(array.to_pylist()):
+        try:
+            cells.append(_cell(value, leaf, spec, shapes))
+        except RowError as error:
+            errors[row] = error
+            cells.append(np.zeros((), numpy_dtype(spec.dtype)))
+    good = {cell.shape for row, cell in enumerate(cells) if row not in errors}
+    if len(good) != 1:
+        return Ragged(cells), errors
+    blank = np.zeros(good.pop(), numpy_dtype(spec.dtype))
+    return np.stack([blank if row in errors else cell for row, cell in enumerate(cells)]), errors
+
+
+def _cell(value: Any, leaf: pa.DataType, spec: TensorSpec, shapes: tuple[Shape, ...]) -> np.ndarray:
+    shape = regular_shape(value, spec.name)
+    fitting = [one for one in shapes if one is None or _matches(shape, one)]
+    if not fitting and shape == () and is_ones(shapes[0]):
+        shape, fitting = (1,) * len(shapes[0] or ()), [shapes[0]]
+    if not fitting:
+        expected = " or ".join("[" + ",".join("?" if dim is None else str(dim) for dim in one or ()) + "]" for one in shapes)
+        found = "[" + ",".join(map(str, shape)) + "]"
+        raise RowError(Code.WRONG_SHAPE, f"input {spec.name!r}: expected {spec.dtype} of shape {expected}, found {found}")
+    flat = list(_flatten(value))
+    if any(item is None for item in flat):
+        raise RowError(Code.NULL_VALUE, f"input {spec.name!r}: expected {spec.dtype}, found a list with a null")
+    values, bad = _values(pa.array(flat, leaf), spec)
+    if bad.any():
+        raise out_of_range(spec, flat[int(np.flatnonzero(bad)[0])])
+    return values.reshape(shape)
+
+
+def _matches(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(expected) and all(dim in (None, size) for size, dim in zip(shape, expected, strict=True))
+
+
+def _flatten(value: Any) -> Any:
+    if isinstance(value, list):
+        for item in value:
+            yield from _flatten(item)
+    else:
+        yield value

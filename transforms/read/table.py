@@ -1,0 +1,155 @@
+"""Arrow record batches → batches of instances: what Parquet, Avro and their kin share."""
+
+from __future__ import annotations
+
+import decimal
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from transforms.codec import Column
+from transforms.codes import Code, RowError
+from transforms.elements import FailedRow, FileRange, InstanceBatch
+from transforms.keys import make_keys, take_key
+from transforms.read import arrow
+from transforms.read.row import RowSpec
+
+# Rows that are made into instances at once, by their bytes in the file and in number.
+BATCH_BYTES = 4 << 20
+BATCH_ROWS = 65_536
+BATCH_TENSOR_BYTES = 64 << 20
+
+
+def json_text(value: Any) -> bytes:
+    """Gives a value out of Arrow as JSON text.
+
+    Bytes are ``{"b64": ...}``, decimals numbers with all their digits, dates and times ISO 8601 texts, NaN and infinities
+    ``null``, and a map, which Arrow gives as pairs, a list of lists of two.
+    """
+    return msgspec.json.encode(_plain(value), enc_hook=str)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"b64": value}
+    if isinstance(value, decimal.Decimal):
+        return msgspec.Raw(format(value, "f").encode()) if value.is_finite() else None
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    return value
+
+
+class TableRows:
+    """The rows of a table as JSON objects, each made only when asked for."""
+
+    def __init__(self, table: pa.RecordBatch) -> None:
+        self.table = table
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def __getitem__(self, row: int) -> bytes:
+        return json_text(self.table.slice(int(row), 1).to_pylist()[0])
+
+    def take(self, index: np.ndarray) -> TableRows:
+        return TableRows(self.table.take(pa.array(index)))
+
+
+def needed_columns(spec: RowSpec, there: Sequence[str]) -> list[str]:
+    """Gives those of a table's columns that a job needs, in the table's order; the others are not read."""
+    if "*" in spec.passthrough_fields:
+        return list(there)
+    wanted = {tensor.name for tensor in spec.signature.inputs} | {*spec.key_fields, *spec.passthrough_fields}
+    return [name for name in there if name in wanted]
+
+
+def batch_rows(spec: RowSpec, row_bytes: float) -> int:
+    """Gives how many rows make a batch, where one takes ``row_bytes`` in the file."""
+    tensors = BATCH_TENSOR_BYTES // max(1, spec.signature.row_bytes)
+    return max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1.0, row_bytes)), tensors))
+
+
+class TableBatcher:
+    """Makes the instances of record batches by a job's signature, keys and passthrough fields."""
+
+    def __init__(self, spec: RowSpec) -> None:
+        self.spec = spec
+
+    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+        """Gives a batch without rows."""
+        columns = [pa.array([], pa.string()) for _ in self.spec.signature.inputs]
+        table = pa.RecordBatch.from_arrays(columns, [tensor.name for tensor in self.spec.signature.inputs])
+        return self.batch(table, np.empty(0, np.int64), piece, order, 0)
+
+    def batch(self, table: pa.RecordBatch, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int) -> InstanceBatch:
+        """Gives the rows of ``table`` as instances and failed rows; ``offsets`` are their places in the file."""
+        keys, errors = self._keys(table, piece.path, offsets)
+        bad_keys = set(errors)
+        columns: dict[str, Column] = {}
+        for tensor in self.spec.signature.inputs:
+            place = table.schema.get_field_index(tensor.name)
+            if place < 0:
+                missing = RowError(Code.INPUT_MISSING, f"there is no column {tensor.name!r}; there is {', '.join(table.schema.names[:10])}")
+                columns[tensor.name] = np.zeros(table.num_rows)
+                errors = dict.fromkeys(range(table.num_rows), missing) | errors
+                continue
+            columns[tensor.name], more = arrow.make_column(table.column(place), self.spec.signature, tensor)
+            errors = more | errors
+        rows = TableRows(table)
+        failed = [
+            FailedRow(
+                b"" if row in bad_keys else keys[row].as_py().encode(),
+                piece.path,
+                int(offsets[row]),
+                errors[row].stage,
+                errors[row].code,
+                errors[row].message,
+                rows[row],
+            )
+            for row in sorted(errors)
+        ]
+        passthrough = {name: self._passthrough(table, name) for name in self.spec.passthrough_fields}
+        batch = InstanceBatch(
+            order, piece.path, piece.relative, columns, offsets, rows, keys, passthrough, failed, size_bytes
+        )  # fmt: skip
+        return batch.take(np.delete(np.arange(len(batch)), list(errors))) if errors else batch
+
+    def _keys(self, table: pa.RecordBatch, source: str, offsets: np.ndarray) -> tuple[pa.Array, dict[int, RowError]]:
+        fields = self.spec.key_fields
+        if not fields:
+            return make_keys(source, offsets), {}
+        tokens = [_texts(table, field) for field in fields]
+        taken, errors = [], {}
+        for row, parts in enumerate(zip(*tokens, strict=True)):
+            try:
+                taken.append(take_key(parts, fields))
+            except RowError as error:
+                errors[row] = error
+                taken.append(b"null")
+        return pa.array(taken, pa.binary()).cast(pa.string()), errors
+
+    def _passthrough(self, table: pa.RecordBatch, name: str) -> pa.Array:
+        if name != "*":
+            return pa.array([text or b"null" for text in _texts(table, name)], pa.binary()).cast(pa.string())
+        left_out = {*self.spec.key_fields, *self.spec.own_fields}
+        names = [name for name in table.schema.names if name not in left_out]
+        heads = [msgspec.json.encode(name) + b": " for name in names]
+        columns = [_texts(table, name) for name in names]
+        texts = [b", ".join(head + text for head, text in zip(heads, row, strict=True)) for row in zip(*columns, strict=True)]
+        return pa.array(texts or [b""] * table.num_rows, pa.binary()).cast(pa.string())
+
+
+def _texts(table: pa.RecordBatch, name: str) -> list[bytes]:
+    """A column's values as JSON texts; empty texts where the table has no such column."""
+    place = table.schema.get_field_index(name)
+    if place < 0:
+        return [b""] * table.num_rows
+    return [json_text(value) for value in table.column(place).to_pylist()]
