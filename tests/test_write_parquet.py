@@ -18,13 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from saved_models import Models
+from written import instances, names_in, objects, output_spec, predictions, run, signature_of, write_lines
 
-from pipeline.main import main
 from transforms.codec import Column, Ragged
 from transforms.codes import Code, Stage
-from transforms.elements import InstanceBatch, PredictionBatch, RowTexts
+from transforms.elements import PredictionBatch
 from transforms.read import splits
-from transforms.signature import DTYPES, Signature, TensorSpec
+from transforms.signature import DTYPES, TensorSpec
 from transforms.specs import OUTPUT_FORMATS, OutputSpec, SpecError
 from transforms.write import parquet
 from transforms.write.formats import FORMATS
@@ -34,32 +34,6 @@ from transforms.write.schema import make_table
 MANY = settings(deadline=None, derandomize=True, max_examples=150)
 NUMBERS = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"]
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=4)
-X = TensorSpec("x", "x:0", "float32", (None,))
-
-
-def signature_of(*outputs: TensorSpec, inputs: tuple[TensorSpec, ...] = (X,)) -> Signature:
-    return Signature("serving_default", ("serve",), inputs, outputs)
-
-
-def output_spec(name: str, dtype: str, rank: int) -> TensorSpec:
-    return TensorSpec(name, f"{name}:0", dtype, (None,) * (rank + 1))
-
-
-def instances(keys: list[str], passthrough: dict[str, list[str]] | None = None) -> InstanceBatch:
-    """A batch whose rows are ``{}``; keys and passthrough fields are JSON texts."""
-    number = len(keys)
-    starts = np.arange(number) * 3
-    return InstanceBatch(
-        order=("in.jsonl", 0), source="in.jsonl", relative="in.jsonl", columns={}, offsets=starts,
-        rows=RowTexts(b"{}\n" * number, starts, starts + 2), keys=pa.array(keys, pa.string()),
-        passthrough={name: pa.array(texts, pa.string()) for name, texts in (passthrough or {}).items()}, failed=[], bytes=3 * number,
-    )  # fmt: skip
-
-
-def predictions(outputs: dict[str, Column], **made: Any) -> PredictionBatch:
-    number = len(next(iter(outputs.values())))
-    batch = instances(**({"keys": [f'"k{row}"' for row in range(number)]} | made))
-    return PredictionBatch(batch, np.arange(number), outputs, [])
 
 
 def encode(encoder: ParquetEncoder, *batches: PredictionBatch) -> pa.Table:
@@ -134,12 +108,6 @@ def test_complex_numbers_are_structs(column: np.ndarray) -> None:
     cells = found.to_pylist() if column.ndim == 1 else [cell for row in found.to_pylist() for cell in row]
     for name, expected in (("real", column.real), ("imag", column.imag)):
         assert same_bits([cell[name] for cell in cells], np.ascontiguousarray(expected).reshape(-1))
-
-
-def objects(values: list[Any], shape: tuple[int, ...] = (-1,)) -> np.ndarray:
-    column = np.empty(len(values), object)
-    column[:] = values
-    return column.reshape(shape)
 
 
 @MANY
@@ -335,20 +303,6 @@ def test_a_mirrored_name_promises_the_right_format(format: str, relative: str, e
 
 
 # --- whole jobs --------------------------------------------------------------------------------------------------------------
-
-
-def run(out: Path, **flags: Any) -> int:
-    return main(["run", f"--output={out}", *(f"--{name}={value}" for name, value in flags.items())])
-
-
-def write_lines(path: Path, rows: list[Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def names_in(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def check_results(out: Path) -> list[dict[str, Any]]:

@@ -79,6 +79,7 @@ FORMATS = {
     for format in (
         Format("jsonl", "transforms.write.jsonl:LineEncoder", ("jsonl", "ndjson", "json")),
         Format("parquet", "transforms.write.parquet:ParquetEncoder", ("parquet",), suffix=".parquet"),
+        Format("csv", "transforms.write.csv:CsvEncoder", ("csv",), suffix=".csv"),
     )
 }
 # What any run's results can be called: a run in another format takes away those of the one before.

@@ -1,0 +1,85 @@
+"""Batches of predictions → CSV (RFC 4180, with a header) for predictions of single values."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv
+
+from transforms.elements import PredictionBatch
+from transforms.signature import Signature
+from transforms.specs import OutputSpec, SpecError
+from transforms.write.columns import make_columns, not_utf8, refuse_unfit
+from transforms.write.join import Sink, concatenate
+from transforms.write.rows import pieces
+from transforms.write.schema import OutputColumn, make_table
+
+BLOCK_BYTES = 64 << 20
+
+
+@dataclasses.dataclass
+class CsvEncoder:
+    """Writes predictions as CSV files: a header, then a line a row; texts in quotes, numbers without."""
+
+    signature: Signature
+    output: OutputSpec
+    key_fields: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        table = make_table(self.signature, self.output, self.key_fields)
+        self.table = dataclasses.replace(table, outputs=tuple(map(self._flat, table.outputs)))
+        self._header = _text(pa.Table.from_batches([], self.table.schema), header=True)
+
+    def _flat(self, column: OutputColumn) -> OutputColumn:
+        """Gives the column as one of single values, which one of shape ``[1]`` is.
+
+        Raises:
+          SpecError: a row's value is more than one.
+        """
+        if any(dim != 1 for dim in column.shape) or column.dtype.startswith("complex"):
+            dims = f"{column.dtype}[{','.join('?' if dim is None else str(dim) for dim in column.shape)}]"
+            raise SpecError(
+                "output_format",
+                f"output {column.name!r} of signature {self.signature.name} is {dims} a row, and a field of csv holds one value: "
+                "write jsonl or parquet, or export a signature with an output for each value",
+            )
+        return dataclasses.replace(column, shape=())
+
+    def open(self, stream: Sink) -> None:
+        self._stream = stream
+        stream.write(self._header)
+
+    def refuse(self, batch: PredictionBatch) -> PredictionBatch:
+        return refuse_unfit(batch, self.table, not_utf8)
+
+    def write(self, batch: PredictionBatch) -> None:
+        for piece in pieces(batch, BLOCK_BYTES):
+            columns = make_columns(piece, self.table)
+            fields = dict(zip(columns.schema.names, columns.columns, strict=True))
+            for column in self.table.outputs:
+                fields[column.name] = self._field(fields[column.name])
+            self._stream.write(_text(pa.table(fields), header=False))
+
+    def close(self) -> None:
+        pass
+
+    def join(self, paths: Sequence[str], stream: Sink) -> None:
+        concatenate(paths, stream, skip_bytes=len(self._header))
+
+    def _field(self, values: pa.Array) -> pa.Array:
+        """Gives an output's values as Arrow writes them: bytes in base64, numbers that are not finite by ``--nan``."""
+        if pa.types.is_binary(values.type):
+            return pa.array([base64.b64encode(value).decode() for value in values.to_pylist()], pa.string())
+        if pa.types.is_floating(values.type) and self.output.nan == "null":
+            return pc.if_else(pc.is_finite(values), values, pa.scalar(None, values.type))
+        return values
+
+
+def _text(table: pa.Table, header: bool) -> bytes:
+    sink = pa.BufferOutputStream()
+    csv.write_csv(table, sink, csv.WriteOptions(include_header=header))
+    return sink.getvalue().to_pybytes()
