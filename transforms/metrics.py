@@ -43,7 +43,12 @@ class Progress:
             return
         for place, more in enumerate((read, predicted, failed, input_bytes)):
             self._counts[place] += more
-        if time.monotonic() - self._written < WRITE_EVERY_SECONDS:
+        if time.monotonic() - self._written >= WRITE_EVERY_SECONDS:
+            self.write()
+
+    def write(self) -> None:
+        """Writes the counts out, as ``add`` does now and then."""
+        if self._path is None:
             return
         self._written = time.monotonic()
         try:

@@ -70,6 +70,7 @@ class _ReadInstances(beam.DoFn):
                 yield self.reader.nothing(piece, split.order)
             if piece.stop is None:  # compressed: how far it is shows only at its end
                 self.progress.add(input_bytes=piece.size_bytes)
+        self.progress.write()
         metrics.bytes_read.inc(size)
         first_pieces = [piece for piece in split.ranges if piece.start == 0]
         metrics.files_read.inc(len(first_pieces))

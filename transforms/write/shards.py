@@ -96,6 +96,7 @@ class _WriteShards(beam.DoFn):
         self.progress.add(len(batch) + len(batch.failed), len(batch), len(batch.failed))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
+        self.progress.write()
         for shard in self._finish():
             yield WindowedValue(shard, GlobalWindow().max_timestamp(), [GlobalWindow()])
 
