@@ -19,6 +19,9 @@ FOLDER = Path("demo")
 
 def train(model: Path) -> list[dict[str, object]]:
     """Trains on two thirds of the rows, exports to ``model``; gives all rows as instances."""
+    from transforms.signature import import_tensorflow
+
+    import_tensorflow()
     import numpy as np
     import tensorflow as tf
     from sklearn.datasets import load_breast_cancer
