@@ -7,7 +7,7 @@ import re
 
 from transforms.signature import Signature
 
-INPUT_FORMATS = ("jsonl",)
+INPUT_FORMATS = ("jsonl", "csv", "parquet", "avro")
 OUTPUT_FORMATS = ("jsonl", "parquet", "csv")
 OUTPUT_STYLES = ("keyed", "vertex", "aiplatform", "raw")
 OUTPUT_LAYOUTS = ("sharded", "mirror")

@@ -80,6 +80,7 @@ FORMATS = {
         Format("jsonl", "transforms.write.jsonl:LineEncoder", ("jsonl", "ndjson", "json")),
         Format("parquet", "transforms.write.parquet:ParquetEncoder", ("parquet",), suffix=".parquet"),
         Format("csv", "transforms.write.csv:CsvEncoder", ("csv",), suffix=".csv"),
+        Format("tf-record", "transforms.write.tfrecord:ExampleEncoder", ("tfrecord", "tfrecords"), suffix=".tfrecord"),
     )
 }
 # What any run's results can be called: a run in another format takes away those of the one before.

@@ -1,0 +1,286 @@
+"""CSV with a header: blocks of rows → columns, keys and failed rows. A field's type is its input's, never guessed.
+
+Rows that plainly hold what the signature asks for are parsed in one call by Arrow. Its parser takes more than the rules
+allow (space around numbers, leading zeros, ``+1``, ``.5``, ``5.``, ``0x1F``, ``nan``), so a look at the bytes of all fields
+that are not strings comes first. Rows that it doubts are written as JSON objects and read as those are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+from pyarrow import csv as arrow_csv
+
+from transforms import files
+from transforms.codec import Column
+from transforms.codes import Code, RowError
+from transforms.elements import FailedRow, FileRange, InstanceBatch, RowTexts
+from transforms.keys import make_key, make_keys, take_key
+from transforms.read import arrow
+from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Block, compression_of
+from transforms.read.csv_cells import Cells, json_strings
+from transforms.read.csv_rows import CsvRows, Header, RowBlock, join_rows, read_header, read_rows, take_header
+from transforms.read.jsonl import LineParser
+from transforms.read.merge import merge
+from transforms.read.row import RowSpec
+from transforms.signature import TensorSpec
+
+
+def missing_columns(path: str, spec: RowSpec) -> list[str]:
+    """Gives the inputs and key fields for which the header of the file ``path`` has no column; of a file without a row, none.
+
+    Raises:
+      DamagedFileError: the file does not begin as CSV.
+    """
+    header = read_header(path) if compression_of(path) is None else _packed_header(path)
+    needed = dict.fromkeys((*(tensor.name for tensor in spec.signature.inputs), *spec.key_fields))
+    return [] if header is None else [name for name in needed if name not in header.names]
+
+
+def _packed_header(path: str) -> Header | None:
+    for rows in read_rows(FileRange(path, 0, None, 0, path)):
+        if len(rows.texts):
+            return take_header(rows)
+    return None
+
+
+def impossible_inputs(spec: RowSpec) -> list[TensorSpec]:
+    """Gives the inputs that no field of CSV can feed: a field is one value, not a list of them and not a complex number."""
+    return [tensor for tensor in spec.signature.inputs if tensor.dtype.startswith("complex") or not _takes_scalar(spec, tensor)]
+
+
+def _takes_scalar(spec: RowSpec, tensor: TensorSpec) -> bool:
+    return any(shape is None or all(dim == 1 for dim in shape) for shape in spec.signature.row_shapes(tensor))
+
+
+def holds_quote(path: str) -> bool:
+    """Whether a quote stands anywhere in the file: then a line end may stand inside a field."""
+    with files.open_raw(path) as stream:
+        while data := stream.read(BLOCK_BYTES):
+            if b'"' in data:
+                return True
+    return False
+
+
+class CsvReader:
+    """Reads CSV files, or ranges of those that hold no quote."""
+
+    def __init__(self, spec: RowSpec) -> None:
+        self.spec = spec
+        self.lines = LineParser(spec)
+
+    def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+        header = read_header(piece.path) if piece.start > 0 else None
+        parser = None
+        for rows in read_rows(piece):
+            if not len(rows.texts):
+                continue
+            header = header or take_header(rows)
+            parser = parser or RowParser(self.spec, header, self.lines)
+            starts = rows.texts.starts
+            first = int(np.searchsorted(rows.offset + starts, header.stop))  # past the header, where it is in this block
+            while first < len(starts):
+                last = min(first + self.lines.max_rows, int(np.searchsorted(starts, starts[first] + 2 * BLOCK_BYTES)))
+                yield parser.parse(rows.slice(first, last), piece, order)
+                first = last
+
+    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+        return self.lines.parse_nothing(piece, order)
+
+
+class RowParser:
+    """Makes batches of the rows below one header."""
+
+    def __init__(self, spec: RowSpec, header: Header, lines: LineParser) -> None:
+        self.spec, self.header, self.lines = spec, header, lines
+        inputs = spec.signature.inputs
+        self.places = header.places
+        self.values = {tensor.name: tensor for tensor in inputs if tensor.dtype != "string"}
+        self.missing = [tensor.name for tensor in inputs if tensor.name not in self.places]
+        named = self.places if "*" in spec.passthrough_fields else (*spec.key_fields, *spec.passthrough_fields)
+        self.texts = {name for name in named if name in self.places}
+        can_parse = not self.missing and not impossible_inputs(spec) and all(field in self.places for field in spec.key_fields)
+        self.types = self._types() if can_parse else {}
+        self.guarded = {self.places[name]: tensor.dtype for name, tensor in self.values.items() if can_parse}
+
+    def _types(self) -> dict[str, pa.DataType]:
+        """How Arrow is to read each column that is needed; what is wanted as text and as number is read as text first."""
+        types = dict.fromkeys(self.texts, pa.string())
+        for tensor in self.spec.signature.inputs:
+            types.setdefault(tensor.name, _arrow_type(tensor.dtype))
+        return {name: types[name] for name in sorted(types, key=self.places.__getitem__)}
+
+    def parse(self, block: RowBlock, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+        """Gives all rows of ``block``, as instances or failed rows."""
+        rows = CsvRows(block.texts, block.malformed, self.header, frozenset(self.values))
+        offsets = block.offset + block.texts.starts
+        empty = dataclasses.replace(self.lines.parse_nothing(piece, order), bytes=_span(block.texts))
+        if block.too_long:
+            error = RowError(
+                Code.ROW_TOO_LONG, f"the row is longer than {MAX_ROW_BYTES >> 20} MiB; its first bytes are kept as the instance"
+            )
+            return self._failed(empty, rows, offsets, {0: error})
+        plain, table = self._parse_plain(block)
+        other = np.delete(np.arange(len(rows)), plain)
+        looked_at = self._other_batch(rows.take(other), offsets[other], empty) if len(other) else empty
+        if table is None:
+            return looked_at
+        return merge(self._plain_batch(table, rows.take(plain), offsets[plain], empty), looked_at, rows, offsets)
+
+    def _failed(self, batch: InstanceBatch, rows: CsvRows, offsets: np.ndarray, errors: dict[int, RowError]) -> InstanceBatch:
+        """Gives ``batch`` with failed rows more."""
+        failed = []
+        for row, error in errors.items():
+            offset = int(offsets[row])
+            key = getattr(error, "key", b"") if self.spec.key_fields else make_key(batch.source, offset)
+            failed.append(FailedRow(key, batch.source, offset, error.stage, error.code, error.message, rows[row]))
+        return dataclasses.replace(batch, failed=sorted((*batch.failed, *failed), key=lambda row: row.offset))
+
+    # --- rows that Arrow may parse ---
+
+    def _parse_plain(self, block: RowBlock) -> tuple[np.ndarray, pa.Table | None]:
+        """Gives the rows that are plainly what the signature asks for, and their columns."""
+        rows = np.flatnonzero(~block.malformed)
+        if self.types and len(rows):
+            texts = block.texts.take(rows) if block.malformed.any() else block.texts
+            good = Cells(join_rows(texts), len(self.header.names)).plain_rows(self.guarded)
+            if not good.all():
+                rows, texts = rows[good], texts.take(np.flatnonzero(good))
+            table = self._parse(join_rows(texts)) if len(rows) else None
+            if table is not None and table.num_rows == len(rows):
+                return rows, table
+        return np.empty(0, np.int64), None
+
+    def _parse(self, data: bytes) -> pa.Table | None:
+        """Parses rows in one call; None where one of them needs a look of its own."""
+        places = [str(self.places[name]) for name in self.types]
+        names = [str(place) for place in range(len(self.header.names))]
+        try:
+            table = arrow_csv.read_csv(
+                pa.BufferReader(data),
+                arrow_csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=names),
+                arrow_csv.ParseOptions(newlines_in_values=b'"' in data),
+                arrow_csv.ConvertOptions(
+                    column_types=dict(zip(places, self.types.values(), strict=True)),
+                    include_columns=places,
+                    null_values=[],
+                    strings_can_be_null=False,
+                    true_values=["true"],
+                    false_values=["false"],
+                ),
+            )
+            columns = {name: _array(table, place) for name, place in zip(self.types, places, strict=True)}
+            for tensor in self.values.values():
+                column = columns[tensor.name].cast(_arrow_type(tensor.dtype))
+                if pt.is_floating(column.type) and not pc.all(pc.is_finite(column)).as_py():
+                    return None  # a number beyond a double
+                columns["input " + tensor.name] = column
+        except pa.ArrowInvalid:
+            return None
+        return pa.table(columns)
+
+    def _plain_batch(self, table: pa.Table, rows: CsvRows, offsets: np.ndarray, empty: InstanceBatch) -> InstanceBatch:
+        """Gives the rows that Arrow parsed."""
+        columns: dict[str, Column] = {}
+        errors: dict[int, RowError] = {}
+        for tensor in self.spec.signature.inputs:
+            column = _array(table, tensor.name if tensor.dtype == "string" else "input " + tensor.name)
+            columns[tensor.name], more = arrow.make_column(column, self.spec.signature, tensor)
+            errors = more | errors
+        passthrough = {name: self._passthrough(table, name) for name in self.spec.passthrough_fields}
+        batch = dataclasses.replace(
+            empty, columns=columns, offsets=offsets, rows=rows, keys=self._keys(table, offsets, empty.source), passthrough=passthrough
+        )
+        if not errors:
+            return batch
+        for row, error in errors.items():
+            errors[row] = RowError(error.code, error.message)
+            errors[row].key = batch.keys[row].as_py().encode()  # type: ignore[attr-defined]
+        kept = np.delete(np.arange(len(batch)), list(errors))
+        return self._failed(batch.take(kept), rows, offsets, errors)
+
+    def _keys(self, table: pa.Table, offsets: np.ndarray, source: str) -> pa.Array:
+        if not self.spec.key_fields:
+            return make_keys(source, offsets)
+        keys = [self._json(table, field) for field in self.spec.key_fields]
+        return keys[0] if len(keys) == 1 else pc.binary_join_element_wise("[", pc.binary_join_element_wise(*keys, ", "), "]", "")
+
+    def _json(self, table: pa.Table, name: str) -> pa.Array:
+        column = _array(table, name)
+        return column if name in self.values else json_strings(column)
+
+    def _passthrough(self, table: pa.Table, name: str) -> pa.Array:
+        if name != "*":
+            return self._json(table, name) if name in self.texts else pa.array(["null"] * table.num_rows, pa.string())
+        left_out = {*self.spec.key_fields, *self.spec.own_fields}
+        kept = [name for name in self.types if name not in left_out]
+        fields = [pc.binary_join_element_wise(f"{msgspec.json.encode(name).decode()}: ", self._json(table, name), "") for name in kept]
+        return pc.binary_join_element_wise(*fields, ", ") if fields else pa.array([""] * table.num_rows, pa.string())
+
+    # --- rows that need a look ---
+
+    def _other_batch(self, rows: CsvRows, offsets: np.ndarray, empty: InstanceBatch) -> InstanceBatch:
+        """Reads rows as the JSON objects that they stand for."""
+        refused: dict[int, RowError] = {}
+        objects: dict[int, bytes] = {}
+        for row in range(len(rows)):
+            try:
+                text = rows.as_object(row)
+                if self.missing:
+                    raise self._missing(text)
+                objects[row] = text
+            except RowError as error:
+                refused[row] = error
+        made = self._read_objects(objects, rows, offsets, empty) if objects else empty
+        return self._failed(made, rows, offsets, refused)
+
+    def _missing(self, text: bytes) -> RowError:
+        tokens = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        key = (
+            take_key([bytes(tokens.get(field, b"")) for field in self.spec.key_fields], self.spec.key_fields)
+            if self.spec.key_fields
+            else b""
+        )
+        found = ", ".join(repr(name) for name in self.header.names[:10])
+        lacking = ", ".join(repr(name) for name in self.missing)
+        error = RowError(Code.INPUT_MISSING, f"the header lacks the input{'s' * (len(self.missing) > 1)} {lacking}; it has {found}")
+        error.key = key  # type: ignore[attr-defined]
+        return error
+
+    def _read_objects(self, objects: dict[int, bytes], rows: CsvRows, offsets: np.ndarray, empty: InstanceBatch) -> InstanceBatch:
+        numbers = np.fromiter(objects, np.int64)
+        starts = np.cumsum([0, *(len(text) + 1 for text in objects.values())])[:-1]
+        piece = FileRange(empty.source, 0, None, 0, empty.relative)
+        (made,) = self.lines.parse(Block(0, b"\n".join(objects.values())), piece, empty.order)
+        kept = numbers[np.searchsorted(starts, made.offsets)]
+        failed = []
+        for row in made.failed:
+            offset = int(offsets[numbers[np.searchsorted(starts, row.offset)]])
+            key = row.key if self.spec.key_fields else make_key(empty.source, offset)
+            failed.append(dataclasses.replace(row, offset=offset, key=key))
+        keys = made.keys if self.spec.key_fields else make_keys(empty.source, offsets[kept])
+        return dataclasses.replace(made, offsets=offsets[kept], rows=rows.take(kept), keys=keys, failed=failed, bytes=empty.bytes)
+
+
+def _span(texts: RowTexts) -> int:
+    return int(texts.stops[-1] - texts.starts[0]) + 1 if len(texts) else 0
+
+
+def _arrow_type(dtype: str) -> pa.DataType:
+    """The type that holds every value of ``dtype``; floats are rounded from doubles, as those of JSON are."""
+    if dtype in ("string", "bool"):
+        return pa.string() if dtype == "string" else pa.bool_()
+    if "int" in dtype:
+        return pa.uint64() if dtype == "uint64" else pa.int64()
+    return pa.float64()
+
+
+def _array(table: pa.Table, name: str) -> pa.Array:
+    column = table.column(name)
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

@@ -1,0 +1,263 @@
+"""Where the rows of a CSV file begin and end: RFC 4180, quoted fields with commas, doubled quotes and line ends.
+
+A quote may open a field only at its beginning, and may close it only at its end. A line where it does otherwise is
+malformed, and it alone: reading goes on with the next line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+
+from transforms import files
+from transforms.codes import Code, RowError
+from transforms.elements import FileRange, RowTexts
+from transforms.read.blocks import BYTE_ORDER_MARK, MAX_ROW_BYTES, DamagedFileError, read_blocks
+
+QUOTE, COMMA, NEWLINE, RETURN = b'",\n\r'
+HEADER_READ_BYTES = 64 << 10
+
+_QUOTED = rb'"[^"]*+(?:""[^"]*+)*+'  # without the quote that closes it
+_FIELD = rb"(?:" + _QUOTED + rb'"|[^",\n]*+)'
+ROW = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*+(?=\r?(?:\n|\Z))")
+OPEN_ROW = re.compile(rb"(?:" + _FIELD + rb",)*+" + _QUOTED + rb"\Z")
+FIELD = re.compile(_FIELD)
+# JSON's number, or a boolean: what a field that is not an input of strings may hold.
+PLAIN_VALUE = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false")
+
+
+@dataclasses.dataclass
+class RowBlock:
+    """Rows of a file, the first byte of whose data is at ``offset``; ``malformed`` tells which are lines with a quote out of place."""
+
+    offset: int
+    texts: RowTexts
+    malformed: np.ndarray
+    too_long: bool = False
+
+    def slice(self, first: int, last: int) -> RowBlock:
+        some = slice(first, last)
+        texts = RowTexts(self.texts.data, self.texts.starts[some], self.texts.stops[some])
+        return dataclasses.replace(self, texts=texts, malformed=self.malformed[some])
+
+
+def read_rows(piece: FileRange) -> Iterator[RowBlock]:
+    """Gives the rows that begin in a range, in blocks of some MB; a row whose quotes are open waits for the next block.
+
+    A quote that is not closed in 256 MiB, or in the whole file, is malformed.
+
+    Raises:
+      DamagedFileError: after all whole rows before the damage were given.
+    """
+    parts: list[bytes] = []
+    start = size = 0
+    for block in read_blocks(piece):
+        if block.too_long:
+            if parts:
+                yield find_rows(b"".join(parts), start, last=True)[0]
+                parts = []
+            whole = RowTexts(block.data, np.array([0]), np.array([len(block.data)]))
+            yield RowBlock(block.offset, whole, np.zeros(1, bool), too_long=True)
+            continue
+        if not parts:
+            start, size = block.offset, 0
+        parts.append(block.data)
+        size += len(block.data)
+        if len(parts) > 1 and b'"' not in block.data and size < MAX_ROW_BYTES:
+            continue
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        rows, used = find_rows(data, start, last=size >= MAX_ROW_BYTES)
+        yield rows
+        parts = [data[used:]] if used < len(data) else []
+        start, size = start + used, len(data) - used
+    if parts:
+        yield find_rows(b"".join(parts), start, last=True)[0]
+
+
+def find_rows(data: bytes, offset: int, last: bool) -> tuple[RowBlock, int]:
+    """Gives the rows of ``data``, without line ends and empty lines, and where the one begins whose quotes are still open.
+
+    ``last``: nothing comes after ``data``, so that a quote that stays open is malformed.
+    """
+    view = np.frombuffer(data, np.uint8)
+    ends = view == NEWLINE
+    used = len(data)
+    if b'"' in data:
+        is_quote = view == QUOTE
+        quotes = np.flatnonzero(is_quote)
+        is_open = len(quotes) % 2 == 1
+        if (is_open and last) or not _well_placed(view, quotes):
+            return _scan(data, offset, last)
+        ends &= ~np.bitwise_xor.accumulate(is_quote)
+        stops = np.flatnonzero(ends)
+        if is_open:
+            used = int(stops[-1]) + 1 if len(stops) else 0
+    else:
+        stops = np.flatnonzero(ends)
+    starts = np.concatenate(([0], stops + 1))
+    if used == len(data) and starts[-1] < len(data):
+        stops = np.append(stops, len(data))
+    return _block(data, offset, starts[: len(stops)], stops, np.zeros(len(stops), bool)), used
+
+
+def _block(data: bytes, offset: int, starts: np.ndarray, stops: np.ndarray, malformed: np.ndarray) -> RowBlock:
+    view = np.frombuffer(data, np.uint8)
+    filled = stops > starts
+    starts, stops, malformed = starts[filled], stops[filled], malformed[filled]
+    stops = stops - (view[stops - 1] == RETURN)
+    filled = stops > starts
+    return RowBlock(offset, RowTexts(data, starts[filled], stops[filled]), malformed[filled])
+
+
+def _well_placed(view: np.ndarray, quotes: np.ndarray) -> bool:
+    """Whether every quote opens, closes or is doubled: of each two the first stands where a field begins or after another, and so on."""
+    opening, closing = quotes[::2], quotes[1::2]
+    padded = np.concatenate((view, np.array([NEWLINE, NEWLINE], np.uint8)))  # also found at place -1
+    before, after = padded[opening - 1], padded[closing + 1]
+    ends_line = (after == RETURN) & (padded[np.minimum(closing + 2, len(view))] == NEWLINE)
+    return bool(np.isin(before, (COMMA, NEWLINE, QUOTE)).all() and (np.isin(after, (COMMA, NEWLINE, QUOTE)) | ends_line).all())
+
+
+def _scan(data: bytes, offset: int, last: bool) -> tuple[RowBlock, int]:
+    """The slow twin of ``find_rows``: some quote is out of place, so find whose."""
+    starts, stops, malformed = [], [], []
+    place = 0
+    while place < len(data):
+        found = ROW.match(data, place)
+        if found is None and not last and OPEN_ROW.match(data, place):
+            break
+        end = data.find(b"\n", place if found is None else found.end())
+        starts.append(place)
+        stops.append(end if end >= 0 else len(data))
+        malformed.append(found is None)
+        place = stops[-1] + 1
+    return _block(data, offset, np.array(starts, np.int64), np.array(stops, np.int64), np.array(malformed, bool)), min(place, len(data))
+
+
+def join_rows(texts: RowTexts) -> bytes:
+    """Gives rows one a line, without empty lines between them."""
+    starts, stops = texts.starts, texts.stops
+    if np.array_equal(starts[1:], stops[:-1] + 1):
+        return texts.data[starts[0] : stops[-1]]
+    return b"\n".join([texts[row] for row in range(len(texts))])
+
+
+def split_row(text: bytes) -> list[bytes]:
+    """Gives the fields of a row that is not malformed, without their quotes."""
+    if b'"' not in text:
+        return text.split(b",")
+    fields, place = [], -1
+    while place < len(text):
+        found = FIELD.match(text, place + 1)
+        assert found is not None
+        field = found[0]
+        fields.append(field[1:-1].replace(b'""', b'"') if field[:1] == b'"' else field)
+        place = found.end()
+    return fields
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """The names of a file's columns, and the byte at which the row of names ends."""
+
+    names: tuple[str, ...]
+    stop: int
+
+    @property
+    def places(self) -> dict[str, int]:
+        """Each name's column; of two columns of one name the last, as in a JSON object."""
+        return {name: place for place, name in enumerate(self.names)}
+
+
+def take_header(rows: RowBlock) -> Header:
+    """Gives the header that is the first row of ``rows``.
+
+    Raises:
+      DamagedFileError: it is none.
+    """
+    start = rows.offset + int(rows.texts.starts[0])
+    if rows.too_long or rows.malformed[0]:
+        raise DamagedFileError(start, "its first line is no header of a CSV file")
+    try:
+        names = tuple(field.decode("utf-8") for field in split_row(rows.texts[0]))
+    except UnicodeDecodeError as error:
+        raise DamagedFileError(start, f"its first line, the header, is not UTF-8: {error.reason} at byte {error.start}") from None
+    return Header(names, rows.offset + int(rows.texts.stops[0]))
+
+
+def read_header(path: str) -> Header | None:
+    """Gives the header of an uncompressed file, from a look at its beginning; None where it holds no row.
+
+    Raises:
+      DamagedFileError: the first row is no header.
+    """
+    data = b""
+    with files.open_raw(path) as stream:
+        while True:
+            more = stream.read(HEADER_READ_BYTES)
+            data += more
+            mark = len(BYTE_ORDER_MARK) if data.startswith(BYTE_ORDER_MARK) else 0
+            whole = data[mark:] if not more else data[mark : data.rfind(b"\n") + 1]
+            rows, _ = find_rows(whole, mark, last=not more)
+            if len(rows.texts):
+                return take_header(rows)
+            if not more:
+                return None
+
+
+class CsvRows:
+    """Rows of CSV as JSON objects by the header, each made only when asked for; a line that is no row, as a JSON string.
+
+    A field is a number or boolean where it reads as one and its column is an input of another dtype than string, null
+    where such a field is empty, and a string as it stands everywhere else.
+    """
+
+    def __init__(self, texts: RowTexts, malformed: np.ndarray, header: Header, values: frozenset[str]) -> None:
+        self.texts, self.malformed, self.header, self.values = texts, malformed, header, values
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, row: int) -> bytes:
+        text = self.texts[row]
+        try:
+            return self.as_object(row)
+        except RowError:
+            pass
+        try:
+            return msgspec.json.encode(text.decode("utf-8"))
+        except UnicodeDecodeError:
+            return msgspec.json.encode({"b64": text})
+
+    def take(self, index: np.ndarray) -> CsvRows:
+        return CsvRows(self.texts.take(index), self.malformed[index], self.header, self.values)
+
+    def as_object(self, row: int) -> bytes:
+        """Gives a row as a JSON object.
+
+        Raises:
+          RowError: NOT_UTF8, or NOT_CSV where a quote is out of place or the fields are not as many as the header's.
+        """
+        text = self.texts[row]
+        try:
+            text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise RowError(Code.NOT_UTF8, f"the row is not UTF-8: {error.reason} at byte {error.start}") from None
+        if self.malformed[row]:
+            raise RowError(Code.NOT_CSV, "a quote is not closed, or stands inside a field that is not quoted, or text follows one that is")
+        fields = split_row(text)
+        if len(fields) != len(self.header.names):
+            raise RowError(Code.NOT_CSV, f"the row has {len(fields)} fields, the header {len(self.header.names)}")
+        pairs = zip(self.header.names, fields, strict=True)
+        return b"{" + b", ".join(msgspec.json.encode(name) + b": " + self._value(name, field) for name, field in pairs) + b"}"
+
+    def _value(self, name: str, field: bytes) -> bytes:
+        if name not in self.values:
+            return msgspec.json.encode(field.decode("utf-8"))
+        if not field:
+            return b"null"
+        return field if PLAIN_VALUE.fullmatch(field) else msgspec.json.encode(field.decode("utf-8"))

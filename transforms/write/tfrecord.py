@@ -1,0 +1,124 @@
+"""Batches of predictions → TFRecord files of ``tf.train.Example``s."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import struct
+from collections.abc import Sequence
+
+import google_crc32c
+import numpy as np
+import pyarrow as pa
+
+from transforms.codec import Column, Ragged
+from transforms.elements import PredictionBatch
+from transforms.signature import Signature
+from transforms.specs import OutputSpec, SpecError
+from transforms.write.columns import flatten, refuse_unfit, text_columns
+from transforms.write.join import Sink, concatenate
+from transforms.write.rows import pieces
+from transforms.write.schema import OutputColumn, make_table
+from transforms.write.tfexample import Kind, bytes_lists, examples, features, float_lists, integer_lists
+
+BLOCK_BYTES = 16 << 20
+# tensorflow/core/lib/hash/crc32c.h: a checksum of bytes that hold checksums is masked.
+MASK_DELTA = 0xA282EAD8
+
+
+@dataclasses.dataclass
+class ExampleEncoder:
+    """Writes predictions as TFRecord files: key, outputs and passthrough fields are the features of an ``Example``."""
+
+    signature: Signature
+    output: OutputSpec
+    key_fields: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self.table = make_table(self.signature, self.output, self.key_fields)
+        for column in self.table.outputs:
+            if column.shape.count(None) > 1:
+                dims = ",".join("?" if dim is None else str(dim) for dim in column.shape)
+                raise SpecError(
+                    "output_format",
+                    f"output {column.name!r} of signature {self.signature.name} is {column.dtype}[{dims}] a row, and a feature of "
+                    "tf-record is a flat list, from which two open dimensions can't be told: write jsonl or parquet, or export fixed ones",
+                )
+
+    def open(self, stream: Sink) -> None:
+        self._stream = stream
+
+    def refuse(self, batch: PredictionBatch) -> PredictionBatch:
+        return refuse_unfit(batch, self.table, too_large)
+
+    def write(self, batch: PredictionBatch) -> None:
+        for piece in pieces(batch, BLOCK_BYTES):
+            self._stream.write(b"".join(map(record, self._examples(piece))))
+
+    def close(self) -> None:
+        pass
+
+    def join(self, paths: Sequence[str], stream: Sink) -> None:
+        concatenate(paths, stream)
+
+    def _examples(self, batch: PredictionBatch) -> list[bytes]:
+        keys, passthrough = text_columns(batch, self.table)
+        columns = [features(name, Kind.BYTES, _texts(texts)) for name, texts in {**keys, **passthrough}.items()]
+        columns += [features(column.name, *_lists(batch.outputs[column.name], column)) for column in self.table.outputs]
+        return examples(columns)
+
+
+def _texts(texts: pa.Array) -> list[bytes | None]:
+    """Gives one list of one text a row, none where it is null: the feature is left out then."""
+    return [None if text is None else bytes_lists([[text]])[0] for text in texts.cast(pa.binary()).to_pylist()]
+
+
+def _lists(values: Column, column: OutputColumn) -> tuple[Kind, list[bytes]]:
+    """Gives the values of each row, the last dimension first to change; a complex number is two."""
+    flat, shapes = flatten(values, column)
+    offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
+    if column.dtype == "string":
+        cells = flat.tolist()
+        return Kind.BYTES, bytes_lists(cells[start:stop] for start, stop in itertools.pairwise(offsets.tolist()))
+    if column.dtype == "bool" or "int" in column.dtype:
+        return Kind.INTEGERS, integer_lists(flat, offsets)
+    if column.dtype.startswith("complex"):
+        flat, offsets = flat.view(np.float32 if column.dtype == "complex64" else np.float64), offsets * 2
+    return Kind.FLOATS, float_lists(flat, offsets)
+
+
+def too_large(values: Column, column: OutputColumn) -> dict[int, str]:
+    """Numbers beyond what a feature holds: signed integers of 64 bits, floats of 32."""
+    if column.dtype not in ("uint64", "float64", "complex128"):
+        return {}
+    rows = values.rows if isinstance(values, Ragged) else [values]
+    if not any(_beyond(some).any() for some in rows):
+        return {}
+    rows = values.rows if isinstance(values, Ragged) else list(values)
+    holds = "integers below 2**63" if column.dtype == "uint64" else "floats of 32 bits"
+    message = f"output {column.name!r}: a feature of tf-record holds {holds}; found a larger one"
+    return {row: message for row, some in enumerate(rows) if _beyond(np.asarray(some)).any()}
+
+
+def _beyond(values: np.ndarray) -> np.ndarray:
+    if values.dtype.kind == "u":
+        return values > np.uint64(2**63 - 1)
+    with np.errstate(over="ignore"):
+        return np.isfinite(values) & ~np.isfinite(values.astype(np.complex64 if values.dtype.kind == "c" else np.float32))
+
+
+def record(content: bytes) -> bytes:
+    """Gives one record: length, its checksum, content, its checksum (tensorflow/core/lib/io/record_writer.h)."""
+    return _length(len(content)) + content + _checksum(content)
+
+
+@functools.lru_cache(1 << 16)
+def _length(length: int) -> bytes:
+    content = struct.pack("<Q", length)
+    return content + _checksum(content)
+
+
+def _checksum(content: bytes) -> bytes:
+    crc = google_crc32c.value(content)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF)
