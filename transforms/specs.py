@@ -8,7 +8,7 @@ import re
 from transforms.signature import Signature
 
 INPUT_FORMATS = ("jsonl", "csv", "parquet", "avro")
-OUTPUT_FORMATS = ("jsonl", "parquet", "csv")
+OUTPUT_FORMATS = ("jsonl", "parquet", "csv", "tf-record")
 OUTPUT_STYLES = ("keyed", "vertex", "aiplatform", "raw")
 OUTPUT_LAYOUTS = ("sharded", "mirror")
 DUPLICATE_KEYS = ("fail", "allow")
