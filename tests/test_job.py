@@ -257,7 +257,7 @@ def test_a_damaged_file_shuts_the_gate_and_says_where(models: Models, tmp_path: 
 
 REFUSALS = [
     ({"input": "{tmp}/nothing-*.jsonl"}, r"nothing-\*\.jsonl matches no file"),
-    ({"input": "{tmp}/rows.csv"}, r"rows\.csv: its extension is none of"),
+    ({"input": "{tmp}/rows.txt"}, r"rows\.txt: its extension is none of"),
     ({"model": "{tmp}/nowhere"}, r"no model at .*nowhere"),
     ({"output": "{tmp}/rows.jsonl/out"}, r"can't be written"),
     ({"input": "{tmp}", "output": "{tmp}/out"}, r"lies in the input folder"),
@@ -279,7 +279,7 @@ def test_what_can_be_known_before_the_start_is_refused(
     models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: dict[str, str], message: str
 ) -> None:
     write_lines(tmp_path / "rows.jsonl", [{"x": 1}])
-    write_lines(tmp_path / "rows.csv", ["x", "1"])
+    write_lines(tmp_path / "rows.txt", ["x", "1"])
     write_lines(tmp_path / "full" / "prediction.results-00000-of-00001", [{"x": 1}])
     before = names_in(tmp_path)
     given = {"model": models.get("half_plus_two"), "input": "{tmp}/rows.jsonl", "output": "{tmp}/out"} | flags

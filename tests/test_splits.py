@@ -36,7 +36,7 @@ def test_formats_by_extension(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["a", "a.csv", "a.gz", "a.csv.gz", "jsonl", "dir.jsonl/a", "a.jsonl.zip", "a.jsonl.gz.gz", "part-00000-of-00012", "a.jsonl~"]
+    "path", ["a", "a.txt", "a.gz", "a.txt.gz", "jsonl", "dir.jsonl/a", "a.jsonl.zip", "a.jsonl.gz.gz", "part-00000-of-00012", "a.jsonl~"]
 )
 def test_formats_that_no_name_tells(path: str) -> None:
     with pytest.raises(FormatError, match="give --input_format"):

@@ -90,7 +90,8 @@ class PlanSplits(beam.PTransform):
             pipeline
             | "Patterns" >> beam.Create(list(self.spec.patterns), reshuffle=False)
             | "MatchFiles" >> beam.ParDo(_MatchFiles()).with_output_types(tuple[str, FoundFile])
-            | "EachOnce" >> beam.GroupByKey()
+            # One pattern names each file once; several may overlap, and a file is read once all the same.
+            | ("EachOnce" >> beam.GroupByKey() if len(self.spec.patterns) > 1 else beam.MapTuple(lambda path, found: (path, (found,))))
             | "SplitFiles" >> beam.ParDo(_SplitFiles(self.spec)).with_output_types(Split)
             | "Spread" >> beam.Reshuffle()
         )
