@@ -63,6 +63,23 @@ def test_every_refusal_has_a_pattern() -> None:
     assert refusals <= set(MUST_SAY)
 
 
+OTHER_FORMATS = [
+    (case, source)
+    for case in CASES
+    for source in case.get("same_rows_in", ())
+    if source["format"].replace("tfrecord", "tf-record") in FORMATS and source.get("header") is not False
+]
+
+
+@pytest.mark.parametrize(("case", "source"), OTHER_FORMATS, ids=[f"{case['case']}-{source['path']}" for case, source in OTHER_FORMATS])
+def test_the_same_rows_in_another_format(case: dict, source: dict, tmp_path: Path) -> None:
+    flags = ["--output_style=aiplatform", "--nan=string", *([f"--signature_name={case['signature']}"] if case.get("signature") else [])]
+    places = [f"--model={POOL / case['model']}", f"--input={POOL / source['path']}", f"--output={tmp_path / 'out'}"]
+    status = main(["run", *places, f"--input_format={source['format'].replace('tfrecord', 'tf-record')}", *flags])
+    predictions = lines_of(tmp_path / "out", "prediction.results")
+    assert judge(case, tmp_path, predictions, lines_of(tmp_path / "out", "prediction.errors"), status).startswith("PASS")
+
+
 @pytest.mark.parametrize("case", CASES, ids=[case["case"] for case in CASES])
 def test_case(case: dict, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"

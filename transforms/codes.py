@@ -21,6 +21,7 @@ class Code(enum.StrEnum):
     NOT_UTF8 = "NOT_UTF8"
     NOT_JSON = "NOT_JSON"
     NOT_CSV = "NOT_CSV"
+    NOT_EXAMPLE = "NOT_EXAMPLE"
     NESTED_TOO_DEEP = "NESTED_TOO_DEEP"
     ROW_TOO_LONG = "ROW_TOO_LONG"
     FILE_NOT_FOUND = "FILE_NOT_FOUND"
@@ -46,6 +47,7 @@ EXPLANATIONS: dict[Code, tuple[Stage, str]] = {
     Code.NOT_UTF8: (Stage.READ, "the row is not UTF-8"),
     Code.NOT_JSON: (Stage.READ, "the row is not one JSON value"),
     Code.NOT_CSV: (Stage.READ, "the line is not one row of CSV with as many fields as the header, or a quote is out of place"),
+    Code.NOT_EXAMPLE: (Stage.READ, "the record is not a serialized tf.Example, or holds one feature with values of two kinds"),
     Code.NESTED_TOO_DEEP: (Stage.READ, "lists or objects are nested too deep to read"),
     Code.ROW_TOO_LONG: (Stage.READ, "the row is longer than a row may be"),
     Code.FILE_NOT_FOUND: (Stage.READ, "the file that a line of a file list names does not exist or can't be read"),

@@ -7,7 +7,7 @@ import re
 
 from transforms.signature import Signature
 
-INPUT_FORMATS = ("jsonl", "csv", "parquet", "avro")
+INPUT_FORMATS = ("jsonl", "csv", "tf-record", "parquet", "avro", "file-list")
 OUTPUT_FORMATS = ("jsonl", "parquet", "csv", "tf-record")
 OUTPUT_STYLES = ("keyed", "vertex", "aiplatform", "raw")
 OUTPUT_LAYOUTS = ("sharded", "mirror")

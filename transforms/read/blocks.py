@@ -44,7 +44,8 @@ def compression_of(path: str) -> str | None:
     return COMPRESSIONS.get(path.rsplit(".", 1)[-1].lower()) if "." in path else None
 
 
-def _open(piece: FileRange) -> IO[bytes]:
+def open_stream(piece: FileRange) -> IO[bytes]:
+    """Opens a file for reading its bytes, decompressed."""
     raw = files.open_raw(piece.path)
     compression = compression_of(piece.path)
     if compression == "gzip":
@@ -99,11 +100,11 @@ def read_blocks(piece: FileRange) -> Iterator[Block]:
     Raises:
       DamagedFileError: after all whole lines before the damage were given.
     """
-    with _open(piece) as stream:
-        yield from _blocks(_Cursor(stream), piece)
+    with open_stream(piece) as stream:
+        yield from _blocks(Cursor(stream), piece)
 
 
-class _Cursor:
+class Cursor:
     """Reads a stream forward, knowing where it stands; damage is raised after the bytes before it were given."""
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -141,7 +142,7 @@ def _is_damage(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno is None and "data" in str(error).lower()
 
 
-def _blocks(cursor: _Cursor, piece: FileRange) -> Iterator[Block]:
+def _blocks(cursor: Cursor, piece: FileRange) -> Iterator[Block]:
     parts: list[bytes] = []  # the beginning of a line whose end is not read yet
     if piece.start > 0:
         cursor.stream.seek(piece.start - 1)
@@ -170,7 +171,7 @@ def _blocks(cursor: _Cursor, piece: FileRange) -> Iterator[Block]:
             start = cursor.offset - len(parts[0])
 
 
-def _skip_line(cursor: _Cursor) -> bytes:
+def _skip_line(cursor: Cursor) -> bytes:
     """Reads past the next line end; gives what was read beyond it."""
     while data := cursor.read(64 << 10):
         end = data.find(b"\n") + 1

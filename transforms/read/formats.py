@@ -76,6 +76,8 @@ FORMATS = {
         Format("parquet", ("parquet", "pq"), "transforms.read.parquet:ParquetReader", cuts=True),
         Format("avro", ("avro",), "transforms.read.avro:AvroReader", cuts=True),
         Format("csv", ("csv",), "transforms.read.csv:CsvReader", cuts=True, uncut="transforms.read.csv:holds_quote"),
+        Format("tf-record", ("tfrecord", "tfrecords", "tfrec"), "transforms.read.tfrecord:RecordReader"),
+        Format("file-list", (), "transforms.read.file_list:FileListReader", cuts=True),
     )
 }
 

@@ -1,0 +1,138 @@
+"""Lists of files: each file's bytes are an instance, its path the key; a file that is not there costs itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from saved_models import Models
+from test_job import check_output, lines, run
+
+from transforms.codes import Code
+from transforms.elements import FileRange, InstanceBatch
+from transforms.read import file_list
+from transforms.read.file_list import FileListReader, refusal
+from transforms.read.row import RowSpec
+from transforms.signature import Signature, TensorSpec
+
+
+def signature(*dims: int | None, dtype: str = "string") -> Signature:
+    return Signature("s", ("serve",), (TensorSpec("image", "image:0", dtype, dims),), (TensorSpec("y", "y:0", "float32", (None,)),))
+
+
+SPEC = RowSpec(signature(None))
+
+
+def read(path: Path, spec: RowSpec = SPEC, start: int = 0, stop: int | None = None) -> list[InstanceBatch]:
+    return list(FileListReader(spec).read(FileRange(str(path), start, stop, path.stat().st_size, path.name), (str(path), start)))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"{number}.png").write_bytes(np.random.default_rng(number).bytes(1000 * number))
+    (folder / "with [brackets] ü.png").write_bytes(b"odd")
+    return folder
+
+
+def test_paths_patterns_and_what_is_not_there(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(images)
+    (images / "folder").mkdir()
+    (images / "closed.png").write_bytes(b"x")
+    listed = [
+        "0.png",
+        "",
+        f"{images}/[12].png",
+        "# no comment",
+        "   ",
+        "nowhere-*.png",
+        "with [brackets] ü.png",
+        "3.png",
+        "folder",
+        "0.png/x",
+    ]
+    content = ("\ufeff" + "\r\n".join(listed)).encode()
+    (images / "list.txt").write_bytes(content)
+    batches = read(images / "list.txt")
+    assert all(batch.source == str(images / "list.txt") for batch in batches)
+    values = {
+        json.loads(key): value for batch in batches for key, value in zip(batch.keys.to_pylist(), batch.columns["image"], strict=True)
+    }
+    paths = ["0.png", f"{images}/1.png", f"{images}/2.png", "with [brackets] ü.png", "3.png"]
+    assert values == {path: Path(path).read_bytes() for path in paths}
+    failed = [row for batch in batches for row in batch.failed]
+    assert [(json.loads(row.instance), row.code) for row in failed] == [
+        (line, Code.FILE_NOT_FOUND) for line in ("# no comment", "nowhere-*.png", "folder", "0.png/x")
+    ]
+    assert all(content[row.offset :].startswith(json.loads(row.instance).encode()) for row in failed)
+    assert "no comment" in failed[0].message
+    offsets = [int(offset) for batch in batches for offset in batch.offsets]
+    assert [content[offset:].split(b"\r\n")[0].decode() for offset in offsets] == [listed[0], *[listed[2]] * 2, listed[6], listed[7]]
+
+
+def test_batches_are_bounded_by_bytes(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (images / "list.txt").write_text("".join(f"{images}/{number}.png\n" for number in (0, 1, 2, 3, 4, 0)))
+    monkeypatch.setattr(file_list, "BATCH_BYTES", 3500)
+    groups = ((0, 1, 2), (3,), (4,), (0,))  # 3,000 bytes, 3,000, 4,000 and none
+    expected = [[(images / f"{number}.png").read_bytes() for number in group] for group in groups]
+    assert [batch.columns["image"].tolist() for batch in read(images / "list.txt")] == expected
+    monkeypatch.setattr(file_list, "MAX_ROW_BYTES", 3500)
+    failed = [row for batch in read(images / "list.txt") for row in batch.failed]
+    assert [(row.code, json.loads(row.key)) for row in failed] == [(Code.ROW_TOO_LONG, f"{images}/4.png")]
+
+
+def test_a_file_that_goes_before_it_is_read(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (images / "list.txt").write_text(f"{images}/1.png\n{images}/2.png\n")
+    reader = FileListReader(SPEC)
+    match = file_list.files.match
+
+    def match_and_delete(pattern: str) -> list:
+        found = list(match(pattern))
+        if pattern.endswith("1.png"):
+            (images / "1.png").unlink()
+        return found
+
+    monkeypatch.setattr(file_list.files, "match", match_and_delete)
+    (batch,) = reader.read(FileRange(str(images / "list.txt"), 0, None, 0, "list.txt"), ("", 0))
+    assert [(row.code, row.key.decode()) for row in batch.failed] == [(Code.FILE_NOT_FOUND, f'"{images}/1.png"')]
+    assert batch.keys.to_pylist() == [f'"{images}/2.png"']
+
+
+def test_any_cut_of_a_list_has_the_same_files(images: Path) -> None:
+    (images / "list.txt").write_text("".join(f"{images}/{number}.png\n" for number in range(5)))
+    size = (images / "list.txt").stat().st_size
+    for cut in range(size + 1):
+        keys = [
+            key for part in ((0, cut), (cut, size)) for batch in read(images / "list.txt", SPEC, *part) for key in batch.keys.to_pylist()
+        ]
+        assert keys == [f'"{images}/{number}.png"' for number in range(5)]
+
+
+def test_shapes_and_jobs_that_can_not_take_files(images: Path) -> None:
+    (images / "list.txt").write_text(f"{images}/1.png\n")
+    for dims, shape in (((None,), (1,)), ((None, 1), (1, 1)), ((), (1,))):
+        (batch,) = read(images / "list.txt", RowSpec(signature(*dims)))
+        assert batch.columns["image"].shape == shape
+    assert refusal(SPEC) is None
+    assert "float32" in (refusal(RowSpec(signature(None, dtype="float32"))) or "")
+    assert "--key_field" in (refusal(RowSpec(signature(None), key_fields=("id",))) or "")
+    (batch,) = read(images / "list.txt", RowSpec(signature(None), key_fields=("id",)))
+    assert (len(batch), [row.code for row in batch.failed]) == (0, [Code.INPUT_MISSING])
+
+
+def test_a_job_on_a_list(models: Models, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text(f"{images}/*.png\n{images}/none.png\n")
+    out = tmp_path / "out"
+    flags = {"model": models.get("text_length"), "input": tmp_path / "list.txt", "input_format": "file-list", "max_error_ratio": 0.5}
+    assert run(out, **flags, passthrough_fields="*") == 0
+    assert check_output(out)["counts"] == {"read": 7, "predicted": 6, "failed": 1}
+    sizes = {str(path): path.stat().st_size for path in images.iterdir()}
+    assert {row["key"]: row["prediction"] for row in lines(out)} == sizes
+    (failed,) = lines(out, "prediction.errors")
+    assert (failed["code"], failed["stage"], failed["key"], failed["instance"]) == ("FILE_NOT_FOUND", "read", *[f"{images}/none.png"] * 2)
+    assert run(tmp_path / "vertex", **flags, output_style="vertex") == 0
+    assert {row["instance"] for row in lines(tmp_path / "vertex")} == set(sizes)

@@ -1,0 +1,212 @@
+"""Serialized ``tf.Example``s → columns by the signature, with tfx-bsl's parser.
+
+Its parser takes a batch or refuses it: one record that is no Example, or one feature with values of another kind than its
+neighbours', and nothing is parsed. Such batches are halved until the guilty records are alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
+
+from transforms.codec import Column, Ragged, numpy_dtype
+from transforms.codes import Code, RowError
+from transforms.read import arrow
+from transforms.read.row import RowSpec
+from transforms.read.table import json_text
+from transforms.signature import TensorSpec
+from transforms.values import integer_bounds, out_of_range
+
+Errors = dict[int, RowError]
+
+
+@dataclasses.dataclass
+class Features:
+    """The features of ``count`` records: tables of some rows each, and the rows that are no Examples."""
+
+    count: int
+    tables: list[tuple[np.ndarray, pa.RecordBatch]]
+    errors: Errors
+
+    @classmethod
+    def none(cls, count: int) -> Features:
+        """Gives the features of records that were not parsed."""
+        return cls(count, [], {})
+
+    @property
+    def names(self) -> list[str]:
+        return sorted({name for _, table in self.tables for name in table.schema.names})
+
+    def texts(self, name: str) -> list[bytes]:
+        """Gives a feature as JSON text, one value bare and several in a list; empty where a row lacks it."""
+        texts = [b""] * self.count
+        for rows, table in self.tables:
+            place = table.schema.get_field_index(name)
+            for row, values in zip(rows, table.column(place).to_pylist(), strict=True) if place >= 0 else ():
+                if values:
+                    plain = [_plain(value, table.schema.field(place).type.value_type) for value in values]
+                    texts[row] = json_text(plain[0] if len(plain) == 1 else plain)
+        return texts
+
+
+def _plain(value: Any, kind: pa.DataType) -> Any:
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError:
+            return value
+    if isinstance(value, float) and pt.is_float32(kind) and math.isfinite(value):
+        return float(str(np.float32(value)))  # the shortest digits of its own dtype
+    return value
+
+
+class ExampleParser:
+    """Parses records by a job's signature, keys and passthrough fields."""
+
+    def __init__(self, spec: RowSpec) -> None:
+        self.spec = spec
+        # Fields may be of any kind, which a schema would have to name.
+        fields = spec.key_fields or spec.passthrough_fields
+        self.schemas = [None] if fields or spec.lone_string is not None else [_schema(spec.signature.inputs), None]
+        self.decoders: dict[bytes | None, Any] = {}
+
+    def parse(self, records: Sequence[bytes]) -> Features:
+        """Gives the features of ``records``, those of other names than the signature's only where fields are wanted."""
+        parsed = Features.none(len(records))
+        if records:
+            self._parse(records, 0, parsed)
+        return parsed
+
+    def _parse(self, records: Sequence[bytes], first: int, parsed: Features) -> None:
+        reason = ""
+        for schema in self.schemas:
+            try:
+                parsed.tables.append((np.arange(first, first + len(records)), self._decode(schema, records)))
+                return
+            except (RuntimeError, ValueError) as error:
+                reason = str(error)
+        if len(records) == 1:
+            parsed.errors[first] = RowError(Code.NOT_EXAMPLE, f"expected a serialized tf.Example: {reason}")
+            return
+        half = len(records) // 2
+        self._parse(records[:half], first, parsed)
+        self._parse(records[half:], first + half, parsed)
+
+    def _decode(self, schema: bytes | None, records: Sequence[bytes]) -> pa.RecordBatch:
+        from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder  # type: ignore[import-untyped]
+
+        # After an error a decoder keeps what it had parsed, and gives it out with the next batch: it is used no more.
+        decoder = self.decoders.pop(schema, None) or ExamplesToRecordBatchDecoder(schema)
+        table = decoder.DecodeBatch(list(records))
+        self.decoders[schema] = decoder
+        return table
+
+    def columns(self, parsed: Features) -> tuple[dict[str, Column], Errors]:
+        """Gives the signature's columns and what is wrong with rows, whose cells mean nothing."""
+        errors: Errors = {}
+        columns: dict[str, Column] = {}
+        for tensor in self.spec.signature.inputs:
+            made = [self._column(table, tensor) for _, table in parsed.tables]
+            rows = [rows for rows, _ in parsed.tables]
+            for some, (_, more) in zip(rows, made, strict=True):
+                errors = {int(some[row]): error for row, error in more.items()} | errors
+            columns[tensor.name] = _spread([column for column, _ in made], rows, parsed.count, tensor)
+        return columns, errors
+
+    def _column(self, table: pa.RecordBatch, tensor: TensorSpec) -> tuple[Column, Errors]:
+        place = table.schema.get_field_index(tensor.name)
+        array = table.column(place) if place >= 0 else pa.nulls(table.num_rows, pa.large_list(pa.null()))
+        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+        shape = self._shape(tensor)
+        expected = None if None in shape else math.prod(dim or 0 for dim in shape)
+        missing = RowError(Code.INPUT_MISSING, f"the Example lacks the input {tensor.name!r}, or has no value for it")
+        errors: Errors = {}
+        if expected is None:
+            errors = dict.fromkeys((int(row) for row in np.flatnonzero(pc.is_null(array).to_numpy(zero_copy_only=False))), missing)
+        elif (lengths != expected).any():
+            for row in map(int, np.flatnonzero(lengths != expected)):
+                message = f"input {tensor.name!r}: expected {expected} values, found {lengths[row]}"
+                errors[row] = RowError(Code.WRONG_SHAPE, message) if lengths[row] else missing
+        if tensor.dtype == "bool" and pt.is_integer(array.type.value_type):
+            errors = _not_boolean(array, tensor) | errors
+        good = np.delete(np.arange(len(array)), list(errors))
+        some = array.take(pa.array(good)) if errors else array
+        if tensor.dtype == "bool" and pt.is_integer(array.type.value_type):
+            some = some.cast(pa.large_list(pa.bool_()))
+        if not len(good):
+            return np.zeros(len(array), numpy_dtype(tensor.dtype)), errors
+        column, more = arrow.make_column(_nested(some, shape), self.spec.signature, tensor)
+        errors |= {int(good[row]): error for row, error in more.items()}
+        return _spread([column], [good], len(array), tensor), errors
+
+    def _shape(self, tensor: TensorSpec) -> tuple[int | None, ...]:
+        """The shape of a row's values: a flat list in an Example, whatever the rank; of unknown rank, a flat list."""
+        shapes = [shape for shape in self.spec.signature.row_shapes(tensor) if shape is not None]
+        return shapes[0] if shapes else (None,)
+
+
+def _not_boolean(array: pa.Array, tensor: TensorSpec) -> Errors:
+    """Finds the rows with an integer other than 0 and 1, which is how an Example holds a boolean."""
+    flat = array.flatten().to_numpy(zero_copy_only=False)
+    parents = pc.list_parent_indices(array).to_numpy()
+    bad = (flat < 0) | (flat > 1)
+    return {int(row): out_of_range(tensor, value) for row, value in zip(parents[bad], flat[bad], strict=True)}
+
+
+def impossible_inputs(spec: RowSpec) -> list[TensorSpec]:
+    """Gives the inputs that no feature can feed: of several open dimensions, complex, or of more digits than a feature holds."""
+    if spec.lone_string is not None:
+        return []
+    shapes = {tensor.name: spec.signature.row_shapes(tensor)[0] or () for tensor in spec.signature.inputs}
+    return [
+        tensor
+        for tensor in spec.signature.inputs
+        if tensor.dtype.startswith("complex") or (None in shapes[tensor.name] and len(shapes[tensor.name]) > 1)
+    ]
+
+
+def _nested(array: pa.Array, shape: tuple[int | None, ...]) -> pa.Array:
+    """Flat lists as lists in lists of ``shape``; single values for an empty one."""
+    if None in shape:
+        return array
+    nested = array.flatten()
+    for dim in reversed(shape):
+        nested = pa.FixedSizeListArray.from_arrays(nested, dim)
+    return nested
+
+
+def _spread(columns: Sequence[Column], rows: Sequence[np.ndarray], count: int, tensor: TensorSpec) -> Column:
+    """Puts columns of some rows each at their places among ``count``."""
+    if len(columns) == 1 and len(rows[0]) == count:
+        return columns[0]
+    some_rows = [(column, some) for column, some in zip(columns, rows, strict=True) if len(some)]
+    shapes = {column.shape[1:] for column, _ in some_rows if isinstance(column, np.ndarray)}
+    dtype = numpy_dtype(tensor.dtype)
+    if len(shapes) <= 1 and not any(isinstance(column, Ragged) for column, _ in some_rows):
+        full = np.zeros((count, *(shapes.pop() if shapes else ())), dtype)
+        for column, some in some_rows:
+            full[some] = column
+        return full
+    cells = [np.zeros((), dtype)] * count
+    for column, some in some_rows:
+        for row, cell in zip(some, column.rows if isinstance(column, Ragged) else column, strict=True):
+            cells[row] = np.asarray(cell)
+    return Ragged(cells)
+
+
+def _schema(inputs: Sequence[TensorSpec]) -> bytes:
+    from tensorflow_metadata.proto.v0 import schema_pb2  # type: ignore[import-untyped]
+
+    schema = schema_pb2.Schema()
+    for tensor in inputs:
+        whole = integer_bounds(tensor.dtype) is not None or tensor.dtype == "bool"
+        kind = schema_pb2.BYTES if tensor.dtype == "string" else schema_pb2.INT if whole else schema_pb2.FLOAT
+        schema.feature.add(name=tensor.name, type=kind)
+    return bytes(schema.SerializeToString())

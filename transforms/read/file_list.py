@@ -1,0 +1,167 @@
+"""Lists of files: each line names a file, or by a pattern several, whose bytes are one instance each (images, say)."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from transforms import files, gcs
+from transforms.codes import Code, RowError
+from transforms.elements import FailedRow, FileRange, InstanceBatch, Rows
+from transforms.files import FoundFile
+from transforms.keys import readable
+from transforms.read.blocks import MAX_ROW_BYTES, read_blocks
+from transforms.read.jsonl import find_lines
+from transforms.read.row import RowSpec
+
+BATCH_BYTES = 4 << 20
+BATCH_FILES = 1024
+# Files are read side by side: a bucket takes some 50 ms to answer, however small the file.
+READ_AT_ONCE = 8
+
+
+def refusal(spec: RowSpec) -> str | None:
+    """Gives why a job can't take a list of files, or None."""
+    if spec.lone_string is None:
+        inputs = ", ".join(map(str, spec.signature.inputs))
+        return f"a file of a file-list is one string, and signature {spec.signature.name} takes {inputs}"
+    if spec.key_fields:
+        return "the key of a file in a file-list is its path: leave out --key_field, or give the files' bytes as JSON-lines with a key"
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Listed:
+    """A file that a line at byte ``offset`` names, or why there is none; ``text`` is its path, or the line."""
+
+    offset: int
+    text: str
+    found: FoundFile | None
+    error: RowError | None = None
+
+
+class Paths(Sequence[bytes]):
+    """Paths as JSON strings."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> bytes:  # type: ignore[override]
+        return msgspec.json.encode(readable(self.paths[row]))
+
+    def take(self, index: np.ndarray) -> Rows:
+        return Paths([self.paths[row] for row in index])
+
+
+class FileListReader:
+    """Reads lists of files, and the files they name; relative paths begin at the working directory."""
+
+    def __init__(self, spec: RowSpec) -> None:
+        self.spec = spec
+        self.refusal = refusal(spec)
+
+    def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+        with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+            for block in read_blocks(piece):
+                starts, stops = find_lines(block.data)
+                for listed in _grouped(_listed(block.data, block.offset, starts, stops)):
+                    yield self._batch(listed, list(pool.map(_content, listed)), piece, order)
+
+    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+        return self._batch([], [], piece, order)
+
+    def _batch(self, listed: list[_Listed], contents: list[bytes | RowError], piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+        if self.refusal is not None:
+            contents = [RowError(Code.INPUT_MISSING, self.refusal) for _ in listed]
+        good = [(one, content) for one, content in zip(listed, contents, strict=True) if isinstance(content, bytes)]
+        values = np.empty(len(good), object)
+        values[:] = [content for _, content in good]
+        rows = Paths([one.text for one, _ in good])
+        count = len(good)
+        return InstanceBatch(
+            order=order,
+            source=piece.path,
+            relative=piece.relative,
+            columns={tensor.name: self._shaped(values) for tensor in self.spec.signature.inputs},
+            offsets=np.array([one.offset for one, _ in good], np.int64),
+            rows=rows,
+            keys=pa.array([rows[row] for row in range(count)], pa.binary()).cast(pa.string()),
+            passthrough={name: pa.array(["" if name == "*" else "null"] * count, pa.string()) for name in self.spec.passthrough_fields},
+            failed=[
+                self._failed(one, content, piece.path)
+                for one, content in zip(listed, contents, strict=True)
+                if isinstance(content, RowError)
+            ],
+            bytes=sum(len(one.text) + 1 for one in listed),
+        )
+
+    def _failed(self, one: _Listed, error: RowError, source: str) -> FailedRow:
+        text = msgspec.json.encode(readable(one.text))
+        return FailedRow(text, source, one.offset, error.stage, error.code, error.message, text)
+
+    def _shaped(self, values: np.ndarray) -> np.ndarray:
+        lone = self.spec.lone_string
+        shapes = self.spec.signature.row_shapes(lone) if lone is not None else ((),)
+        return values if () in shapes or None in shapes else values.reshape(-1, 1)
+
+
+def _listed(data: bytes, offset: int, starts: np.ndarray, stops: np.ndarray) -> Iterator[_Listed]:
+    for start, stop in zip(starts, stops, strict=True):
+        place = offset + int(start)
+        text = data[start:stop].decode("utf-8", "surrogateescape")
+        error = RowError(Code.FILE_NOT_FOUND, f"no file {readable(text)}")
+        none = True
+        try:
+            for found in files.match(text):
+                none = False
+                yield _Listed(place, found.path, found)
+        except OSError as failure:
+            none, error = True, _not_found(text, failure)
+        if none:
+            yield _Listed(place, text, None, error)
+
+
+def _not_found(path: str, error: OSError) -> RowError:
+    """Gives the failure of a file that is not there or may not be read; a storage that does not answer is raised on, and retried."""
+    refused = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)
+    if isinstance(error, gcs.StorageError):
+        cause = error.__cause__
+        refused = cause is None or getattr(cause, "code", None) in (403, 404)
+    if not refused and error.errno != errno.ENAMETOOLONG:
+        raise error
+    return RowError(Code.FILE_NOT_FOUND, f"{readable(path)} can't be read: {error.strerror or error}")
+
+
+def _grouped(listed: Iterator[_Listed]) -> Iterator[list[_Listed]]:
+    """Gives groups of files that are read together: some MB of them, or one larger."""
+    group: list[_Listed] = []
+    size = 0
+    for one in listed:
+        more = 0 if one.found is None else one.found.size_bytes
+        if group and (size + more > BATCH_BYTES or len(group) == BATCH_FILES):
+            yield group
+            group, size = [], 0
+        group.append(one)
+        size += more
+    if group:
+        yield group
+
+
+def _content(one: _Listed) -> bytes | RowError:
+    if one.error is not None or one.found is None:
+        return one.error or RowError(Code.FILE_NOT_FOUND, f"no file {readable(one.text)}")
+    if one.found.size_bytes > MAX_ROW_BYTES:
+        return RowError(Code.ROW_TOO_LONG, f"the file has {one.found.size_bytes} bytes; at most {MAX_ROW_BYTES >> 20} MiB are possible")
+    try:
+        return files.read_bytes(one.found.path)
+    except OSError as error:
+        return _not_found(one.text, error)

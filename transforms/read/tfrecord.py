@@ -1,0 +1,182 @@
+"""TFRecord: records → columns, keys and failed rows.
+
+A signature with one string a row is fed the records as they are. For another, each record is a ``tf.Example``, whose features
+are the inputs by name. The file's framing is read here, block by block, with its checksums (tensorflow/core/lib/io/record_writer.h).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+
+import google_crc32c
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from transforms.codec import Column
+from transforms.codes import RowError
+from transforms.elements import FailedRow, FileRange, InstanceBatch, Rows
+from transforms.keys import make_key, make_keys, take_key
+from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Cursor, DamagedFileError, open_stream
+from transforms.read.example import ExampleParser, Features
+from transforms.read.row import RowSpec
+from transforms.read.table import batch_rows
+
+LENGTH = struct.Struct("<QI")
+CHECKSUM = struct.Struct("<I")
+MASK_DELTA = 0xA282EAD8
+
+
+class Records(Sequence[bytes]):
+    """Records, each as JSON text ``{"b64": ...}`` when asked for."""
+
+    def __init__(self, records: Sequence[bytes]) -> None:
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, row: int) -> bytes:  # type: ignore[override]
+        return msgspec.json.encode({"b64": self.records[row]})
+
+    def take(self, index: np.ndarray) -> Rows:
+        return Records([self.records[row] for row in index])
+
+
+def read_records(piece: FileRange) -> Iterator[tuple[list[bytes], list[int]]]:
+    """Gives the records of a whole file, in blocks of some MB, and the byte at which each begins.
+
+    Raises:
+      DamagedFileError: after all whole records before the damage were given.
+    """
+    with open_stream(piece) as stream:
+        cursor = Cursor(stream)
+        data, start = b"", 0
+        while True:
+            try:
+                more = cursor.read(BLOCK_BYTES)
+            except DamagedFileError as damage:
+                raise DamagedFileError(start, f"{damage}, inside the record that begins at byte {start}") from damage
+            data += more
+            records, places, used, wrong = _records(data)
+            yield records, [start + place for place in places]
+            start, data = start + used, data[used:]
+            if wrong:
+                raise DamagedFileError(start, wrong)
+            if not more:
+                if data:
+                    raise DamagedFileError(start, f"the file ends inside the record that begins at byte {start}")
+                return
+
+
+def _records(data: bytes) -> tuple[list[bytes], list[int], int, str]:
+    """Gives the whole records of ``data``, where they begin, where the next begins, and what is wrong with that one."""
+    records: list[bytes] = []
+    places: list[int] = []
+    place = 0
+    while place + LENGTH.size <= len(data):
+        length, checksum = LENGTH.unpack_from(data, place)
+        if checksum != _masked(data[place : place + 8]):
+            return records, places, place, "a record's length does not have its checksum, or this is no TFRecord file"
+        if length > MAX_ROW_BYTES:
+            return records, places, place, f"a record of {length} bytes; at most {MAX_ROW_BYTES >> 20} MiB are possible"
+        first = place + LENGTH.size
+        stop = first + length
+        if stop + CHECKSUM.size > len(data):
+            break
+        content = data[first:stop]
+        if CHECKSUM.unpack_from(data, stop)[0] != _masked(content):
+            return records, places, place, "a record does not have its checksum"
+        records.append(content)
+        places.append(place)
+        place = stop + CHECKSUM.size
+    return records, places, place, ""
+
+
+def _masked(content: bytes) -> int:
+    crc = google_crc32c.value(content)
+    return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
+
+
+class RecordReader:
+    """Reads TFRecord files; without an index one can't be cut."""
+
+    def __init__(self, spec: RowSpec) -> None:
+        self.spec = spec
+        self.fields = [*spec.key_fields, *spec.passthrough_fields]
+        self.parser = ExampleParser(spec)
+
+    def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+        for records, places in read_records(piece):
+            size = sum(map(len, records)) / max(1, len(records))
+            step = batch_rows(self.spec, size)
+            for first in range(0, len(records), step):
+                yield self._batch(records[first : first + step], np.array(places[first : first + step], np.int64), piece, order)
+
+    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+        return self._batch([], np.empty(0, np.int64), piece, order)
+
+    def _batch(self, records: list[bytes], offsets: np.ndarray, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+        lone = self.spec.lone_string
+        as_they_are = lone is not None and not self.fields
+        parsed = Features.none(len(records)) if as_they_are else self.parser.parse(records)
+        errors = dict(parsed.errors)
+        keys, bad_keys = self._keys(parsed, offsets, piece.path)
+        errors = bad_keys | errors
+        columns: dict[str, Column]
+        if lone is not None:
+            shaped = () in self.spec.signature.row_shapes(lone) or None in self.spec.signature.row_shapes(lone)
+            values = np.empty(len(records), object)
+            values[:] = records
+            columns = {lone.name: values if shaped else values.reshape(-1, 1)}
+        else:
+            columns, more = self.parser.columns(parsed)
+            errors = more | errors
+        rows = Records(records)
+        batch = InstanceBatch(
+            order=order,
+            source=piece.path,
+            relative=piece.relative,
+            columns=columns,
+            offsets=offsets,
+            rows=rows,
+            keys=pa.array(keys, pa.binary()).cast(pa.string()) if self.spec.key_fields else make_keys(piece.path, offsets),
+            passthrough={name: self._passthrough(parsed, name) for name in self.spec.passthrough_fields},
+            failed=[
+                self._failed(errors[row], keys[row] if keys else b"", rows[row], int(offsets[row]), piece.path) for row in sorted(errors)
+            ],
+            bytes=sum(map(len, records)) + 16 * len(records),
+        )
+        return batch.take(np.delete(np.arange(len(batch)), list(errors))) if errors else batch
+
+    def _failed(self, error: RowError, key: bytes, row: bytes, offset: int, source: str) -> FailedRow:
+        key = (b"" if key == b"null" else key) if self.spec.key_fields else make_key(source, offset)
+        return FailedRow(key, source, offset, error.stage, error.code, error.message, row)
+
+    def _keys(self, parsed: Features, offsets: np.ndarray, source: str) -> tuple[list[bytes], dict[int, RowError]]:
+        """Takes the keys from the features; a feature that is absent or empty is a missing key."""
+        fields = self.spec.key_fields
+        if not fields:
+            return [], {}
+        keys, errors = [], {}
+        for row, tokens in enumerate(zip(*(parsed.texts(field) for field in fields), strict=True)):
+            try:
+                keys.append(take_key(tokens, fields))
+            except RowError as error:
+                errors[row] = error
+                keys.append(b"null")
+        return keys, errors
+
+    def _passthrough(self, parsed: Features, name: str) -> pa.Array:
+        if name != "*":
+            return pa.array([text or b"null" for text in parsed.texts(name)], pa.binary()).cast(pa.string())
+        left_out = {*self.spec.key_fields, *self.spec.own_fields}
+        names = [name for name in parsed.names if name not in left_out]
+        rows: list[list[bytes]] = [[] for _ in range(parsed.count)]
+        for name in names:
+            head = msgspec.json.encode(name) + b": "
+            for row, text in zip(rows, parsed.texts(name), strict=True):
+                if text:
+                    row.append(head + text)
+        return pa.array([b", ".join(row) for row in rows], pa.binary()).cast(pa.string())
