@@ -17,6 +17,7 @@ from pipeline.options import Options
 from transforms import files
 from transforms.model.locate import find_version, read_meta_graphs
 from transforms.read.formats import FormatError, format_of
+from transforms.read.instances import row_spec
 from transforms.signature import ModelError, check_outputs, import_tensorflow, select_meta_graph, select_signature
 from transforms.specs import JobSpec, ModelSpec, SpecError
 from transforms.write.formats import make_encoder
@@ -37,6 +38,7 @@ class InputFound:
     files: int
     bytes: int
     whole: bool
+    first: tuple[str, ...] = ()  # one file a pattern
 
 
 def prepare(options: Options, beam_options: PipelineOptions) -> tuple[JobSpec, InputFound]:
@@ -62,6 +64,7 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[JobSpec, I
             flags=tuple(pair for pair in options.given),
         )
         _check_fields(job)
+        _check_formats(job, found)
         make_encoder(job)  # refuses what the output's format can't hold
         _check_output(job)
     except (ModelError, FormatError, SpecError, BeamIOError, OSError) as error:
@@ -142,6 +145,7 @@ def _check_fields(job: JobSpec) -> None:
 
 def _check_input(options: Options) -> InputFound:
     number = size = 0
+    first: list[str] = []
     output = _normal(options.output)
     errors = _normal(options.errors) if options.errors else output
     whole = True
@@ -150,6 +154,8 @@ def _check_input(options: Options) -> InputFound:
         matched = 0
         for found in itertools.islice(files.match(pattern), LOOKED_AT_FILES):
             matched += 1
+            if matched == 1:
+                first.append(found.path)
             format_of(found.path, options.input_format)
             size += found.size_bytes
             folder = next((folder for folder in (output, errors) if _normal(found.path).startswith(folder + "/")), None)
@@ -163,7 +169,15 @@ def _check_input(options: Options) -> InputFound:
             )
         number += matched
         whole = whole and matched < LOOKED_AT_FILES
-    return InputFound(number, size, whole)
+    return InputFound(number, size, whole, tuple(first))
+
+
+def _check_formats(job: JobSpec, found: InputFound) -> None:
+    """Refuses what the formats can't give the model, as the first file of each pattern shows it."""
+    for path in found.first:
+        reason = format_of(path, job.input.format).refuse(row_spec(job), path)
+        if reason is not None:
+            raise PreflightError(reason)
 
 
 def _refuse_output_in(pattern: str, outputs: tuple[str, ...]) -> None:

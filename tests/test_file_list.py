@@ -117,9 +117,9 @@ def test_shapes_and_jobs_that_can_not_take_files(images: Path) -> None:
     for dims, shape in (((None,), (1,)), ((None, 1), (1, 1)), ((), (1,))):
         (batch,) = read(images / "list.txt", RowSpec(signature(*dims)))
         assert batch.columns["image"].shape == shape
-    assert refusal(SPEC) is None
-    assert "float32" in (refusal(RowSpec(signature(None, dtype="float32"))) or "")
-    assert "--key_field" in (refusal(RowSpec(signature(None), key_fields=("id",))) or "")
+    assert refusal(SPEC, "list.txt") is None
+    assert "float32" in (refusal(RowSpec(signature(None, dtype="float32")), "list.txt") or "")
+    assert "--key_field" in (refusal(RowSpec(signature(None), key_fields=("id",)), "list.txt") or "")
     (batch,) = read(images / "list.txt", RowSpec(signature(None), key_fields=("id",)))
     assert (len(batch), [row.code for row in batch.failed]) == (0, [Code.INPUT_MISSING])
 

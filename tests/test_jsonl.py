@@ -796,3 +796,14 @@ def _shape(value: Any) -> tuple[int, ...]:
     if len(inner) > 1:
         raise ValueError("ragged")
     return (len(value), *(inner.pop() if inner else ()))
+
+
+@pytest.mark.parametrize("name", ['say "hi"', "back\\slash", "tab\there", "naïve"])
+def test_any_name_can_be_an_input_and_a_key(name: str) -> None:
+    signature = Signature("s", ("serve",), (TensorSpec(name, "x:0", "float32", (None,)),), ())
+    data = b"".join(json.dumps({name: number, "k" + name: f"k{number}"}).encode() + b"\n" for number in range(3))
+    parser = LineParser(RowSpec(signature, key_fields=("k" + name,)))
+    (batch,) = list(parser.parse(Block(0, data), FILE, ORDER))
+    assert batch.columns[name].tolist() == [0, 1, 2]
+    assert batch.keys.to_pylist() == ['"k0"', '"k1"', '"k2"']
+    assert batch.failed == []

@@ -23,7 +23,7 @@ from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch, RowTexts
 from transforms.keys import make_key, make_keys, take_key
 from transforms.read import arrow
-from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Block, compression_of
+from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Block, DamagedFileError, compression_of
 from transforms.read.csv_cells import Cells, json_strings
 from transforms.read.csv_rows import CsvRows, Header, RowBlock, join_rows, read_header, read_rows, take_header
 from transforms.read.jsonl import LineParser
@@ -53,6 +53,20 @@ def _packed_header(path: str) -> Header | None:
 def impossible_inputs(spec: RowSpec) -> list[TensorSpec]:
     """Gives the inputs that no field of CSV can feed: a field is one value, not a list of them and not a complex number."""
     return [tensor for tensor in spec.signature.inputs if tensor.dtype.startswith("complex") or not _takes_scalar(spec, tensor)]
+
+
+def refusal(spec: RowSpec, path: str) -> str | None:
+    """Gives why a job can't read the file ``path``, or None."""
+    impossible = impossible_inputs(spec)
+    if impossible:
+        return f"a field of CSV is one value, and the model wants {', '.join(map(str, impossible))}; give the rows as JSON-lines"
+    try:
+        missing = missing_columns(path, spec)
+    except DamagedFileError as damage:
+        return f"{path} can't be read as CSV: {damage}"
+    if missing:
+        return f"the header of {path} has no column {', '.join(repr(name) for name in missing)}: name the columns as the model's inputs are"
+    return None
 
 
 def _takes_scalar(spec: RowSpec, tensor: TensorSpec) -> bool:

@@ -172,6 +172,14 @@ def impossible_inputs(spec: RowSpec) -> list[TensorSpec]:
     ]
 
 
+def refusal(spec: RowSpec, path: str) -> str | None:
+    """Gives why a job can't read records of tf.Examples, or None."""
+    impossible = impossible_inputs(spec)
+    if impossible:
+        return f"{path}: no feature of a tf.Example can feed {', '.join(map(str, impossible))}; give the rows as JSON-lines"
+    return None
+
+
 def _nested(array: pa.Array, shape: tuple[int | None, ...]) -> pa.Array:
     """Flat lists as lists in lists of ``shape``; single values for an empty one."""
     if None in shape:

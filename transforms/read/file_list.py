@@ -26,13 +26,14 @@ BATCH_FILES = 1024
 READ_AT_ONCE = 8
 
 
-def refusal(spec: RowSpec) -> str | None:
+def refusal(spec: RowSpec, path: str) -> str | None:
     """Gives why a job can't take a list of files, or None."""
     if spec.lone_string is None:
         inputs = ", ".join(map(str, spec.signature.inputs))
-        return f"a file of a file-list is one string, and signature {spec.signature.name} takes {inputs}"
+        return f"{path}: a file of a file-list is one string, and signature {spec.signature.name} takes {inputs}"
     if spec.key_fields:
-        return "the key of a file in a file-list is its path: leave out --key_field, or give the files' bytes as JSON-lines with a key"
+        way_out = "leave out --key_field, or give the files' bytes as JSON-lines with a key"
+        return f"{path}: the key of a file in a file-list is its path: {way_out}"
     return None
 
 
@@ -67,7 +68,7 @@ class FileListReader:
 
     def __init__(self, spec: RowSpec) -> None:
         self.spec = spec
-        self.refusal = refusal(spec)
+        self.refusal = refusal(spec, "the list")
 
     def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
         with ThreadPoolExecutor(READ_AT_ONCE) as pool:

@@ -44,6 +44,7 @@ class Format:
 
     ``cuts``: an uncompressed file can be cut at any byte; what begins in a part (a line, a block, a row group) is its own.
     ``uncut``: a function ``module:name`` that tells by a look into a file that it can't be cut after all.
+    ``refusal``: one that gives, for a job and one of its files, why the job can't read it, or None.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Format:
     reader: str
     cuts: bool = False
     uncut: str | None = None
+    refusal: str | None = None
 
     def can_split(self, path: str) -> bool:
         return self.cuts and compression_of(path) is None
@@ -58,6 +60,10 @@ class Format:
     def is_uncut(self, path: str) -> bool:
         """Whether the file ``path``, which may be read for that, is to be left whole though its format could be cut."""
         return self.uncut is not None and bool(_imported(self.uncut)(path))
+
+    def refuse(self, spec: RowSpec, path: str) -> str | None:
+        """Gives why a job can't read the file ``path``, as far as that shows before it starts, or None."""
+        return _imported(self.refusal)(spec, path) if self.refusal else None
 
     def make_reader(self, spec: RowSpec) -> Reader:
         reader: Reader = _imported(self.reader)(spec)
@@ -75,9 +81,21 @@ FORMATS = {
         Format("jsonl", ("jsonl", "ndjson", "json"), "transforms.read.jsonl:JsonLinesReader", cuts=True),
         Format("parquet", ("parquet", "pq"), "transforms.read.parquet:ParquetReader", cuts=True),
         Format("avro", ("avro",), "transforms.read.avro:AvroReader", cuts=True),
-        Format("csv", ("csv",), "transforms.read.csv:CsvReader", cuts=True, uncut="transforms.read.csv:holds_quote"),
-        Format("tf-record", ("tfrecord", "tfrecords", "tfrec"), "transforms.read.tfrecord:RecordReader"),
-        Format("file-list", (), "transforms.read.file_list:FileListReader", cuts=True),
+        Format(
+            "csv",
+            ("csv",),
+            "transforms.read.csv:CsvReader",
+            cuts=True,
+            uncut="transforms.read.csv:holds_quote",
+            refusal="transforms.read.csv:refusal",
+        ),
+        Format(
+            "tf-record",
+            ("tfrecord", "tfrecords", "tfrec"),
+            "transforms.read.tfrecord:RecordReader",
+            refusal="transforms.read.example:refusal",
+        ),
+        Format("file-list", (), "transforms.read.file_list:FileListReader", cuts=True, refusal="transforms.read.file_list:refusal"),
     )
 }
 

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 import types
 from collections.abc import Sequence
 from operator import attrgetter
@@ -22,6 +23,7 @@ from transforms.signature import Signature, TensorSpec
 from transforms.values import B64, TooLarge, normalize
 
 GATHERED_ROWS = 32
+ESCAPED = re.compile(r'["\\\x00-\x1f]')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,14 +70,17 @@ class RowReader:
             s.name for s in inputs if s.dtype == "float32" and spec.signature.row_shapes(s) == ((),) and s not in self._shared
         ]
         reshaped = bool(spec.include_fields or spec.exclude_fields) and spec.lone_string is not None
-        self.struct_decoder = None if reshaped else msgspec.json.Decoder(self._struct)
+        self.struct_decoder = None if reshaped or self._struct is None else msgspec.json.Decoder(self._struct)
         bare = len(inputs) == 1 and not self.token_fields
         self.bare_decoder = msgspec.json.Decoder(self._types[inputs[0].name]) if bare else None
         self._shared_decoders = {s.name: msgspec.json.Decoder(types.GenericAlias(list, (self._types[s.name],))) for s in self._shared}
         self._fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
-    def _make_struct(self) -> tuple[type[msgspec.Struct], dict[str, str]]:
-        """A struct with a field an input (typed) and one a token field (raw); a field that is both is raw."""
+    def _make_struct(self) -> tuple[type[msgspec.Struct] | None, dict[str, str]]:
+        """A struct with a field an input (typed) and one a token field (raw); a field that is both is raw.
+
+        None where a name would be escaped in JSON, which a struct's field can't be: then each row is looked at.
+        """
         shared = {spec.name for spec in self._shared}
         fields: list[Any] = []
         attributes: dict[str, str] = {}
@@ -87,6 +92,8 @@ class RowReader:
             if name != "*":
                 attributes[name] = f"f{len(fields)}"
                 fields.append((attributes[name], msgspec.Raw, msgspec.field(name=name, default=msgspec.Raw(b""))))
+        if any(ESCAPED.search(name) for name in attributes):
+            return None, attributes
         required_first = sorted(fields, key=lambda field: field[1] is msgspec.Raw)
         return msgspec.defstruct("TypedRow", required_first, gc=False), attributes
 
