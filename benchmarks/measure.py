@@ -42,6 +42,8 @@ def _prepare(way: str, workload: Workload, rows: int, output: Path) -> Callable[
     import pipeline.main
     import pipeline.preflight
     import pipeline.summary
+    import transforms.read.jsonl
+    import transforms.write.jsonl  # noqa: F401
 
     arguments = ["run", f"--model={workload.model}", f"--input={source}", "--key_field=id", f"--output={output}"]
     if way == "two":
