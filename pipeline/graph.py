@@ -5,6 +5,7 @@ from __future__ import annotations
 import apache_beam as beam
 
 from transforms.model.handler import Predict
+from transforms.read.bigquery import PlanStreams
 from transforms.read.duplicates import CheckKeys
 from transforms.read.instances import ReadInstances
 from transforms.read.splits import PlanSplits
@@ -18,7 +19,7 @@ def build(pipeline: beam.Pipeline, job: JobSpec) -> beam.PCollection:
 
     Rows are read, predicted and written inside one fused stage. Between stages travel splits, shards, counts and hashes.
     """
-    splits = pipeline | PlanSplits(job.input)
+    splits = pipeline | (PlanStreams(job) if job.input.is_bigquery else PlanSplits(job.input))
     read = splits | ReadInstances(job)
     predictions = read.batches | Predict(job.model)
     shards = predictions | WriteShards(job)

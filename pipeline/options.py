@@ -97,7 +97,12 @@ FLAGS = (
         "allow_unsafe_ops", "Model", "run a model that reads or writes files or runs Python code", "true or false",
         _boolean, False,
     ),
-    Flag("input", "Input", "files, folders or patterns, local or gs://", "paths separated by commas", _names, default_help="required"),
+    Flag(
+        "input", "Input", "files, folders or patterns, local or gs://; or a table, bq://project.dataset.table",
+        "paths separated by commas", _names, (), "required",
+    ),
+    Flag("input_query", "Input", "a query of BigQuery, instead of --input", "a SELECT of BigQuery's SQL", default_help="none"),
+    Flag("row_restriction", "Input", "which rows of a table are read", "a condition as in a WHERE of BigQuery's SQL", default_help="all"),
     _choices("input_format", "Input", "format of the input", specs.INPUT_FORMATS, None, "by each file's extension"),
     Flag(
         "key_field", "Input", "field that holds the instance key; several make a composite key", "field names separated by commas",
@@ -126,6 +131,10 @@ FLAGS = (
     ),
     _choices("nan", "Output", "NaN and infinities in text: null, a string, or the row fails", specs.NAN_POLICIES, "null"),
     _choices("write_disposition", "Output", "replace what is in the folder, or refuse", specs.WRITE_DISPOSITIONS, "truncate"),
+    Flag(
+        "location", "Run", "where BigQuery runs queries and loads", "a location of BigQuery, such as EU or us-central1",
+        default_help="where the data lies",
+    ),
     Flag(
         "run_id", "Run", "names the run; the same id twice is the same run", "1 to 128 letters, digits, '_', '.' or '-'",
         default_help="made from the time",
@@ -162,7 +171,7 @@ def parse(argv: Sequence[str]) -> Options:
         if sum(other == name for other, _ in given) > 1:
             raise UsageError(f"--{name} is given twice")
         values[name] = BY_NAME[name].read(text)
-    missing = [name for name in REQUIRED if not values[name]]
+    missing = [name for name in REQUIRED if not values[name] and not (name == "input" and values["input_query"] is not None)]
     if missing:
         raise UsageError(f"--{missing[0]} is missing: {BY_NAME[missing[0]].help}")
     options = Options(values, tuple(given), tuple(beam))
@@ -234,11 +243,17 @@ def beam_flags() -> dict[str, bool]:
 
 
 def input_spec(options: Options) -> specs.InputSpec:
-    return specs.InputSpec(options.input, options.input_format, options.include_fields, options.exclude_fields)
+    return specs.InputSpec(
+        options.input, options.input_format, options.include_fields, options.exclude_fields, options.input_query, options.row_restriction
+    )
 
 
 def key_spec(options: Options) -> specs.KeySpec:
     return specs.KeySpec(options.key_field, options.duplicate_keys)
+
+
+def bigquery_spec(options: Options, project: str | None) -> specs.BigQuerySpec:
+    return specs.BigQuerySpec(project, options.location)
 
 
 def output_spec(options: Options) -> specs.OutputSpec:

@@ -15,7 +15,9 @@ from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptio
 from pipeline import options as flags
 from pipeline.options import Options
 from transforms import files
+from transforms.bigquery import TableError
 from transforms.model.locate import find_version, read_meta_graphs
+from transforms.read.bigquery import find_table
 from transforms.read.formats import FormatError, format_of
 from transforms.read.instances import row_spec
 from transforms.signature import ModelError, check_outputs, import_tensorflow, select_meta_graph, select_signature
@@ -50,7 +52,7 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[JobSpec, I
     import_tensorflow()
     try:
         model = _model(options, beam_options)
-        found = _check_input(options)
+        found = InputFound(1, 0, whole=False) if flags.input_spec(options).is_bigquery else _check_input(options)
         now = datetime.datetime.now(datetime.UTC)
         job = JobSpec(
             input=flags.input_spec(options),
@@ -62,12 +64,15 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[JobSpec, I
             started=now.isoformat(timespec="milliseconds"),
             max_error_ratio=options.max_error_ratio,
             flags=tuple(pair for pair in options.given),
+            bigquery=flags.bigquery_spec(options, beam_options.view_as(GoogleCloudOptions).project),
         )
         _check_fields(job)
+        if job.input.is_bigquery:
+            find_table(job)
         _check_formats(job, found)
         make_encoder(job)  # refuses what the output's format can't hold
         _check_output(job)
-    except (ModelError, FormatError, SpecError, BeamIOError, OSError) as error:
+    except (ModelError, FormatError, SpecError, TableError, BeamIOError, OSError) as error:
         raise PreflightError(str(error)) from error
     return job, found
 

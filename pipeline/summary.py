@@ -16,6 +16,7 @@ from rich.text import Text
 
 from pipeline.preflight import InputFound
 from transforms.metrics import read_progress
+from transforms.tables import is_table
 
 LOG = logging.getLogger("nightshift")
 LINE_EVERY_SECONDS = 15.0
@@ -77,7 +78,7 @@ def print_summary(report: dict[str, Any], output: str, errors: str) -> None:
     counts = report["counts"]
     lines = [
         f"{'done' if report['status'] == 'done' else 'FAILED'}: run {report['run_id']}, {report['seconds']} s",
-        f"  read       {counts['read']:>12,}   from {report['input']['files']} files",
+        f"  read       {counts['read']:>12,}   from {_source(report['input'])}",
         f"  predicted  {counts['predicted']:>12,}",
         f"  failed     {counts['failed']:>12,}",
     ]
@@ -94,6 +95,12 @@ def print_summary(report: dict[str, Any], output: str, errors: str) -> None:
         if report.get("kept_results"):
             lines.append(f"  the results of run {report['kept_results']['run_id']} are left as they were, without _SUCCESS")
     print("\n".join(lines))
+
+
+def _source(found: dict[str, Any]) -> str:
+    if "query" in found:
+        return "the query"
+    return found["patterns"][0] if is_table(found["patterns"][0]) else f"{found['files']} files"
 
 
 def cause(failure: BaseException | None) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from emulators.bigquery_environment import PythonMissingError
 from emulators.stand_ins import BinaryMissingError, StandIns
 
 _stand_ins = StandIns()
@@ -96,3 +97,57 @@ def gcs() -> Iterator[CloudStorage]:
     yield CloudStorage(_stand_ins)
     refused = _stand_ins.refused_hosts()
     assert not refused, f"a test tried to reach {refused}"
+
+
+class BigQuery:
+    """Datasets and tables of the emulator, through Google's own client."""
+
+    def __init__(self, storage: CloudStorage) -> None:
+        from google.cloud import bigquery
+
+        self.client = bigquery.Client()
+        self.storage, self.bucket = storage, storage.make_bucket()
+        self._numbers = itertools.count(1)
+
+    def make_dataset(self) -> str:
+        """Makes a new, empty dataset; gives its ``bq://project.name``."""
+        name = f"{self.client.project}.dataset_{next(self._numbers)}"
+        self.client.create_dataset(name)
+        return f"bq://{name}"
+
+    def load(self, table: str, rows: Any, schema: Any = None) -> str:
+        """Makes ``table`` (``bq://…``) of rows as JSON or of an Arrow table; gives its name back."""
+        import io
+
+        import pyarrow.parquet as pq
+        from google.cloud import bigquery
+
+        if isinstance(rows, list):
+            job = self.client.load_table_from_json(rows, table.removeprefix("bq://"), job_config=bigquery.LoadJobConfig(schema=schema))
+        else:
+            content = io.BytesIO()
+            pq.write_table(rows, content)
+            # From a bucket: the address that the emulator gives a large upload's session is not of https, and leads nowhere.
+            path = self.storage.write(f"{self.bucket}/{next(self._numbers)}.parquet", content.getvalue())
+            parquet = bigquery.ParquetOptions()
+            parquet.enable_list_inference = True
+            config = bigquery.LoadJobConfig(source_format="PARQUET", schema=schema, parquet_options=parquet)
+            job = self.client.load_table_from_uri(path, table.removeprefix("bq://"), job_config=config)
+        job.result()
+        return table
+
+    def rows(self, table: str, order: str = "1") -> list[dict[str, Any]]:
+        """Gives a table's rows, through a query."""
+        return [dict(row) for row in self.client.query(f"SELECT * FROM `{table.removeprefix('bq://')}` ORDER BY {order}").result()]
+
+
+@pytest.fixture(scope="session")
+def bigquery(gcs: CloudStorage) -> BigQuery:
+    """BigQuery, beside Cloud Storage; skipped where there is no Python 3.13 for the emulator, but not on CI."""
+    try:
+        gcs.stand_ins.start_bigquery()
+    except PythonMissingError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    return BigQuery(gcs)

@@ -24,7 +24,7 @@ LAYERS = (
     ("transforms.elements", "transforms.specs", "transforms.metrics", "transforms.keys"),
     ("transforms.codec",),
     ("transforms.values",),
-    ("transforms.signature", "transforms.codes"),
+    ("transforms.signature", "transforms.codes", "transforms.tables"),
 )
 
 

@@ -6,8 +6,9 @@ import dataclasses
 import re
 
 from transforms.signature import Signature
+from transforms.tables import is_table, parse_table
 
-INPUT_FORMATS = ("jsonl", "csv", "tf-record", "parquet", "avro", "file-list")
+INPUT_FORMATS = ("jsonl", "csv", "tf-record", "parquet", "avro", "file-list", "bigquery")
 OUTPUT_FORMATS = ("jsonl", "parquet", "csv", "tf-record")
 OUTPUT_STYLES = ("keyed", "vertex", "aiplatform", "raw")
 OUTPUT_LAYOUTS = ("sharded", "mirror")
@@ -52,9 +53,23 @@ class InputSpec:
     format: str | None = None
     include_fields: tuple[str, ...] = ()
     exclude_fields: tuple[str, ...] = ()
+    query: str | None = None
+    row_restriction: str | None = None
+
+    @property
+    def is_bigquery(self) -> bool:
+        """Whether rows come from a table or query of BigQuery, not from files."""
+        return self.query is not None or any(map(is_table, self.patterns))
+
+    @property
+    def source(self) -> str:
+        """What is read, for a person: the query's flag or the patterns."""
+        return "--input_query" if self.query is not None else ",".join(self.patterns)
 
     def __post_init__(self) -> None:
-        if not self.patterns or not all(self.patterns):
+        if self.is_bigquery or self.format == "bigquery" or self.row_restriction is not None:
+            self._check_bigquery()
+        elif not self.patterns or not all(self.patterns):
             raise SpecError("input", "is empty; expected files, folders or patterns separated by commas")
         if self.format is not None:
             _check_choice("input_format", self.format, INPUT_FORMATS)
@@ -63,6 +78,26 @@ class InputSpec:
         both = sorted(set(self.include_fields) & set(self.exclude_fields))
         if both:
             raise SpecError("exclude_fields", f"{', '.join(both)} is in --include_fields too")
+
+    def _check_bigquery(self) -> None:
+        if self.query is not None and self.patterns:
+            raise SpecError("input_query", "is given with --input; give one of them")
+        if self.query is not None and not self.query.strip():
+            raise SpecError("input_query", "is empty; expected a SELECT of BigQuery's SQL")
+        if self.format not in (None, "bigquery"):
+            raise SpecError("input_format", f"{self.format!r} is no format of a table; leave it out")
+        if not self.is_bigquery:
+            flag = "input_format" if self.format == "bigquery" else "row_restriction"
+            raise SpecError(flag, "is for tables; expected --input=bq://project.dataset.table")
+        if self.query is not None and self.row_restriction is not None:
+            raise SpecError("row_restriction", "is for tables; with --input_query put the condition in the query's WHERE")
+        if self.query is None:
+            if len(self.patterns) > 1:
+                raise SpecError("input", "names a table of BigQuery and something else; give one table, or --input_query with a UNION ALL")
+            try:
+                parse_table(self.patterns[0])
+            except ValueError as error:
+                raise SpecError("input", str(error)) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +177,14 @@ class OutputSpec:
         return self.errors_folder or self.folder
 
 
+@dataclasses.dataclass(frozen=True)
+class BigQuerySpec:
+    """In whose name BigQuery works: ``project`` pays for jobs and sessions (None: the credentials' own), ``location`` is where jobs run."""
+
+    project: str | None = None
+    location: str | None = None
+
+
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -159,8 +202,15 @@ class JobSpec:
     max_error_ratio: float = 0.1
     flags: tuple[tuple[str, str], ...] = ()
     progress_folder: str | None = None
+    bigquery: BigQuerySpec = BigQuerySpec()
 
     def __post_init__(self) -> None:
+        if self.input.is_bigquery and not self.key.fields:
+            raise SpecError(
+                "key_field", "is missing: the rows of a table have no place that is the same on every run, so no keys can be made from it"
+            )
+        if self.input.is_bigquery and self.output.layout == "mirror":
+            raise SpecError("output_layout", "'mirror' makes one output file an input file, and a table has none; leave it out")
         if not 0 <= self.max_error_ratio <= 1:
             raise SpecError("max_error_ratio", f"{self.max_error_ratio} is not between 0 and 1 (failed / read)")
         if not RUN_ID.fullmatch(self.run_id):

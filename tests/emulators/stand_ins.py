@@ -13,6 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from emulators.bigquery_environment import make_environment
+
 PROGRAMS = Path(__file__).parent
 STARTS_WITHIN_SECONDS = 30.0
 
@@ -61,6 +63,8 @@ class StandIns:
         (self.folder / "ca.pem").touch()  # httplib2 wants to see it when it is imported; the front writes it
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._sockets = {name: bound_socket() for name in ("metadata", "front")}
+        self._kept_ports = {name: bound_socket() for name in ("bigquery", "bigquery-storage")}  # for programs that take a number
+        self._gcs_port = free_port()
         self._requests = self.folder / "gcs-requests.log"
         self._requests.touch()
 
@@ -80,13 +84,15 @@ class StandIns:
         return own
 
     def start(self) -> None:
-        """Starts all of them, and waits until they answer.
+        """Starts all but BigQuery, and waits until they answer; what runs already stays.
 
         Raises:
           BinaryMissingError: before any is started.
         """
         binary = gcs_server()
-        server, proxy = free_port(), free_port()
+        if self.processes:
+            return
+        server, proxy = free_port(), self._gcs_port
         # Links to an object's bytes lead through the front too. With its default public host the server would take every
         # request to Google's for a download, whatever its path.
         addresses = ("-external-url", "https://storage.googleapis.com", "-public-host", "127.0.0.1")
@@ -95,14 +101,35 @@ class StandIns:
         self._spawn("gcs-proxy", sys.executable, PROGRAMS / "gcs_proxy.py", proxy, server, self._requests)
         self._spawn_on("metadata", PROGRAMS / "metadata_server.py")
         routes = [f"{host}={proxy}" for host in ("storage.googleapis.com", "www.googleapis.com")]
+        ports = {name: kept.getsockname()[1] for name, kept in self._kept_ports.items()}
+        routes += [f"bigquery.googleapis.com={ports['bigquery']}", f"bigquerystorage.googleapis.com={ports['bigquery-storage']},h2"]
         self._spawn_on("front", PROGRAMS / "front.py", self.folder, *routes)
         for name, port in (("gcs-server", server), ("gcs-proxy", proxy)):
             self._wait(name, port)
         for name, bound in self._sockets.items():
             self._wait(name, bound.getsockname()[1])
 
-    def _spawn(self, name: str, *command: object, descriptors: tuple[int, ...] = ()) -> None:
-        environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+    def start_bigquery(self) -> None:
+        """Starts BigQuery beside the others, which run already; its loads read what Cloud Storage's stand-in holds.
+
+        Raises:
+          PythonMissingError: there is no Python for it.
+        """
+        if "bigquery" in self.processes:
+            return
+        folder = make_environment()
+        ports = {name: kept.getsockname()[1] for name, kept in self._kept_ports.items()}
+        for kept in self._kept_ports.values():
+            kept.close()
+        addresses = ("--host", "127.0.0.1", "--port", ports["bigquery"], "--grpc-port", ports["bigquery-storage"])
+        places = ("--project", "test-project", "--data-dir", self.folder / "bigquery")
+        own = {"HOME": str(folder / "home"), "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{self._gcs_port}"}
+        self._spawn("bigquery", folder / "bin/python", PROGRAMS / "bigquery_server.py", *addresses, *places, variables=own)
+        for port in ports.values():
+            self._wait("bigquery", port)
+
+    def _spawn(self, name: str, *command: object, descriptors: tuple[int, ...] = (), variables: dict[str, str] | None = None) -> None:
+        environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")} | (variables or {})
         with open(self.folder / f"{name}.log", "wb") as log:
             self.processes[name] = subprocess.Popen(
                 [str(part) for part in command], stdout=log, stderr=log, env=environment, pass_fds=descriptors
@@ -144,5 +171,5 @@ class StandIns:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        for bound in self._sockets.values():
+        for bound in (*self._sockets.values(), *self._kept_ports.values()):
             bound.close()

@@ -103,7 +103,7 @@ def _dense(array: pa.Array, spec: TensorSpec, shape: tuple[int | None, ...]) -> 
             if lengths.null_count or pc.any(pc.not_equal(lengths, dim)).as_py():
                 return None
             flat = flat.flatten()
-    if flat.null_count:
+    if flat.null_count or (not len(array) and -1 in dims):
         return None
     values, bad = _values(flat, spec)
     column = values.reshape((len(array), *dims))

@@ -14,6 +14,7 @@ from transforms.codes import Code, Stage
 from transforms.elements import FailedRow, FileRange, InstanceBatch
 from transforms.read.blocks import DamagedFileError, compression_of
 from transforms.read.row import RowSpec
+from transforms.tables import is_table
 
 
 class FormatError(ValueError):
@@ -95,6 +96,7 @@ FORMATS = {
             "transforms.read.tfrecord:RecordReader",
             refusal="transforms.read.example:refusal",
         ),
+        Format("bigquery", (), "transforms.read.bigquery:StreamReader"),
         Format("file-list", (), "transforms.read.file_list:FileListReader", cuts=True, refusal="transforms.read.file_list:refusal"),
     )
 }
@@ -106,6 +108,8 @@ def format_of(path: str, given: str | None) -> Format:
     Raises:
       FormatError: neither tells.
     """
+    if is_table(path):
+        return FORMATS["bigquery"]
     if given is not None:
         return FORMATS[given]
     name = path.rsplit("/", 1)[-1].lower()

@@ -49,6 +49,7 @@ def make(
         "errors": count_codes([shard for shard in accounts.shards if shard.kind == "errors"]),
         "input": {
             "patterns": list(job.input.patterns),
+            **({"query": job.input.query} if job.input.query is not None else {}),
             "files": sum(count.files for count in accounts.counts),
             "bytes": sum(count.bytes for count in accounts.counts),
             "damaged": list(accounts.damaged),

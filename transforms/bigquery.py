@@ -1,0 +1,38 @@
+"""Google's clients of BigQuery, one a process, and what their errors say."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.auth.exceptions import GoogleAuthError
+from google.cloud import bigquery
+from google.cloud.bigquery_storage_v1 import BigQueryReadClient
+
+# What the service, or the way to it, can answer instead of doing what was asked.
+ERRORS = (GoogleAPICallError, RetryError, GoogleAuthError)
+AROUND_MESSAGE = re.compile(r"^(\d{3} )?([A-Z]+ https?://\S+: )?")
+
+
+class TableError(Exception):
+    """BigQuery does not have, or does not allow, what was asked; the message says what to do."""
+
+
+@functools.cache
+def client(project: str | None, location: str | None) -> bigquery.Client:
+    """Gives the client whose jobs run in ``project`` (None: that of the credentials) and ``location`` (None: BigQuery's choice)."""
+    return bigquery.Client(project=project, location=location)
+
+
+@functools.cache
+def read_client() -> BigQueryReadClient:
+    """Gives the client of the Storage Read API."""
+    return BigQueryReadClient()
+
+
+def reason(error: BaseException) -> str:
+    """Gives the line of an error that a person can use: without the request, the job's id and a list of causes."""
+    text = str(getattr(error, "message", None) or error).strip() or type(error).__name__
+    line = AROUND_MESSAGE.sub("", text.splitlines()[0])
+    return line.split("; reason: ", 1)[0]
