@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench docs lock clean
+.PHONY: help setup demo test check bench docs template lock clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,8 +34,12 @@ check: setup  ## format, lint and types
 bench: setup  ## measure against the hand-written loop and Beam's documented way; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.run
 
-docs: setup  ## write the generated tables into README.md and docs/
+docs: setup  ## write the generated tables into README.md and docs/, and the template's metadata
 	$(BIN)/python docs/generate.py
+
+template: docs  ## write the Flex Template's container spec; IMAGE=… names the image, TEMPLATE=… the file, local or gs://
+	@test -n "$(IMAGE)" || { echo "make template: name the image that was pushed, such as IMAGE=us-docker.pkg.dev/PROJECT/nightshift/nightshift:0.1.0" >&2; exit 2; }
+	$(BIN)/python -m pipeline.template '$(IMAGE)' '$(or $(TEMPLATE),build/nightshift.json)'
 
 lock: setup  ## resolve the dependencies anew
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml -o requirements.lock

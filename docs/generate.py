@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/formats.md that the code itself knows; ``make docs``."""
+"""Writes what the code itself knows: the tables of README.md and docs/, and the template's metadata; ``make docs``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline import options  # noqa: E402
+from pipeline import options, template  # noqa: E402
 from transforms.codes import EXPLANATIONS  # noqa: E402
 
 
@@ -32,3 +32,4 @@ def generate(name: str) -> str:
 if __name__ == "__main__":
     for file in TABLES:
         (ROOT / file).write_text(generate(file), encoding="utf-8")
+    (ROOT / template.METADATA).write_text(template.metadata_text(), encoding="utf-8")

@@ -29,6 +29,7 @@ class Flag:
     parse: Callable[[str], Any] = str
     default: Any = None
     default_help: str = ""
+    choices: tuple[str, ...] = ()
 
     def read(self, text: str) -> Any:
         try:
@@ -81,7 +82,7 @@ def _choice(*allowed: str) -> Callable[[str], str]:
 
 
 def _choices(flag: str, group: str, help_text: str, allowed: tuple[str, ...], default: str | None, default_help: str = "") -> Flag:
-    return Flag(flag, group, help_text, f"one of {', '.join(allowed)}", _choice(*allowed), default, default_help)
+    return Flag(flag, group, help_text, f"one of {', '.join(allowed)}", _choice(*allowed), default, default_help, allowed)
 
 
 FLAGS = (

@@ -10,7 +10,14 @@ import uuid
 from typing import Any
 
 from apache_beam.io.filesystem import BeamIOError
-from apache_beam.options.pipeline_options import DirectOptions, GoogleCloudOptions, PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    SetupOptions,
+    StandardOptions,
+    WorkerOptions,
+)
 
 from pipeline import options as flags
 from pipeline.options import Options
@@ -49,6 +56,7 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[JobSpec, I
     Raises:
       PreflightError: naming what is wrong, and what to do.
     """
+    _check_engine(beam_options)
     import_tensorflow()
     try:
         model = _model(options, beam_options)
@@ -103,6 +111,18 @@ def _model(options: Options, beam_options: PipelineOptions) -> ModelSpec:
         allow_unsafe_ops=options.allow_unsafe_ops,
         threads=_threads(beam_options),
     )
+
+
+def _check_engine(beam_options: PipelineOptions) -> None:
+    """Refuses a Dataflow job whose workers would start from Beam's own image, without this project or TensorFlow."""
+    runner = beam_options.view_as(StandardOptions).runner or ""
+    setup = beam_options.view_as(SetupOptions)
+    image = beam_options.view_as(WorkerOptions).sdk_container_image
+    if runner.rsplit(".", 1)[-1].lower() == "dataflowrunner" and not (image or setup.setup_file):
+        raise PreflightError(
+            "--sdk_container_image is missing: Dataflow's workers run the image that 'make image' builds. Name it, or launch the "
+            "template, which names it itself"
+        )
 
 
 def is_local(beam_options: PipelineOptions) -> bool:
