@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pipeline import options as flags
@@ -34,8 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
     try:
+        if command == "serve":
+            from pipeline import serve
+
+            _quiet(False)
+            return serve.serve(arguments, run)
         if command != "run":
-            raise UsageError(f"unknown command {command!r}; there is: run")
+            raise UsageError(f"unknown command {command!r}; there are: run, serve")
         if {"--help", "-h"} & set(arguments):
             print(flags.help_text())
             return DONE
@@ -48,8 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def run(options: Options) -> int:
-    """Runs the job that ``options`` describe."""
+def _complain(text: str) -> None:
+    print(f"nightshift: {text}", file=sys.stderr)
+
+
+def run(options: Options, complain: Callable[[str], None] = _complain) -> int:
+    """Runs the job that ``options`` describe and gives its exit status; ``complain`` takes the one message of what is wrong."""
     _quiet(options.verbose)
     # Only now, when the flags are known to be good: importing Beam takes seconds, TensorFlow more.
     from apache_beam.io.filesystems import FileSystems
@@ -66,12 +75,12 @@ def run(options: Options) -> int:
     try:
         job, found = preflight.prepare(options, beam_options)
     except preflight.PreflightError as error:
-        print(f"nightshift: {error}", file=sys.stderr)
+        complain(str(error))
         return REFUSED
     progress = tempfile.mkdtemp(prefix="nightshift-progress-") if preflight.is_local(beam_options) else None
     job = dataclasses.replace(job, progress_folder=progress)
     try:
-        return _execute(job, found, beam_options)
+        return _execute(job, found, beam_options, complain)
     except KeyboardInterrupt:
         _remove_staging(job)
         raise
@@ -80,7 +89,7 @@ def run(options: Options) -> int:
             shutil.rmtree(progress, ignore_errors=True)
 
 
-def _execute(job: JobSpec, found: InputFound, beam_options: PipelineOptions) -> int:
+def _execute(job: JobSpec, found: InputFound, beam_options: PipelineOptions, complain: Callable[[str], None]) -> int:
     """Runs the pipeline to its end and reports; the manifest, not the engine, says how it ended."""
     import apache_beam as beam
 
@@ -106,7 +115,7 @@ def _execute(job: JobSpec, found: InputFound, beam_options: PipelineOptions) -> 
     report = publish.published_by(job)
     if report is None:
         _remove_staging(job)
-        print(f"nightshift: the job failed and nothing was published: {summary.cause(failure)}", file=sys.stderr)
+        complain(f"the job failed and nothing was published: {summary.cause(failure)}")
         LOG.debug("what the engine said", exc_info=failure)
         return ANYTHING_ELSE
     summary.print_summary(report, job.output.folder, job.output.errors)

@@ -1,0 +1,245 @@
+"""``nightshift serve``: jobs over HTTP, one at a time, for those who come from Embedded-tf: ``GET /?model=&input=&output=``.
+
+TensorFlow and Beam are loaded once, models stay loaded between jobs. Errors are problem details (RFC 9457).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import json
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from pipeline import commands
+from pipeline import options as flags
+from pipeline.options import Flag, Options, UsageError
+from transforms.specs import SpecError
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+LOG = logging.getLogger("nightshift")
+Run = Callable[[Options, Callable[[str], None]], int]
+
+FLAGS = (
+    Flag("allow_model", "Serve", "folders below which models may lie", "folders separated by commas", commands.folders, (), "required"),
+    Flag("allow_input", "Serve", "folders below which inputs may lie", "folders separated by commas", commands.folders, (), "required"),
+    Flag(
+        "allow_output", "Serve", "folders below which outputs and failed rows may go", "folders separated by commas",
+        commands.folders, (), "required",
+    ),
+    Flag("host", "Serve", "the address to listen on", "an address; 0.0.0.0 in a container", default="127.0.0.1"),
+    Flag("port", "Serve", "the port to listen on", **commands.whole(1, 65535), default_help="the environment's PORT, else 8080"),
+    Flag("keep_models", "Serve", "models that stay loaded, the last used", **commands.whole(1, 1000), default=8),
+)  # fmt: skip
+USAGE = "serve --allow_model=DIRS --allow_input=DIRS --allow_output=DIRS [--flag=value …]"
+PREFIXES = {"model": "allow_model", "input": "allow_input", "output": "allow_output", "errors": "allow_output"}
+# What a caller may ask for; what opens other doors (queries, maps of models, unsafe ops, lists of files) is not among it.
+ASKED = (
+    "model", "model_version", "signature_name", "tags", "batch_size", "input", "input_format", "key_field", "duplicate_keys",
+    "include_fields", "exclude_fields", "passthrough_fields", "output", "output_format", "output_style", "output_layout", "errors",
+    "max_error_ratio", "nan", "write_disposition", "run_id", "time_zone", "date",
+)  # fmt: skip
+# As Embedded-tf wrote: a file of predictions alone for each input file, with its relative path.
+DEFAULTS = {"output_layout": "mirror"}
+DEFAULTS_OF_LINES = {"output_style": "raw"}
+STATUS = {2: HTTPStatus.BAD_REQUEST, 3: HTTPStatus.UNPROCESSABLE_ENTITY, 1: HTTPStatus.INTERNAL_SERVER_ERROR}
+# Each job freezes what it found in memory; now and then what is garbage among it must go.
+COLLECT_EVERY_JOBS = 25
+# Longer than any client or proxy keeps an idle connection (Google's, 600 s): who closes first must not be the one who is asked.
+KEEP_ALIVE_SECONDS = 620
+
+
+class ProblemError(Exception):
+    """What is answered instead of a result."""
+
+    def __init__(self, status: HTTPStatus, detail: str, **members: Any) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.members = status, detail, members
+
+
+@dataclasses.dataclass(frozen=True)
+class Allowed:
+    """Prefixes under which the deployer lets models, inputs and outputs lie, by flag of the deployer's."""
+
+    prefixes: dict[str, tuple[str, ...]]
+
+    def check(self, flag: str, path: str) -> None:
+        """Refuses a path outside.
+
+        Raises:
+          ProblemError: 403.
+        """
+        allowed = self.prefixes[PREFIXES[flag]]
+        if ".." in path.split("/") or not any(_is_under(path, prefix) for prefix in allowed):
+            raise ProblemError(
+                HTTPStatus.FORBIDDEN, f"{flag}={path} does not lie under {', '.join(allowed)}, which this service was started to allow"
+            )
+
+
+def _is_under(path: str, prefix: str) -> bool:
+    if "://" not in path and not path.startswith("projects/"):
+        path, prefix = os.path.realpath(path), prefix if "://" in prefix else os.path.realpath(prefix)
+    prefix = prefix.rstrip("/")
+    return path.rstrip("/") == prefix or path.startswith(prefix + "/")
+
+
+class Service:
+    """Runs one job at a time; a second asked for meanwhile is told to come back."""
+
+    def __init__(self, allowed: Allowed, run: Run) -> None:
+        self.allowed = allowed
+        self.jobs = 0
+        self._run = run
+        self._running = threading.Lock()
+        self._last_seconds = 1.0
+
+    async def predict(self, asked: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """Runs the job that ``asked`` describes, to its end even if the caller goes away.
+
+        Raises:
+          ProblemError: it can't be run, or ended without results.
+        """
+        options = self._options(asked)
+        if not self._running.acquire(blocking=False):
+            raise ProblemError(
+                HTTPStatus.TOO_MANY_REQUESTS, "a job is running, and this container runs one at a time; try again", retry_after=self._wait()
+            )
+        return await asyncio.get_running_loop().run_in_executor(None, self._job, options)
+
+    def _wait(self) -> int:
+        return min(60, math.ceil(self._last_seconds))
+
+    def _options(self, asked: Sequence[tuple[str, str]]) -> Options:
+        unknown = [name for name, _ in asked if name not in ASKED]
+        if unknown:
+            raise ProblemError(HTTPStatus.BAD_REQUEST, f"{unknown[0]} is no parameter; there are {', '.join(ASKED)}")
+        given = dict(asked)
+        if given.get("input_format") == "file-list":
+            raise ProblemError(HTTPStatus.FORBIDDEN, "input_format=file-list names files anywhere, which this service does not allow")
+        defaults = DEFAULTS | (DEFAULTS_OF_LINES if given.get("output_format", "jsonl") == "jsonl" else {})
+        pairs = [*asked, *((name, value) for name, value in defaults.items() if name not in given)]
+        try:
+            options = flags.parse([f"--{name}={value}" for name, value in pairs])
+        except (UsageError, SpecError) as error:
+            raise ProblemError(HTTPStatus.BAD_REQUEST, str(error).replace("--", "")) from error
+        for flag in PREFIXES:
+            value = options.values[flag] or ()
+            for path in (value,) if isinstance(value, str) else value:
+                self.allowed.check(flag, path)
+        return options
+
+    def _job(self, options: Options) -> dict[str, Any]:
+        started = time.monotonic()
+        complaints: list[str] = []
+        self.jobs += 1
+        number = self.jobs
+        LOG.info("job %d: model %s, input %s, output %s", number, options.model, ",".join(options.input), options.output)
+        try:
+            status = self._run(options, complaints.append)
+            report = _manifest(options.output) if status in (0, 3) else {}
+            if number % COLLECT_EVERY_JOBS == 0:
+                gc.unfreeze()
+                gc.collect()
+        finally:
+            self._last_seconds = time.monotonic() - started
+            self._running.release()
+        LOG.info("job %d: status %d after %.2f s", number, status, self._last_seconds)
+        if status != 0:
+            raise ProblemError(STATUS[status], complaints[0] if complaints else str(report.get("reason")), **_short(report))
+        return {"status": "done", "seconds": round(self._last_seconds, 3), "output": options.output, **_short(report)}
+
+
+def _manifest(folder: str) -> dict[str, Any]:
+    from transforms import files
+
+    return json.loads(files.read_bytes(files.join(folder, "manifest.json")))
+
+
+def _short(report: dict[str, Any]) -> dict[str, Any]:
+    return {name: report[name] for name in ("run_id", "counts", "errors") if name in report}
+
+
+# --- HTTP ------------------------------------------------------------------------------------------------------------------
+
+
+def application(service: Service) -> Starlette:
+    """Gives the ASGI application."""
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    async def predict(request: Request) -> Response:
+        if request.method == "HEAD":  # comes with GET, and must not run a job
+            raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED)
+        return JSONResponse(await service.predict(await _asked(request)))
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok", "jobs": service.jobs})
+
+    async def problem(request: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException):
+            error = ProblemError(HTTPStatus(error.status_code), str(error.detail))
+        if not isinstance(error, ProblemError):
+            LOG.error("unexpected", exc_info=error)
+            error = ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}; the log has more")
+        status = error.status
+        body = {"type": "about:blank", "title": status.phrase, "status": status.value, "detail": error.detail, **error.members}
+        headers = {"Retry-After": str(error.members["retry_after"])} if "retry_after" in error.members else None
+        return JSONResponse(body, status.value, headers, media_type="application/problem+json")
+
+    routes = [Route("/", predict, methods=["GET", "POST"]), Route("/health", health, methods=["GET"])]
+    return Starlette(routes=routes, exception_handlers={ProblemError: problem, HTTPException: problem, Exception: problem})
+
+
+async def _asked(request: Request) -> list[tuple[str, str]]:
+    """The parameters: of the query, or of a JSON object in the body."""
+    if request.method == "GET":
+        return request.query_params.multi_items()
+    try:
+        body = await request.json()
+    except ValueError as error:
+        raise ProblemError(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict) or not all(isinstance(value, str | int | float) for value in body.values()):
+        raise ProblemError(HTTPStatus.BAD_REQUEST, 'expected an object of parameters, such as {"model": "gs://…", "input": …}')
+    return [(name, str(value)) for name, value in body.items()]
+
+
+def serve(arguments: Sequence[str], run: Run) -> int:
+    """Serves until it is told to stop; a job that is running then comes to its end."""
+    if {"--help", "-h"} & set(arguments):
+        print(commands.help_text(USAGE, FLAGS, "GET /?model=&input=&output= runs a job, GET /health answers at any time."))
+        return 0
+    values, others = commands.take(FLAGS, arguments, ("allow_model", "allow_input", "allow_output"))
+    commands.refuse_others("serve", FLAGS, others)
+    import uvicorn
+
+    _load_all(values["keep_models"])
+    port = values["port"] or int(os.environ.get("PORT", "8080"))
+    service = Service(Allowed({flag: values[flag] for flag in PREFIXES.values()}), run)
+    try:
+        uvicorn.run(application(service), host=values["host"], port=port, log_level="info", timeout_keep_alive=KEEP_ALIVE_SECONDS)
+    except KeyboardInterrupt:  # uvicorn passes the signal on when it has shut down in order
+        pass
+    return 0
+
+
+def _load_all(keep_models: int) -> None:
+    """Loads TensorFlow and all that a job imports, so that the first caller does not wait for it."""
+    from pipeline import graph, preflight, summary  # noqa: F401
+    from transforms.model import kept
+    from transforms.signature import import_tensorflow
+
+    import_tensorflow()
+    kept.keep(keep_models)

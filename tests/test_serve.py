@@ -1,0 +1,196 @@
+"""``nightshift serve``: the real program behind a real socket, asked by a real client."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from saved_models import Models
+
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = 20
+CALLERS = 50
+
+
+class Serving:
+    """A service of its own process, with folders that it allows."""
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self.folder, self.model = folder, model
+        self.log = folder / "log"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        flags = (f"--allow_model={Path(model).parent}", f"--allow_input={folder}/in", f"--allow_output={folder}/out", f"--port={self.port}")
+        with self.log.open("wb") as log:
+            command = [sys.executable, "-m", "pipeline.main", "serve", *flags]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=120, trust_env=False)
+
+    def wait(self) -> None:
+        for _ in range(600):
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                assert self.client.get("/health").json()["status"] == "ok"
+                return
+            except httpx.ConnectError:
+                time.sleep(0.1)
+        raise AssertionError(self.log.read_text())
+
+    def ask(self, **parameters: Any) -> httpx.Response:
+        return self.client.get("/", params={"model": self.model, **parameters})
+
+    def write(self, name: str, rows: int = ROWS, first: int = 0) -> str:
+        path = self.folder / "in" / name / "rows.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(json.dumps({"x": first + number}) + "\n" for number in range(rows)))
+        return str(path.parent)
+
+    def predictions(self, name: str) -> list[Any]:
+        return [json.loads(line) for line in (self.folder / "out" / name / "rows.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def serving(models: Models, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    serving = Serving(tmp_path_factory.mktemp("serve"), models.get("half_plus_two"))
+    try:
+        serving.wait()
+        yield serving
+    finally:
+        serving.process.terminate()
+        assert serving.process.wait(60) == 0, serving.log.read_text()
+
+
+def expected(first: int = 0) -> list[float]:
+    return (np.float32(0.5) * np.arange(first, first + ROWS, dtype=np.float32) + np.float32(2)).tolist()
+
+
+def test_job_writes_what_embedded_tf_wrote(serving: Serving) -> None:
+    answer = serving.ask(input=serving.write("first"), output=f"{serving.folder}/out/first")
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert (body["status"], body["counts"]) == ("done", {"read": ROWS, "predicted": ROWS, "failed": 0})
+    assert serving.predictions("first") == expected()
+    again = serving.client.post(
+        "/", json={"model": serving.model, "input": serving.write("posted"), "output": f"{serving.folder}/out/posted"}
+    )
+    assert again.status_code == 200, again.text
+    assert serving.predictions("posted") == expected()
+    print(f"first {body['seconds']} s, second {again.json()['seconds']} s")
+
+
+def test_fifty_at_once_lose_none_and_run_one_at_a_time(serving: Serving) -> None:
+    refused = 0
+
+    def call(number: int) -> dict[str, Any]:
+        nonlocal refused
+        source, output = serving.write(f"many-{number}", first=number), f"{serving.folder}/out/many-{number}"
+        while True:
+            answer = serving.ask(input=source, output=output)
+            if answer.status_code == 200:
+                return answer.json()
+            assert answer.status_code == 429, answer.text
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert int(answer.headers["retry-after"]) >= 1
+            refused += 1
+            time.sleep(int(answer.headers["retry-after"]))
+
+    with ThreadPoolExecutor(CALLERS) as callers:
+        answers = list(callers.map(call, range(CALLERS)))
+    assert len({answer["run_id"] for answer in answers}) == CALLERS
+    for number in range(CALLERS):
+        assert serving.predictions(f"many-{number}") == expected(number)
+    assert refused
+    events = re.findall(r"job (\d+): (model|status)", serving.log.read_text())
+    assert len(events) >= 2 * CALLERS
+    for (one, began), (other, ended) in zip(events[::2], events[1::2], strict=True):
+        assert (one, began, ended) == (other, "model", "status"), "two jobs at once"
+    print(f"seconds a job: {sorted(answer['seconds'] for answer in answers)[:: CALLERS // 5]}, {refused} times refused")
+    print(Path(f"/proc/{serving.process.pid}/status").read_text().split("VmRSS:")[1].split("\n")[0])
+
+
+REFUSED: dict[str, tuple[dict[str, str], int, str]] = {
+    "no input": ({"input": ""}, 400, "input"),
+    "an unknown parameter": ({"inputs": "x"}, 400, "inputs is no parameter; there are model"),
+    "a bad value": ({"batch_size": "0"}, 400, "batch_size=0: expected a whole number"),
+    "a model that is not there": ({"model": "{models}/none"}, 400, "none"),
+    "a file that is not there": ({"input": "{folder}/in/none.jsonl"}, 400, "matches no file"),
+    "a model elsewhere": ({"model": "/tmp"}, 403, "model=/tmp does not lie under"),
+    "one input of two elsewhere": ({"input": "{folder}/in,/etc/passwd"}, 403, "input=/etc/passwd does not lie under"),
+    "a way out": ({"input": "{folder}/in/../log"}, 403, "does not lie under"),
+    "a neighbour of an allowed folder": ({"output": "{folder}/outside"}, 403, "output="),
+    "failed rows elsewhere": ({"errors": "gs://elsewhere/errors"}, 403, "errors=gs://elsewhere/errors"),
+    "a list of files": ({"input_format": "file-list"}, 403, "file-list"),
+    "another's ops": ({"allow_unsafe_ops": "true"}, 400, "allow_unsafe_ops is no parameter"),
+    "a query": ({"input_query": "SELECT 1"}, 400, "input_query is no parameter"),
+    "Beam's flags": ({"runner": "DataflowRunner"}, 400, "runner is no parameter"),
+    "too many failed rows": ({"input": "{bad}"}, 422, "max_error_ratio"),
+}
+
+
+def test_what_is_refused_is_a_problem_that_says_why(serving: Serving) -> None:
+    serving.write("good")
+    (serving.folder / "in" / "bad").mkdir()
+    (serving.folder / "in" / "bad" / "rows.jsonl").write_text('{"x": "text"}\n')
+    for what, (parameters, status, words) in REFUSED.items():
+        places = {"folder": str(serving.folder), "models": str(Path(serving.model).parent), "bad": f"{serving.folder}/in/bad"}
+        wrong = {name: value.format(**places) for name, value in parameters.items()}
+        answer = serving.ask(**({"input": f"{serving.folder}/in/good", "output": f"{serving.folder}/out/refused"} | wrong))
+        assert answer.status_code == status, (what, answer.text)
+        assert answer.headers["content-type"] == "application/problem+json", what
+        problem = answer.json()
+        assert (problem["status"], problem["type"]) == (status, "about:blank"), what
+        assert words in problem["detail"], what
+    assert problem["counts"] == {"read": 1, "predicted": 0, "failed": 1}
+
+
+def test_other_paths_and_methods(serving: Serving) -> None:
+    assert serving.client.get("/none").status_code == 404
+    assert serving.client.delete("/").status_code == 405
+    assert serving.client.head("/").status_code == 405
+    assert serving.client.post("/", content=b"{").json()["detail"].startswith("the body is not JSON")
+    assert serving.client.post("/", json=["model"]).status_code == 400
+    assert "GET /health" in serving.log.read_text()
+
+
+def test_changed_model_is_loaded_anew(serving: Serving, models: Models) -> None:
+    import shutil
+
+    model = Path(serving.model).parent / "changing"
+    outputs = []
+    for name in ("half_plus_two", "below_hundred"):
+        shutil.rmtree(model, ignore_errors=True)
+        shutil.copytree(models.get(name), model)
+        answer = serving.ask(model=str(model), input=serving.write(f"by {name}"), output=f"{serving.folder}/out/{name}")
+        assert answer.status_code == 200, answer.text
+        outputs.append(serving.predictions(name))
+    assert outputs == [expected(), [number + 1.0 for number in range(ROWS)]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "--allow_model is missing"),
+        (("--allow_model=m", "--allow_input=i", "--allow_output=o", "--ports=1"), "unknown flag --ports; did you mean --port?"),
+        (("--allow_model=m", "--allow_input=i", "--allow_output=o", "--port=0"), "--port=0: expected a whole number from 1 to 65535"),
+    ],
+)
+def test_bad_flags(flags: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipeline.main import main
+
+    assert main(["serve", *flags]) == 2
+    assert words in capsys.readouterr().err
+    assert os.environ.get("PORT") is None

@@ -1,0 +1,48 @@
+"""Models that stay loaded between the jobs of one process, for a process that runs many: the service.
+
+A job that runs alone keeps nothing: its models go with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+
+from transforms import files
+from transforms.model.session import LoadedModel
+from transforms.specs import ModelSpec
+
+_lock = threading.Lock()
+_kept: OrderedDict[str, LoadedModel] = OrderedDict()
+_most = 0
+
+
+def keep(most: int) -> None:
+    """Keeps the ``most`` models that were used last, from now on."""
+    global _most
+    with _lock:
+        _most = most
+        while len(_kept) > most:
+            _kept.popitem(last=False)
+
+
+def load(spec: ModelSpec) -> tuple[LoadedModel, bool]:
+    """Gives the model, and whether it was loaded just now; a folder whose files changed since is loaded anew."""
+    if not _most:
+        return LoadedModel(spec), True
+    with _lock:
+        name = _name(spec)
+        model = _kept.get(name)
+        if model is not None:
+            _kept.move_to_end(name)
+            return model, False
+        model = _kept[name] = LoadedModel(spec)
+        while len(_kept) > _most:
+            _kept.popitem(last=False)
+        return model, True
+
+
+def _name(spec: ModelSpec) -> str:
+    state = [(found.path, found.size_bytes, found.updated) for found in files.list_folder(spec.location)]
+    return hashlib.sha256(repr((spec, state)).encode()).hexdigest()
