@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from pipeline import jobfile
 from pipeline import options as flags
 from pipeline.options import Options, UsageError
 from transforms.specs import JobSpec, SpecError
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if {"--help", "-h"} & set(arguments):
             print(flags.help_text())
             return DONE
-        return run(flags.parse(arguments))
+        return run(flags.parse(jobfile.expand(arguments)))
     except (UsageError, SpecError) as error:
         print(f"nightshift: {error}", file=sys.stderr)
         return REFUSED

@@ -140,6 +140,10 @@ FLAGS = (
         "run_id", "Run", "names the run; the same id twice is the same run", "1 to 128 letters, digits, '_', '.' or '-'",
         default_help="made from the time",
     ),
+    Flag(
+        "job", "Run", "body of an AI Platform or Vertex AI batch prediction job, whose fields stand for flags; those given here win",
+        "a file of JSON", default_help="none",
+    ),
     Flag("verbose", "Run", "show what TensorFlow and Beam log", "true or false", _boolean, False),
 )  # fmt: skip
 BY_NAME = {flag.name: flag for flag in FLAGS}

@@ -44,7 +44,7 @@ SHOWN = {
     "nan": Shown(parent="output_format", parent_values=("jsonl", "csv")),
 }
 # Of these one is needed; a form can't say so, and the flags' own check says it at launch.
-INSTEAD = {"input": ("input_query", "model_map"), "model": ("model_map",), "output": ("model_map",)}
+INSTEAD = {"input": ("input_query", "model_map", "job"), "model": ("model_map", "job"), "output": ("model_map", "job")}
 
 
 def metadata() -> dict[str, Any]:
