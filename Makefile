@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench docs template lock clean
+.PHONY: help setup demo test check bench docs image template lock clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,6 +36,10 @@ bench: setup  ## measure against the hand-written loop and Beam's documented way
 
 docs: setup  ## write the generated tables into README.md and docs/, and the template's metadata
 	$(BIN)/python docs/generate.py
+
+image: setup  ## build the image of launcher and worker; IMAGE=… names it, VARIANT=gpu adds CUDA, DOCKER=… another builder
+	@test -n "$(IMAGE)" || { echo "make image: name it, such as IMAGE=us-docker.pkg.dev/PROJECT/nightshift/nightshift:0.1.0" >&2; exit 2; }
+	$(or $(DOCKER),docker) build -f templates/Dockerfile -t '$(IMAGE)' --build-arg 'VARIANT=$(or $(VARIANT),cpu)' .
 
 template: docs  ## write the Flex Template's container spec; IMAGE=… names the image, TEMPLATE=… the file, local or gs://
 	@test -n "$(IMAGE)" || { echo "make template: name the image that was pushed, such as IMAGE=us-docker.pkg.dev/PROJECT/nightshift/nightshift:0.1.0" >&2; exit 2; }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import datetime
 import difflib
 import functools
 import importlib.util
@@ -11,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from pipeline import dates
 from transforms import specs
 
 
@@ -144,6 +146,11 @@ FLAGS = (
         "job", "Run", "body of an AI Platform or Vertex AI batch prediction job, whose fields stand for flags; those given here win",
         "a file of JSON", default_help="none",
     ),
+    Flag(
+        "date", "Run", "the day that {date} stands for in paths, queries and the run's id", "a day such as 2026-11-26",
+        datetime.date.fromisoformat, default_help="today",
+    ),
+    Flag("time_zone", "Run", "where today is", "a name such as Europe/Berlin", dates.read_zone, dates.UTC, "UTC"),
     Flag("verbose", "Run", "show what TensorFlow and Beam log", "true or false", _boolean, False),
 )  # fmt: skip
 BY_NAME = {flag.name: flag for flag in FLAGS}
@@ -176,6 +183,8 @@ def parse(argv: Sequence[str]) -> Options:
         if sum(other == name for other, _ in given) > 1:
             raise UsageError(f"--{name} is given twice")
         values[name] = BY_NAME[name].read(text)
+    at = dates.moment(values["date"], values["time_zone"])
+    values |= {name: BY_NAME[name].read(dates.fill(name, text, at)) for name, text in given if name in dates.FILLED}
     missing = [name for name in REQUIRED if not values[name] and not (name == "input" and values["input_query"] is not None)]
     if missing:
         raise UsageError(f"--{missing[0]} is missing: {BY_NAME[missing[0]].help}")

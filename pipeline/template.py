@@ -73,7 +73,7 @@ def _parameter(flag: Flag) -> dict[str, Any]:
         found["regexes"] = [f"^{shown.regex}$"]
     if shown.parent:
         found |= {"parentName": shown.parent, "parentTriggerValues": list(shown.parent_values)}
-    if flag.default not in (None, ()):
+    if flag.default not in (None, ()) and not flag.default_help:
         found["defaultValue"] = flags.default_text(flag)
     return found
 
