@@ -40,8 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             _quiet(False)
             return serve.serve(arguments, run)
+        if command in ("launch", "schedule"):
+            from pipeline import launch, schedule
+
+            _quiet(False)
+            return launch.launch(arguments) if command == "launch" else schedule.schedule(arguments)
         if command != "run":
-            raise UsageError(f"unknown command {command!r}; there are: run, serve")
+            raise UsageError(f"unknown command {command!r}; there are: run, launch, schedule, serve")
         if {"--help", "-h"} & set(arguments):
             print(flags.help_text())
             return DONE

@@ -62,11 +62,13 @@ class StandIns:
         (self.folder / "gcloud").mkdir()
         (self.folder / "ca.pem").touch()  # httplib2 wants to see it when it is imported; the front writes it
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._sockets = {name: bound_socket() for name in ("metadata", "front")}
+        self._sockets = {name: bound_socket() for name in ("metadata", "services", "front")}
         self._kept_ports = {name: bound_socket() for name in ("bigquery", "bigquery-storage")}  # for programs that take a number
         self._gcs_port = free_port()
         self._requests = self.folder / "gcs-requests.log"
         self._requests.touch()
+        self._service_requests = self.folder / "service-requests.log"
+        self._service_requests.touch()
 
     @property
     def environment(self) -> dict[str, str | None]:
@@ -103,6 +105,9 @@ class StandIns:
         routes = [f"{host}={proxy}" for host in ("storage.googleapis.com", "www.googleapis.com")]
         ports = {name: kept.getsockname()[1] for name, kept in self._kept_ports.items()}
         routes += [f"bigquery.googleapis.com={ports['bigquery']}", f"bigquerystorage.googleapis.com={ports['bigquery-storage']},h2"]
+        self._spawn_on("services", PROGRAMS / "services.py", self._service_requests)
+        services = self._sockets["services"].getsockname()[1]
+        routes += [f"{host}={services}" for host in ("dataflow.googleapis.com", "cloudscheduler.googleapis.com")]
         self._spawn_on("front", PROGRAMS / "front.py", self.folder, *routes)
         for name, port in (("gcs-server", server), ("gcs-proxy", proxy)):
             self._wait(name, port)
@@ -154,6 +159,10 @@ class StandIns:
     def requests(self) -> list[str]:
         """Gives the requests that reached Cloud Storage so far: method, path, number of parts."""
         return self._requests.read_text(encoding="utf-8").splitlines()
+
+    def service_requests(self) -> list[str]:
+        """Gives the requests that reached Dataflow and Cloud Scheduler so far, each as JSON."""
+        return self._service_requests.read_text(encoding="utf-8").splitlines()
 
     def refused_hosts(self) -> list[str]:
         """Gives the hosts a client tried to reach that no stand-in plays."""

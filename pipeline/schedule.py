@@ -1,0 +1,85 @@
+"""``nightshift schedule``: makes, or changes, the Cloud Scheduler job that launches the template every night."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline import commands
+from pipeline import launch as launching
+from pipeline.options import Flag, UsageError
+
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+FLAGS = (
+    *launching.TARGET,
+    Flag(
+        "schedule", "Schedule", "when, in cron's five fields, by the clock of --time_zone", "such as '0 3 * * *'", default_help="required"
+    ),
+    Flag("scheduler_account", "Schedule", "the service account that launches", "an account's e-mail address", default_help="required"),
+)
+REQUIRED = (*launching.REQUIRED, "schedule", "scheduler_account")
+USAGE = "schedule --schedule='0 3 * * *' --scheduler_account=EMAIL --template=gs://… --project=P --region=R --model=DIR … [--flag=value …]"
+ENDING = "The job's flags are those of nightshift run; {date} in them is the day of each night's run."
+
+
+def schedule(arguments: Sequence[str]) -> int:
+    """Makes or changes the scheduler's job, which has the name of the Dataflow job."""
+    if {"--help", "-h"} & set(arguments):
+        print(commands.help_text(USAGE, FLAGS, ENDING))
+        return 0
+    own, others = commands.take(FLAGS, arguments, REQUIRED)
+    if len(own["schedule"].split()) != 5:
+        raise UsageError(f"--schedule={own['schedule']}: expected five fields: minute, hour, day of the month, month, day of the week")
+    asked = launching.read(own, others)
+    zone = asked.body["launchParameter"]["parameters"].get("time_zone", "UTC")
+    if own["dry_run"]:
+        print(json.dumps(scheduler_job(own, asked, zone) | {"body": asked.body}, indent=2, ensure_ascii=False))
+        return 0
+    print(f"{put(scheduler_job(own, asked, zone), asked)} {own['job_name']}: {own['schedule']}, {zone}")
+    return 0
+
+
+def scheduler_job(own: dict[str, Any], asked: launching.Launch, zone: str) -> dict[str, Any]:
+    """Gives the scheduler's job without its body.
+
+    Every night has the same job name, so that Dataflow refuses a second while one is active. ``oauthToken``: Google's own services take
+    no ``oidcToken``.
+    """
+    return {
+        "name": f"projects/{asked.project}/locations/{asked.region}/jobs/{own['job_name']}",
+        "schedule": own["schedule"],
+        "timeZone": zone,
+        "attemptDeadline": "180s",
+        "retryConfig": {"retryCount": 3, "minBackoffDuration": "30s"},
+        "httpTarget": {
+            "uri": f"https://dataflow.googleapis.com/v1b3/projects/{asked.project}/locations/{asked.region}/flexTemplates:launch",
+            "httpMethod": "POST",
+            "headers": {"Content-Type": "application/json"},
+            "oauthToken": {"serviceAccountEmail": own["scheduler_account"], "scope": SCOPE},
+        },
+    }
+
+
+def put(described: dict[str, Any], asked: launching.Launch) -> str:
+    """Creates the job, or changes the one of its name; gives what was done.
+
+    Raises:
+      UsageError: Cloud Scheduler refuses it; the message is Cloud Scheduler's.
+    """
+    from google.api_core.exceptions import Conflict, GoogleAPICallError
+    from google.auth.exceptions import GoogleAuthError
+    from google.cloud import scheduler_v1
+
+    job = scheduler_v1.Job.from_json(json.dumps(described), ignore_unknown_fields=False)
+    job.http_target.body = json.dumps(asked.body).encode()
+    try:
+        client = scheduler_v1.CloudSchedulerClient(transport="rest")
+        try:
+            client.create_job(parent=described["name"].rsplit("/jobs/", 1)[0], job=job)
+            return "created"
+        except Conflict:
+            client.update_job(job=job)
+            return "changed"
+    except (GoogleAPICallError, GoogleAuthError) as error:
+        raise UsageError(f"Cloud Scheduler refused the job: {launching.what_was_said(error)}") from error
