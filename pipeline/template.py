@@ -36,6 +36,7 @@ PLACE = r"[a-z][a-z0-9]*://.+"
 SHOWN = {
     "model": Shown(regex=rf"({PLACE}|projects/.+)"),
     "model_map": Shown(regex=PLACE),
+    "job": Shown(regex=PLACE),
     "input": Shown(regex=r"[a-z][a-z0-9]*://[^,]+(,\s*[a-z][a-z0-9]*://[^,]+)*"),
     "output": Shown(regex=PLACE),
     "errors": Shown(regex=PLACE),
