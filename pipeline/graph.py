@@ -5,23 +5,25 @@ from __future__ import annotations
 import apache_beam as beam
 
 from transforms.model.handler import Predict
-from transforms.read.bigquery import PlanStreams
 from transforms.read.duplicates import CheckKeys
 from transforms.read.instances import ReadInstances
-from transforms.read.splits import PlanSplits
+from transforms.read.tasks import PlanJob, PlanTasks
 from transforms.specs import JobSpec
+from transforms.tasks import RunSpec
 from transforms.write.publish import Publish
 from transforms.write.shards import WriteShards
 
 
-def build(pipeline: beam.Pipeline, job: JobSpec) -> beam.PCollection:
-    """Wires the job into ``pipeline``; gives the collection of its one manifest.
+def build(pipeline: beam.Pipeline, spec: JobSpec | RunSpec) -> beam.PCollection:
+    """Wires a run of one job, or of many, into ``pipeline``; gives the collection of its one manifest.
 
-    Rows are read, predicted and written inside one fused stage. Between stages travel splits, shards, counts and hashes.
+    Rows are read, predicted and written inside one fused stage. Between stages travel splits, shards, counts and hashes. In a
+    run of many each split names its job, and the jobs are data: the graph does not grow with them.
     """
-    splits = pipeline | (PlanStreams(job) if job.input.is_bigquery else PlanSplits(job.input))
-    read = splits | ReadInstances(job)
-    predictions = read.batches | Predict(job.model)
-    shards = predictions | WriteShards(job)
+    job, run = (spec, None) if isinstance(spec, JobSpec) else (None, spec)
+    splits, plans = pipeline | (PlanJob(job) if job else PlanTasks(run))
+    read = splits | ReadInstances(job, spec.progress_folder)
+    predictions = read.batches | Predict(job.model if job else None, spec.model_memory_bytes, spec.processes)
+    shards = predictions | WriteShards(spec.progress_folder)
     duplicates, places = read.hashes | CheckKeys(job, splits)
-    return shards | Publish(job, read.counts, duplicates, places)
+    return shards | Publish(run, plans, read.counts, duplicates, places)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from pipeline.preflight import InputFound
+    from transforms.tasks import RunSpec
 
 DONE, ANYTHING_ELSE, REFUSED, GATE_SHUT, INTERRUPTED = 0, 1, 2, 3, 130
 LOG = logging.getLogger("nightshift")
@@ -70,7 +71,7 @@ def run(options: Options, complain: Callable[[str], None] = _complain) -> int:
     from apache_beam.io.filesystems import FileSystems
     from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, TypeOptions
 
-    from pipeline import preflight
+    from pipeline import many, preflight
 
     beam_options = PipelineOptions(list(options.beam))
     beam_options.view_as(SetupOptions).save_main_session = False
@@ -79,23 +80,23 @@ def run(options: Options, complain: Callable[[str], None] = _complain) -> int:
     beam_options.view_as(TypeOptions).allow_unsafe_triggers = True
     FileSystems.set_options(beam_options)  # preflight's first look at a bucket decides this process's credentials
     try:
-        job, found = preflight.prepare(options, beam_options)
+        spec, found = many.prepare(options, beam_options) if many.is_many(options) else preflight.prepare(options, beam_options)
     except preflight.PreflightError as error:
         complain(str(error))
         return REFUSED
     progress = tempfile.mkdtemp(prefix="nightshift-progress-") if preflight.is_local(beam_options) else None
-    job = dataclasses.replace(job, progress_folder=progress)
+    spec = dataclasses.replace(spec, progress_folder=progress)
     try:
-        return _execute(job, found, beam_options, complain)
+        return _execute(spec, found, beam_options, complain)
     except KeyboardInterrupt:
-        _remove_staging(job)
+        _remove_staging(spec)
         raise
     finally:
         if progress:
             shutil.rmtree(progress, ignore_errors=True)
 
 
-def _execute(job: JobSpec, found: InputFound, beam_options: PipelineOptions, complain: Callable[[str], None]) -> int:
+def _execute(spec: JobSpec | RunSpec, found: InputFound, beam_options: PipelineOptions, complain: Callable[[str], None]) -> int:
     """Runs the pipeline to its end and reports; the manifest, not the engine, says how it ended."""
     import apache_beam as beam
 
@@ -107,33 +108,34 @@ def _execute(job: JobSpec, found: InputFound, beam_options: PipelineOptions, com
     failure: Exception | None = None
     try:
         pipeline = beam.Pipeline(options=beam_options)
-        graph.build(pipeline, job)
-        with summary.show_progress(job.progress_folder, found):
+        graph.build(pipeline, spec)
+        with summary.show_progress(spec.progress_folder, found):
             result = pipeline.run()
             if preflight.is_template(beam_options):
-                LOG.info("the template is written; the job's output will go to %s", job.output.folder)
+                LOG.info("the template is written; the job's output will go to %s", spec.folder)
                 return DONE
             result.wait_until_finish()
     except Exception as error:  # whatever an engine raises when a job fails
         if "KeyboardInterrupt" in str(error):  # the local runner's words for Ctrl-C while a bundle was under way
             raise KeyboardInterrupt from error
         failure = error
-    report = publish.published_by(job)
+    report = publish.published_by(spec)
     if report is None:
-        _remove_staging(job)
+        _remove_staging(spec)
         complain(f"the job failed and nothing was published: {summary.cause(failure)}")
         LOG.debug("what the engine said", exc_info=failure)
         return ANYTHING_ELSE
-    summary.print_summary(report, job.output.folder, job.output.errors)
+    summary.print_summary(report, spec)
     return DONE if report["status"] == "done" else GATE_SHUT
 
 
-def _remove_staging(job: JobSpec) -> None:
+def _remove_staging(spec: JobSpec | RunSpec) -> None:
     from transforms import files
+    from transforms.tasks import folders
 
-    for folder in {job.output.folder, job.output.errors}:
-        files.delete_folder(job.staging_in(folder))
-        files.delete_empty(job.staging_in(folder), folder)
+    for folder in folders(spec):
+        files.delete_folder(spec.staging_in(folder))
+        files.delete_empty(spec.staging_in(folder), folder)
 
 
 def _quiet(verbose: bool) -> None:

@@ -89,6 +89,14 @@ def _choices(flag: str, group: str, help_text: str, allowed: tuple[str, ...], de
 
 FLAGS = (
     Flag("model", "Model", "SavedModel folder, local or gs://, or a folder of numbered versions", "a folder", default_help="required"),
+    Flag(
+        "model_map", "Model", "many models in one run: a file of tasks {model, input, output}, JSON-lines or CSV, for --model and --input",
+        "a file", default_help="none",
+    ),
+    Flag(
+        "retry_failed", "Model", "instead of --model_map: the manifest.json of an earlier run, whose failed tasks run again",
+        "a file", default_help="none",
+    ),
     Flag("model_version", "Model", "which numbered version", "the name of a version's folder", default_help="the highest"),
     Flag(
         "signature_name", "Model", "which signature", "a signature's name",
@@ -96,6 +104,10 @@ FLAGS = (
     ),
     Flag("tags", "Model", "tags of the MetaGraph", "tags separated by commas", _tags, default_help="serve"),
     Flag("batch_size", "Model", "rows a model call", "a whole number from 1 to 1000000", _integer(1, 1_000_000), default_help="computed"),
+    Flag(
+        "model_memory_mb", "Model", "memory that a process's loaded models may take, in MiB", "a whole number from 1 to 1000000",
+        _integer(1, 1_000_000), default_help="0.4 of the worker's, shared by its processes",
+    ),
     Flag(
         "allow_unsafe_ops", "Model", "run a model that reads or writes files or runs Python code", "true or false",
         _boolean, False,
@@ -155,6 +167,7 @@ FLAGS = (
 )  # fmt: skip
 BY_NAME = {flag.name: flag for flag in FLAGS}
 REQUIRED = ("model", "input", "output")
+MANY = ("model_map", "retry_failed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +198,7 @@ def parse(argv: Sequence[str]) -> Options:
         values[name] = BY_NAME[name].read(text)
     at = dates.moment(values["date"], values["time_zone"])
     values |= {name: BY_NAME[name].read(dates.fill(name, text, at)) for name, text in given if name in dates.FILLED}
-    missing = [name for name in REQUIRED if not values[name] and not (name == "input" and values["input_query"] is not None)]
+    missing = [name for name in _required(values) if not values[name] and not (name == "input" and values["input_query"] is not None)]
     if missing:
         raise UsageError(f"--{missing[0]} is missing: {BY_NAME[missing[0]].help}")
     options = Options(values, tuple(given), tuple(beam))
@@ -193,6 +206,17 @@ def parse(argv: Sequence[str]) -> Options:
     if options.run_id is not None and not specs.RUN_ID.fullmatch(options.run_id):
         raise UsageError(f"--run_id={options.run_id}: expected {BY_NAME['run_id'].allowed}, beginning with a letter or digit")
     return options
+
+
+def _required(values: dict[str, Any]) -> tuple[str, ...]:
+    """The flags that must be given beside those that are; a run of many takes models and inputs from its tasks."""
+    many = [name for name in MANY if values[name]]
+    if not many:
+        return REQUIRED
+    clash = [*many[1:], *(name for name in ("model", "input") if values[name])]
+    if clash:
+        raise UsageError(f"--{clash[0]} and --{many[0]} exclude each other: the tasks name models and inputs")
+    return ("output",)
 
 
 def _sort_arguments(argv: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
@@ -257,8 +281,9 @@ def beam_flags() -> dict[str, bool]:
 
 
 def input_spec(options: Options) -> specs.InputSpec:
+    patterns = options.input if not any(options.values[name] for name in MANY) else ("each task's own",)
     return specs.InputSpec(
-        options.input, options.input_format, options.include_fields, options.exclude_fields, options.input_query, options.row_restriction
+        patterns, options.input_format, options.include_fields, options.exclude_fields, options.input_query, options.row_restriction
     )
 
 

@@ -23,11 +23,11 @@ from pipeline import options as flags
 from pipeline.options import Options
 from transforms import files
 from transforms.bigquery import TableError
-from transforms.model.locate import find_version, read_meta_graphs
+from transforms.model.locate import locate_model
 from transforms.read.bigquery import find_table
 from transforms.read.formats import FormatError, format_of
 from transforms.read.instances import row_spec
-from transforms.signature import ModelError, check_outputs, import_tensorflow, select_meta_graph, select_signature
+from transforms.signature import ModelError, import_tensorflow
 from transforms.specs import JobSpec, ModelSpec, SpecError
 from transforms.write.formats import make_encoder
 from transforms.write.publish import PUBLISHED, SUCCESS
@@ -67,12 +67,14 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[JobSpec, I
             key=flags.key_spec(options),
             model=model,
             output=flags.output_spec(options),
-            run_id=options.run_id or now.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:4],
+            run_id=options.run_id or make_run_id(now),
             launch=uuid.uuid4().hex,
             started=now.isoformat(timespec="milliseconds"),
             max_error_ratio=options.max_error_ratio,
-            flags=tuple(pair for pair in options.given),
+            flags=options.given,
             bigquery=flags.bigquery_spec(options, beam_options.view_as(GoogleCloudOptions).project),
+            model_memory_bytes=memory_bytes(options),
+            processes=processes(beam_options),
         )
         _check_fields(job)
         if job.input.is_bigquery:
@@ -85,31 +87,22 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[JobSpec, I
     return job, found
 
 
+def make_run_id(now: datetime.datetime) -> str:
+    return now.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:4]
+
+
 # --- model -----------------------------------------------------------------------------------------------------------------
 
 
 def _model(options: Options, beam_options: PipelineOptions) -> ModelSpec:
-    folder, version = find_version(options.model, options.model_version)
-    graph = select_meta_graph(read_meta_graphs(folder), options.tags, options.model)
-    if graph.unsafe_ops and not options.allow_unsafe_ops:
-        raise ModelError(
-            f"{options.model} holds ops that read or write files or run code: {', '.join(graph.unsafe_ops)}. "
-            "If you trust it, give --allow_unsafe_ops=true"
-        )
-    if graph.missing_ops:
-        raise ModelError(
-            f"{options.model} needs custom ops that are not in this TensorFlow: {', '.join(graph.missing_ops)}. "
-            "Install the library that registers them, or export the model without them"
-        )
-    signature = select_signature(graph, options.signature_name, options.model)
-    check_outputs(signature, options.batch_size, options.model)
-    return ModelSpec(
-        location=folder,
-        signature=signature,
-        version=version,
+    return locate_model(
+        options.model,
+        version=options.model_version,
+        signature_name=options.signature_name,
+        tags=options.tags,
         batch_size=options.batch_size,
         allow_unsafe_ops=options.allow_unsafe_ops,
-        threads=_threads(beam_options),
+        threads=threads(beam_options),
     )
 
 
@@ -131,14 +124,31 @@ def is_local(beam_options: PipelineOptions) -> bool:
     return runner is None or runner.rsplit(".", 1)[-1].lower() in ("directrunner", "fnapirunner", "switchingdirectrunner")
 
 
-def _threads(beam_options: PipelineOptions) -> int:
+def memory_bytes(options: Options) -> int | None:
+    """The memory that a process's models may take; None: a share of the worker's."""
+    return options.model_memory_mb << 20 if options.model_memory_mb else None
+
+
+def processes(beam_options: PipelineOptions) -> int:
+    """How many processes of one worker load models."""
+    return max(1, _cores() // threads(beam_options)) if not is_local(beam_options) or _many_processes(beam_options) else 1
+
+
+def _many_processes(beam_options: PipelineOptions) -> bool:
+    return beam_options.view_as(DirectOptions).direct_running_mode == "multi_processing"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def threads(beam_options: PipelineOptions) -> int:
     """TensorFlow's threads a process: with a process a core, one; more would only be in each other's way."""
     if not is_local(beam_options):
         return 1
     direct = beam_options.view_as(DirectOptions)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = direct.direct_num_workers or cores
-    return max(1, cores // workers)
+    workers = direct.direct_num_workers or _cores()
+    return max(1, _cores() // workers)
 
 
 def _check_fields(job: JobSpec) -> None:
@@ -226,14 +236,23 @@ def _check_output(job: JobSpec) -> None:
             there = [name for name in files.list_children(folder) if PUBLISHED.fullmatch(name) or name == SUCCESS]
             if there:
                 raise PreflightError(f"{folder} holds the results of a run already ({there[0]}), and --write_disposition=empty was given")
-        above = folder if os.path.isdir(folder) else os.path.dirname(folder)
-        probe = files.join(job.staging_in(folder), "probe")
-        try:
-            files.write_bytes(probe, b"")
-            files.delete([probe])
-        except Exception as error:  # storage clients raise types of their own
-            raise PreflightError(f"{folder} can't be written: {_reason(error)}. Check the path and your permissions") from error
-        files.delete_empty(job.staging_in(folder), above)
+        check_writable(folder, job.staging_in(folder))
+
+
+def check_writable(folder: str, staging: str) -> None:
+    """Writes a file into ``staging``, which lies in ``folder``, and takes it away.
+
+    Raises:
+      PreflightError: it can't be written.
+    """
+    above = folder if os.path.isdir(folder) else os.path.dirname(folder)
+    probe = files.join(staging, "probe")
+    try:
+        files.write_bytes(probe, b"")
+        files.delete([probe])
+    except Exception as error:  # storage clients raise types of their own
+        raise PreflightError(f"{folder} can't be written: {_reason(error)}. Check the path and your permissions") from error
+    files.delete_empty(staging, above)
 
 
 def _reason(error: Any) -> str:

@@ -16,7 +16,9 @@ from rich.text import Text
 
 from pipeline.preflight import InputFound
 from transforms.metrics import read_progress
+from transforms.specs import JobSpec
 from transforms.tables import is_table
+from transforms.tasks import RunSpec
 
 LOG = logging.getLogger("nightshift")
 LINE_EVERY_SECONDS = 15.0
@@ -73,8 +75,28 @@ def _lines(folder: str, found: InputFound, stop: threading.Event) -> None:
         LOG.info("%s rows, %s rows/s, %s failed, %.0f s%s", f"{rows:,}", f"{rows / seconds:,.0f}", f"{failed:,}", seconds, share)
 
 
-def print_summary(report: dict[str, Any], output: str, errors: str) -> None:
+def print_summary(report: dict[str, Any], spec: JobSpec | RunSpec) -> None:
     """Prints what the run came to, from its manifest."""
+    print("\n".join(_job_lines(report, spec) if isinstance(spec, JobSpec) else _run_lines(report, spec)))
+
+
+def _run_lines(report: dict[str, Any], run: RunSpec) -> list[str]:
+    counts, tasks = report["counts"], report["tasks"]
+    lines = [
+        f"{'done' if report['status'] == 'done' else 'FAILED'}: run {report['run_id']}, {report['seconds']} s",
+        f"  tasks      {tasks['count']:>12,}   {tasks['done']:,} done, {tasks['failed']:,} failed",
+        f"  read       {counts['read']:>12,}",
+        f"  predicted  {counts['predicted']:>12,}",
+        f"  failed     {counts['failed']:>12,}",
+    ]
+    folder = run.folder.rstrip("/")
+    if report["status"] != "done":
+        lines += [f"  {report['reason']}", f"  run the failed tasks again: --retry_failed={folder}/manifest.json"]
+    return [*lines, f"  a line a task in {folder}/tasks-*.jsonl"]
+
+
+def _job_lines(report: dict[str, Any], job: JobSpec) -> list[str]:
+    output, errors = job.output.folder, job.output.errors
     counts = report["counts"]
     lines = [
         f"{'done' if report['status'] == 'done' else 'FAILED'}: run {report['run_id']}, {report['seconds']} s",
@@ -94,7 +116,7 @@ def print_summary(report: dict[str, Any], output: str, errors: str) -> None:
         lines.append(f"  nothing was published: {report['reason']}")
         if report.get("kept_results"):
             lines.append(f"  the results of run {report['kept_results']['run_id']} are left as they were, without _SUCCESS")
-    print("\n".join(lines))
+    return lines
 
 
 def _source(found: dict[str, Any]) -> str:

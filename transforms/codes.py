@@ -36,6 +36,8 @@ class Code(enum.StrEnum):
     WRONG_SHAPE = "WRONG_SHAPE"
     OUT_OF_RANGE = "OUT_OF_RANGE"
     BAD_BASE64 = "BAD_BASE64"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    MODEL_LOAD_FAILED = "MODEL_LOAD_FAILED"
     MODEL_ERROR = "MODEL_ERROR"
     OUT_OF_MEMORY = "OUT_OF_MEMORY"
     OUTPUT_ROWS_DIFFER = "OUTPUT_ROWS_DIFFER"
@@ -62,6 +64,8 @@ EXPLANATIONS: dict[Code, tuple[Stage, str]] = {
     Code.WRONG_SHAPE: (Stage.CONVERT, "a value has another shape than the signature's, or a ragged one"),
     Code.OUT_OF_RANGE: (Stage.CONVERT, "a number does not fit its dtype"),
     Code.BAD_BASE64: (Stage.CONVERT, '{"b64": ...} holds something that is not base64'),
+    Code.MODEL_NOT_FOUND: (Stage.PREDICT, "the model that the row names does not exist, or may not be run"),
+    Code.MODEL_LOAD_FAILED: (Stage.PREDICT, "the model of a run of many can't be loaded or can't run here"),
     Code.MODEL_ERROR: (Stage.PREDICT, "the model raised an error for this row alone"),
     Code.OUT_OF_MEMORY: (Stage.PREDICT, "the model ran out of memory on this row alone"),
     Code.OUTPUT_ROWS_DIFFER: (Stage.PREDICT, "an output does not have one row for each instance"),

@@ -14,6 +14,7 @@ import pyarrow as pa
 from transforms.codec import Column, take
 from transforms.codes import Code, Stage
 from transforms.keys import readable
+from transforms.specs import JobSpec
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -32,9 +33,13 @@ class FileRange:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """What one worker reads in one go: a range of a large file, or several whole small files."""
+    """What one worker reads in one go: a range of a large file, or several whole small files.
+
+    ``job`` is the task's in a run of many; None where the run has one job, which every worker knows.
+    """
 
     ranges: tuple[FileRange, ...]
+    job: JobSpec | None = None
 
     @property
     def order(self) -> tuple[str, int]:
@@ -51,6 +56,7 @@ class SplitCount:
     bytes: int
     files: int
     damaged: tuple[str, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +138,7 @@ class InstanceBatch:
 
     ``columns`` holds one column an input, each ``n`` rows; ``keys`` is ``n`` JSON texts; ``rows`` is the ``n`` rows as
     read; ``passthrough`` is ``n`` JSON texts a field. ``failed`` are the rows of the same bytes that did not become
-    instances. ``bytes`` is the input they all came from.
+    instances. ``bytes`` is the input they all came from. ``job`` is whose they are: set by the read step, whatever the format.
     """
 
     order: tuple[str, int]
@@ -145,6 +151,7 @@ class InstanceBatch:
     passthrough: dict[str, pa.Array]
     failed: list[FailedRow]
     bytes: int
+    job: JobSpec | None = None
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -178,6 +185,12 @@ class PredictionBatch:
 
     def __len__(self) -> int:
         return len(self.kept)
+
+    @property
+    def job(self) -> JobSpec:
+        """The job whose rows they are."""
+        assert self.instances.job is not None
+        return self.instances.job
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,6 @@ import xxhash
 
 from transforms.codes import Code, RowError
 
-BUCKETS = 64
 # Listed in the manifest at most; their number is counted whole.
 LISTED_DUPLICATES = 1000
 

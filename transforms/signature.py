@@ -58,10 +58,13 @@ class Batching(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class TensorSpec:
-    """One input or output: its alias, the graph's tensor, dtype and shape (None: unknown rank or dimension)."""
+    """One input or output: its alias, the graph's tensor, dtype and shape (None: unknown rank or dimension).
+
+    Rows are read and written alike for signatures that differ in the names of their graphs' tensors only: these are not compared.
+    """
 
     name: str
-    tensor: str
+    tensor: str = dataclasses.field(compare=False)
     dtype: str
     shape: Shape
 
@@ -133,6 +136,7 @@ class MetaGraph:
     unsafe_ops: tuple[str, ...]
     missing_ops: tuple[str, ...]
     has_variables: bool
+    proto: Any = dataclasses.field(repr=False, compare=False)
 
 
 def import_tensorflow() -> None:
@@ -190,6 +194,7 @@ def _meta_graph(graph: Any) -> MetaGraph:
         unsafe_ops=tuple(sorted(ops & UNSAFE_OPS)),
         missing_ops=_unregistered(ops - functions),
         has_variables=bool(graph.saver_def.restore_op_name) and bool(ops & {"VarHandleOp", "VariableV2", "Variable"}),
+        proto=graph,
     )
 
 

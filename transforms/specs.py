@@ -113,8 +113,19 @@ class KeySpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class Structure:
+    """What a model computes but for its variables' values, and those: pairs of the graph's node and the checkpoint's entry."""
+
+    digest: str
+    variables: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """One signature of one SavedModel folder; ``threads`` is TensorFlow's, 0 for one a core."""
+    """One signature of one SavedModel folder; ``threads`` is TensorFlow's.
+
+    Models of one ``structure`` compute the same but for the values of their variables; None where that is not known.
+    """
 
     location: str
     signature: Signature
@@ -122,6 +133,7 @@ class ModelSpec:
     batch_size: int | None = None
     allow_unsafe_ops: bool = False
     threads: int = 1
+    structure: Structure | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and not 1 <= self.batch_size <= 1_000_000:
@@ -190,7 +202,10 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 @dataclasses.dataclass(frozen=True)
 class JobSpec:
-    """One run. ``launch`` tells two launches of one ``run_id`` apart."""
+    """One job: a run, or one task (``task`` is its number) of a run of many.
+
+    ``launch`` tells two launches of one ``run_id`` apart. Key hashes are compared in ``key_buckets`` parts.
+    """
 
     input: InputSpec
     key: KeySpec
@@ -203,6 +218,10 @@ class JobSpec:
     flags: tuple[tuple[str, str], ...] = ()
     progress_folder: str | None = None
     bigquery: BigQuerySpec = BigQuerySpec()
+    model_memory_bytes: int | None = None
+    processes: int = 1
+    task: int = 0
+    key_buckets: int = 64
 
     def __post_init__(self) -> None:
         if self.input.is_bigquery and not self.key.fields:
@@ -219,6 +238,16 @@ class JobSpec:
         if raw_name and self.output.style == "aiplatform":
             raise SpecError("passthrough_fields", f"{', '.join(sorted(raw_name))} is in the output already, as the key")
 
+    @property
+    def folder(self) -> str:
+        """The folder that gets the manifest."""
+        return self.output.folder
+
     def staging_in(self, folder: str) -> str:
         """The folder inside ``folder`` that holds this launch's unfinished files."""
-        return f"{folder.rstrip('/')}/{STAGING}/{self.run_id}/{self.launch}"
+        return staging_in(folder, self.run_id, self.launch)
+
+
+def staging_in(folder: str, run_id: str, launch: str) -> str:
+    """The folder inside ``folder`` that holds the unfinished files of one launch of a run."""
+    return f"{folder.rstrip('/')}/{STAGING}/{run_id}/{launch}"

@@ -3,41 +3,58 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from transforms import metrics
+from transforms.codec import Column
+from transforms.codes import Code, Stage
 from transforms.elements import InstanceBatch, PredictionBatch
-from transforms.model import kept
 from transforms.model.batches import BatchRunner
-from transforms.model.session import LoadedModel
+from transforms.model.pool import ModelPool
+from transforms.signature import ModelError
 from transforms.specs import ModelSpec
 
 
-class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, LoadedModel]):
-    """Runs one signature of one SavedModel on batches that are formed already."""
+class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool]):
+    """Runs each batch's model on it, batches that are formed already.
 
-    def __init__(self, spec: ModelSpec) -> None:
+    ``first`` is the one model of a run that has one: loaded at once, and if it can't be, the run's failure. In a run of many a
+    model's failure is its rows'.
+    """
+
+    def __init__(self, first: ModelSpec | None, memory_bytes: int | None = None, processes: int = 1) -> None:
         super().__init__()
-        self.spec = spec
+        self.first, self.memory_bytes, self.processes = first, memory_bytes, processes
 
-    def load_model(self) -> LoadedModel:
-        import gc
+    def load_model(self) -> ModelPool:
+        from transforms.signature import import_tensorflow
 
-        model, is_new = kept.load(self.spec)
-        if is_new:
+        import_tensorflow()
+        pool = ModelPool(self.memory_bytes, self.processes)
+        if self.first is not None:
+            pool.get(self.first)
+        if self.first is None or pool.has_loaded:
             # The collector would walk TensorFlow's millions of objects again and again: JSON is read 1.5 times faster without.
             gc.collect()
             gc.freeze()
-        return model
+        return pool
 
     def run_inference(
-        self, batch: InstanceBatch, model: LoadedModel, inference_args: dict[str, Any] | None = None
+        self, batch: InstanceBatch, model: ModelPool, inference_args: dict[str, Any] | None = None
     ) -> Iterable[PredictionBatch]:
-        return [BatchRunner(model).run(batch)]
+        assert batch.job is not None
+        try:
+            return [BatchRunner(model.get(batch.job.model)).run(batch)]
+        except ModelError as error:
+            if self.first is not None:
+                raise
+            return [_all_failed(batch, str(error))]
 
     def get_num_bytes(self, batch: Sequence[InstanceBatch]) -> int:
         return batch.bytes if isinstance(batch, InstanceBatch) else sum(one.bytes for one in batch)
@@ -49,15 +66,26 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, LoadedModel
         return True
 
 
+def _all_failed(batch: InstanceBatch, message: str) -> PredictionBatch:
+    failed = [batch.failed_row(row, Code.MODEL_LOAD_FAILED, Stage.PREDICT, message) for row in range(len(batch))]
+    assert batch.job is not None
+    nothing: dict[str, Column] = {spec.name: np.empty((0,), np.float32) for spec in batch.job.model.signature.outputs}
+    return PredictionBatch(batch, np.empty(0, np.int64), nothing, [*batch.failed, *failed])
+
+
 @dataclasses.dataclass
 class Predict(beam.PTransform):
-    """Runs the model on each batch.
+    """Runs each batch's model on it.
 
     Expects: ``InstanceBatch``es. Gives: one ``PredictionBatch`` each.
-    Guarantees: each instance is in its batch's outputs or in its failed rows; a row that the model refuses costs no other.
+    Guarantees: each instance is in its batch's outputs or in its failed rows; a row that the model refuses costs no other, and
+    in a run of many (``model`` None) a model that can't run costs no other model's rows.
     """
 
-    spec: ModelSpec
+    model: ModelSpec | None
+    memory_bytes: int | None = None
+    processes: int = 1
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        return batches | RunInference(SavedModelHandler(self.spec)).with_output_types(PredictionBatch)
+        handler = SavedModelHandler(self.model, self.memory_bytes, self.processes)
+        return batches | RunInference(handler).with_output_types(PredictionBatch)

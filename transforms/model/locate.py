@@ -4,23 +4,76 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
 
 from transforms import files
-from transforms.signature import MetaGraph, ModelError, parse_saved_model
+from transforms.model.structure import structure_of
+from transforms.signature import MetaGraph, ModelError, check_outputs, parse_saved_model, select_meta_graph, select_signature
+from transforms.specs import ModelSpec
 
 PROTOBUFS = ("saved_model.pb", "saved_model.pbtxt")
 # TensorFlow takes a path with these for a pattern when it restores variables.
 GLOB_CHARACTERS = frozenset("[]*?\\")
 
 
+LATEST = "latest"
+SHARD = re.compile(r"variables/variables\.data-\d{5}-of-(\d{5})")
+
+
+class MissingVariablesError(ModelError):
+    """A SavedModel's protobuf is there, its variables are not."""
+
+
+def locate_model(
+    model: str,
+    *,
+    version: str | None = None,
+    signature_name: str | None = None,
+    tags: tuple[str, ...] | None = None,
+    batch_size: int | None = None,
+    allow_unsafe_ops: bool = False,
+    threads: int = 1,
+    shares: bool = False,
+) -> ModelSpec:
+    """Finds a model and looks at its protobuf, without loading it; ``shares``: also at what it may share with others.
+
+    Raises:
+      ModelError: there is no such model, version or signature, or it can't or may not run here.
+    """
+    folder, version = find_version(model, version)
+    graph = select_meta_graph(read_meta_graphs(folder), tags, model)
+    if graph.unsafe_ops and not allow_unsafe_ops:
+        raise ModelError(
+            f"{model} holds ops that read or write files or run code: {', '.join(graph.unsafe_ops)}. "
+            "If you trust it, give --allow_unsafe_ops=true"
+        )
+    if graph.missing_ops:
+        raise ModelError(
+            f"{model} needs custom ops that are not in this TensorFlow: {', '.join(graph.missing_ops)}. "
+            "Install the library that registers them, or export the model without them"
+        )
+    signature = select_signature(graph, signature_name, model)
+    check_outputs(signature, batch_size, model)
+    return ModelSpec(
+        location=folder,
+        signature=signature,
+        version=version,
+        batch_size=batch_size,
+        allow_unsafe_ops=allow_unsafe_ops,
+        threads=threads,
+        structure=structure_of(graph.proto, signature, folder) if shares else None,
+    )
+
+
 def find_version(model: str, version: str | None) -> tuple[str, str | None]:
     """Gives the SavedModel folder that ``model`` names and its version.
 
     ``model`` is a SavedModel folder, or a folder of numbered ones as TensorFlow Serving keeps them: the highest number
-    that holds a SavedModel wins, so that one still being copied (its ``saved_model.pb`` comes last) is passed over.
+    that holds a whole SavedModel wins, so that one still being copied is passed over. A file ``latest`` beside the numbers, or a
+    file with the name that ``version`` gives, holds the number to take.
 
     Raises:
       ModelError: there is no such folder, version or SavedModel.
@@ -34,15 +87,47 @@ def find_version(model: str, version: str | None) -> tuple[str, str | None]:
             raise ModelError(f"{model} is one SavedModel, without numbered versions; leave out --model_version={version}")
         return folder, None
     numbered = sorted((name for name in children if name.isascii() and name.isdigit()), key=int)
+    alias = version or LATEST
+    if alias in children and alias not in numbered and "/" not in alias and files.exists(files.join(folder, alias)):
+        version = _read_alias(files.join(folder, alias))
     if version is not None:
         if version not in children:
             there = ", ".join(numbered) or "none"
             raise ModelError(f"{model} has no version {version}; versions there are: {there}")
-        numbered = [version]
+        return _asked_version(files.join(folder, version)), version
     for name in reversed(numbered):
-        if set(PROTOBUFS) & set(files.list_children(files.join(folder, name))):
+        if _is_whole(files.join(folder, name)):
             return files.join(folder, name), name
     raise ModelError(f"{model} holds no SavedModel ({' or '.join(PROTOBUFS)}){_what_else(children)}")
+
+
+def _read_alias(path: str) -> str:
+    text = files.read_bytes(path)[:200].decode("utf-8", "replace").strip()
+    if not text or "/" in text:
+        raise ModelError(f"{path} should hold the name of a version, such as 7; found {text!r}")
+    return text
+
+
+def _asked_version(folder: str) -> str:
+    children = files.list_children(folder)
+    if not set(PROTOBUFS) & set(children):
+        raise ModelError(f"{folder} holds no SavedModel ({' or '.join(PROTOBUFS)}){_what_else(children)}")
+    return folder
+
+
+def _is_whole(folder: str) -> bool:
+    """Whether a version's folder has all its files, as far as their names and the protobuf tell."""
+    there = {found.relative for found in files.list_folder(folder)}
+    if not set(PROTOBUFS) & there:
+        return False
+    shards = [match for name in there if (match := SHARD.fullmatch(name))]
+    if shards:
+        return "variables/variables.index" in there and len(shards) == int(shards[0].group(1))
+    try:
+        read_meta_graphs(folder)  # a model without variables is whole; one whose variables are still to come is not
+    except ModelError as error:
+        return not isinstance(error, MissingVariablesError)
+    return True
 
 
 def _what_else(children: Sequence[str]) -> str:
@@ -66,7 +151,7 @@ def read_meta_graphs(folder: str) -> tuple[MetaGraph, ...]:
     path = files.join(folder, name)
     graphs = parse_saved_model(files.read_bytes(path), path)
     if any(graph.has_variables for graph in graphs) and "variables/variables.index" not in there:
-        raise ModelError(f"{folder} has variables, but variables/variables.index is missing: copy the whole folder again")
+        raise MissingVariablesError(f"{folder} has variables, but variables/variables.index is missing: copy the whole folder again")
     return graphs
 
 

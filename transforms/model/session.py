@@ -7,6 +7,7 @@ outputs that are references (none was found the other way round).
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from transforms import codec, metrics
 from transforms.model.locate import copy_to_worker
 from transforms.signature import Batching, ModelError, Signature
-from transforms.specs import ModelSpec
+from transforms.specs import ModelSpec, Structure
 
 Call = Callable[..., Sequence[np.ndarray]]
 
@@ -49,20 +50,35 @@ def first_line(error: BaseException) -> str:
 
 
 class LoadedModel:
-    """One signature of one SavedModel, loaded. ``call`` feeds rows and gives one array an output."""
+    """One signature of one SavedModel, loaded. ``call`` feeds rows and gives one array an output.
 
-    def __init__(self, spec: ModelSpec) -> None:
+    With ``shared``, the Session of another model of the same structure is used, with this one's variables.
+    """
+
+    def __init__(self, spec: ModelSpec, shared: SharedSession | None = None) -> None:
         self.spec = spec
         self.signature: Signature = spec.signature
         self.max_rows = 1 << 30  # lowered when memory runs out, and kept so
         started = time.monotonic()
-        self._run = _load(spec)
-        self._trial()
+        self.session: SharedSession | None = shared
+        self._entries = [entry for _, entry in spec.structure.variables] if spec.structure else []
+        if shared is not None:
+            self._folder = copy_to_worker(spec.location)
+        else:
+            self._run, self.session = _load(spec)
+            self._folder = self.session.folder if self.session else ""
+            self._trial()
         metrics.model_load_milliseconds.update(int(1000 * (time.monotonic() - started)))
 
     def call(self, columns: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Runs the signature once, on one array an input, in the signature's order."""
-        return self._run(*columns)
+        """Runs the signature once, on one array an input, in the signature's order.
+
+        Raises:
+          ModelError: the variables can't be restored.
+        """
+        if self.session is None:
+            return self._run(*columns)
+        return self.session.call(self._folder, self._entries, columns)
 
     def _trial(self) -> None:
         """Calls the model once or twice on made-up rows, to tell a model that can't run from rows it does not like.
@@ -76,13 +92,21 @@ class LoadedModel:
 
         for rows in self._trial_sizes():
             try:
-                outputs = self.call([_made_up(spec.shape, spec.dtype, rows) for spec in self.signature.inputs])
+                outputs = self.call(self.made_up(rows))
             except (tf.errors.OpError, ValueError, TypeError) as error:
                 if isinstance(error, tf.errors.OpError) and cant_run(error):
                     raise ModelError(f"{self.spec.location} can't run: {first_line(error)}") from error
                 return
             if self.signature.batching is Batching.FREE:
                 self._check_rows(outputs, rows)
+
+    def made_up(self, rows: int) -> list[np.ndarray]:
+        """Gives rows of zeros and empty strings.
+
+        Raises:
+          ValueError: they would be too large.
+        """
+        return [_made_up(spec.shape, spec.dtype, rows) for spec in self.signature.inputs]
 
     def _trial_sizes(self) -> tuple[int, ...]:
         if self.signature.batching is not Batching.FREE:
@@ -99,6 +123,60 @@ class LoadedModel:
                 )
 
 
+class SharedSession:
+    """A Session that holds the variables of one model at a time, of all those whose graphs are equal. Safe for threads."""
+
+    def __init__(self, run: Call, session: Any, structure: Structure, folder: str) -> None:
+        self._run, self._session = run, session
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._prefix, self._entries, self._assigns = _restoring(session.graph, structure)
+
+    def call(self, folder: str, entries: Sequence[str], columns: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Runs the signature with the variables of the model in ``folder``, which its checkpoint holds as ``entries``."""
+        with self._lock:
+            if folder != self.folder:
+                self._switch(folder, entries)
+            return self._run(*columns)
+
+    def _switch(self, folder: str, entries: Sequence[str]) -> None:
+        import tensorflow as tf
+
+        self.folder = ""  # until all variables are restored they are nobody's
+        if self._assigns:
+            try:
+                self._session.run(self._assigns, {self._prefix: f"{folder}/variables/variables", self._entries: list(entries)})
+            except tf.errors.OpError as error:
+                raise ModelError(f"{folder} can't be loaded: {first_line(error)}{_hint(error)}") from error
+        self.folder = folder
+
+
+def _restoring(graph: Any, structure: Structure) -> tuple[Any, Any, list[Any]]:
+    """Adds to ``graph`` what fills its variables from any checkpoint: the feeds of path and entries, and what to run.
+
+    The graph's own restore operation has the names of the entries written into it, and other exports of one program have others.
+    """
+    import tensorflow as tf
+
+    tensors = [graph.get_tensor_by_name(f"{node}:0") for node, _ in structure.variables]
+    ops = [tensor.op for tensor in tensors]
+    dtypes = [op.get_attr("dtype") for op in ops]
+    with graph.as_default():
+        prefix = tf.compat.v1.placeholder(tf.string, [])
+        entries = tf.compat.v1.placeholder(tf.string, [len(tensors)])
+        if not tensors:
+            return prefix, entries, []
+        values = tf.raw_ops.RestoreV2(prefix=prefix, tensor_names=entries, shape_and_slices=[""] * len(tensors), dtypes=dtypes)
+        assigns = []
+        for tensor, op, value in zip(tensors, ops, values, strict=True):
+            if op.type == "VarHandleOp":
+                checked = tf.ensure_shape(value, tf.TensorShape(op.get_attr("shape")))
+                assigns.append(tf.raw_ops.AssignVariableOp(resource=tensor, value=checked))
+            else:
+                assigns.append(tf.raw_ops.Assign(ref=tensor, value=value).op)
+    return prefix, entries, assigns
+
+
 def _made_up(shape: Sequence[int | None] | None, dtype: str, rows: int) -> np.ndarray:
     dims = [rows] if shape is None else [rows if place == 0 and dim is None else dim or 1 for place, dim in enumerate(shape)]
     if math.prod(dims) > 1 << 26:
@@ -106,29 +184,31 @@ def _made_up(shape: Sequence[int | None] | None, dtype: str, rows: int) -> np.nd
     return np.full(dims, b"" if dtype == "string" else 0, codec.numpy_dtype(dtype))
 
 
-def _load(spec: ModelSpec) -> Call:
+def _load(spec: ModelSpec) -> tuple[Call, SharedSession | None]:
     """Loads the signature in a Session; where that leaves variables without values, as a TensorFlow 2 function.
+
+    Gives what calls it, and the Session to share where the model's structure is known.
 
     Raises:
       ModelError: neither can be done.
     """
     import tensorflow as tf
 
-    expected = (tf.errors.OpError, OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
+    expected = (tf.errors.OpError, OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError)
     folder = copy_to_worker(spec.location)
     failure: Exception | None = None
     for load in (_load_session, _load_function):
         try:
-            call = load(spec, folder)
-            if call is not None:
-                return call
+            loaded = load(spec, folder)
+            if loaded is not None:
+                return loaded
         except expected as error:
             failure = failure or error
     assert failure is not None
     raise ModelError(f"{spec.location} can't be loaded: {first_line(failure)}{_hint(failure)}") from failure
 
 
-def _load_session(spec: ModelSpec, folder: str) -> Call | None:
+def _load_session(spec: ModelSpec, folder: str) -> tuple[Call, SharedSession | None] | None:
     import tensorflow as tf
 
     config = tf.compat.v1.ConfigProto(
@@ -145,7 +225,8 @@ def _load_session(spec: ModelSpec, folder: str) -> Call | None:
         if not _all_initialized(session, outputs):
             session.close()
             return None
-    return _callable(session, inputs, outputs)
+    call = _callable(session, inputs, outputs)
+    return call, SharedSession(call, session, spec.structure, folder) if spec.structure else None
 
 
 def _all_initialized(session: Any, outputs: Sequence[Any]) -> bool:
@@ -169,7 +250,7 @@ def _all_initialized(session: Any, outputs: Sequence[Any]) -> bool:
     return all(session.run([tf.raw_ops.VarIsInitializedOp(resource=handle) for handle in handles]))
 
 
-def _load_function(spec: ModelSpec, folder: str) -> Call:
+def _load_function(spec: ModelSpec, folder: str) -> tuple[Call, None]:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(folder, tags=list(spec.signature.tags))
@@ -182,7 +263,7 @@ def _load_function(spec: ModelSpec, folder: str) -> Call:
         return [outputs[tensor.name].numpy() for tensor in spec.signature.outputs]
 
     call.loaded = loaded  # type: ignore[attr-defined]  # its variables live as long as it does
-    return call
+    return call, None
 
 
 def _callable(session: Any, inputs: list[Any], outputs: list[Any]) -> Call:

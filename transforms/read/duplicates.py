@@ -16,12 +16,13 @@ from transforms.specs import JobSpec
 
 
 class _FindEqualHashes(beam.DoFn):
-    def process(self, bucket: tuple[int, Iterable[bytes]]) -> Iterator[Duplicates]:
-        everything = np.concatenate([np.frombuffer(packed, np.uint64) for packed in bucket[1]])
+    def process(self, bucket: tuple[tuple[int, int], Iterable[bytes]]) -> Iterator[tuple[int, Duplicates]]:
+        (task, _), packed_hashes = bucket
+        everything = np.concatenate([np.frombuffer(packed, np.uint64) for packed in packed_hashes])
         values, counts = np.unique(everything, return_counts=True)
         equal = values[counts > 1]
         if len(equal):
-            yield Duplicates(len(equal), tuple(int(value) for value in equal[:LISTED_DUPLICATES]))
+            yield task, Duplicates(len(equal), tuple(int(value) for value in equal[:LISTED_DUPLICATES]))
 
 
 def merge(found: Iterable[Duplicates]) -> Duplicates:
@@ -31,16 +32,19 @@ def merge(found: Iterable[Duplicates]) -> Duplicates:
 
 
 class _ListDuplicates(beam.DoFn):
-    def __init__(self, job: JobSpec) -> None:
+    def __init__(self, job: JobSpec | None) -> None:
         self.job = job
 
-    def process(self, split: Split, duplicates: Sequence[Duplicates]) -> Iterator[DuplicateKey]:
-        wanted = np.array(merge(duplicates).hashes, np.uint64)
+    def process(self, split: Split, duplicates: Sequence[tuple[int, Duplicates]]) -> Iterator[tuple[int, DuplicateKey]]:
+        job = split.job or self.job
+        assert job is not None
+        wanted = np.array(merge(some for task, some in duplicates if task == job.task).hashes, np.uint64)
         if len(wanted):
-            yield from itertools.islice(self._places(split, wanted), LISTED_DUPLICATES)
+            for place in itertools.islice(self._places(split, job, wanted), LISTED_DUPLICATES):
+                yield job.task, place
 
-    def _places(self, split: Split, wanted: np.ndarray) -> Iterator[DuplicateKey]:
-        reader = range_reader(self.job)
+    def _places(self, split: Split, job: JobSpec, wanted: np.ndarray) -> Iterator[DuplicateKey]:
+        reader = range_reader(job)
         for piece in split.ranges:
             for batch in reader.read(piece, split.order):
                 yield from _places(batch, wanted)
@@ -61,18 +65,20 @@ class CheckKeys(beam.PTransform):
     """Finds the keys that stand more than once.
 
     Expects: the ``hashes`` of ReadInstances, and the splits. Gives: the pair of ``Duplicates`` (none when all keys are
-    unique) and ``DuplicateKey``s, the places where the first thousand of them stand.
+    unique) and ``DuplicateKey``s, the places where the first thousand of them stand; each with its task.
     Guarantees: 64-bit hashes are all that is shuffled; a split is read a second time only when some hashes are equal.
     """
 
-    job: JobSpec
+    job: JobSpec | None
     splits: beam.PCollection
 
     def expand(self, hashes: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
         duplicates = (
-            hashes | "GroupHashes" >> beam.GroupByKey() | "FindEqualHashes" >> beam.ParDo(_FindEqualHashes()).with_output_types(Duplicates)
+            hashes
+            | "GroupHashes" >> beam.GroupByKey()
+            | "FindEqualHashes" >> beam.ParDo(_FindEqualHashes()).with_output_types(tuple[int, Duplicates])
         )
         places = self.splits | "ListDuplicates" >> beam.ParDo(_ListDuplicates(self.job), beam.pvalue.AsList(duplicates)).with_output_types(
-            DuplicateKey
+            tuple[int, DuplicateKey]
         )
         return duplicates, places

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import threading
+import time
 from collections.abc import Iterator
 
 import apache_beam as beam
@@ -13,8 +16,9 @@ from apache_beam.pvalue import TaggedOutput
 from transforms import metrics
 from transforms.codes import Code
 from transforms.elements import InstanceBatch, Split, SplitCount
-from transforms.keys import BUCKETS, hash_keys
+from transforms.keys import hash_keys
 from transforms.read.ahead import read_ahead
+from transforms.read.blocks import BLOCK_BYTES
 from transforms.read.formats import RangeReader
 from transforms.read.row import RowSpec
 from transforms.specs import OWN_FIELDS, JobSpec
@@ -35,48 +39,64 @@ def row_spec(job: JobSpec) -> RowSpec:
     )
 
 
+# Readers hold types made for a signature, which costs milliseconds: jobs of one signature share one.
+KEPT_READERS = 64
+
+
+@functools.lru_cache(KEPT_READERS)
+def _reader(spec: RowSpec, format: str | None, thread: int) -> RangeReader:
+    return RangeReader(spec, format)
+
+
 def range_reader(job: JobSpec) -> RangeReader:
-    """Gives the reader of the job's files."""
-    return RangeReader(row_spec(job), job.input.format)
+    """Gives the reader of the job's files; each thread has its own."""
+    return _reader(row_spec(job), job.input.format, threading.get_ident())
 
 
 class _ReadInstances(beam.DoFn):
-    def __init__(self, job: JobSpec) -> None:
+    def __init__(self, job: JobSpec | None, progress_folder: str | None) -> None:
         self.job = job
+        self.progress_folder = progress_folder
 
     def setup(self) -> None:
-        self.reader = range_reader(self.job)
-        self.progress = metrics.Progress(self.job.progress_folder)
+        self.progress = metrics.Progress(self.progress_folder)
 
     def process(self, split: Split) -> Iterator[InstanceBatch | TaggedOutput]:
+        job = split.job or self.job
+        assert job is not None
+        started = time.monotonic()
+        reader = range_reader(job)
         rows, size, damaged = 0, 0, []
         hashes: list[np.ndarray] = []
         for piece in split.ranges:
-            batches = self.reader.read(piece, split.order)
+            batches = reader.read(piece, split.order)
             # A process that has more than one core to itself reads with one while it predicts with the others.
-            for batch in read_ahead(batches) if self.job.model.threads > 1 else batches:
+            for batch in read_ahead(batches) if job.model.threads > 1 and piece.size_bytes > BLOCK_BYTES else batches:
+                batch.job = job
                 read = len(batch) + len(batch.failed)
                 rows += read
                 size += batch.bytes
                 damaged += [row.source for row in batch.failed if row.code is Code.FILE_DAMAGED]
                 metrics.instances_read.inc(read)
-                if self.job.key.fields:
+                if job.key.fields:
                     hashes.append(hashes_of(batch))
                 if piece.stop is not None:
                     self.progress.add(input_bytes=batch.bytes)
                 if read:
                     yield batch
-            if self.job.output.layout == "mirror":  # a file without rows has an output without rows
-                yield self.reader.nothing(piece, split.order)
+            if job.output.layout == "mirror":  # a file without rows has an output without rows
+                yield dataclasses.replace(reader.nothing(piece, split.order), job=job)
             if piece.stop is None:  # compressed: how far it is shows only at its end
                 self.progress.add(input_bytes=piece.size_bytes)
         self.progress.write()
         metrics.bytes_read.inc(size)
         first_pieces = [piece for piece in split.ranges if piece.start == 0]
         metrics.files_read.inc(len(first_pieces))
-        yield TaggedOutput("counts", SplitCount(split.order, rows, size, len(first_pieces), tuple(damaged)))
-        for bucket, some in _by_bucket(hashes):
-            yield TaggedOutput("hashes", (bucket, some.tobytes()))
+        # Later steps work while this one waits in its yields: the seconds are those of reading, predicting and writing.
+        count = SplitCount(split.order, rows, size, len(first_pieces), tuple(damaged), time.monotonic() - started)
+        yield TaggedOutput("counts", (job.task, count))
+        for bucket, some in _by_bucket(hashes, job.key_buckets):
+            yield TaggedOutput("hashes", ((job.task, bucket), some.tobytes()))
 
 
 def hashes_of(batch: InstanceBatch) -> np.ndarray:
@@ -85,14 +105,14 @@ def hashes_of(batch: InstanceBatch) -> np.ndarray:
     return np.concatenate((hash_keys(batch.keys), hash_keys(failed)))
 
 
-def _by_bucket(hashes: list[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+def _by_bucket(hashes: list[np.ndarray], count: int) -> Iterator[tuple[int, np.ndarray]]:
     if not hashes:
         return
     everything = np.concatenate(hashes)
-    buckets = (everything % np.uint64(BUCKETS)).astype(np.uint8)
+    buckets = (everything % np.uint64(count)).astype(np.uint8)
     order = np.argsort(buckets, kind="stable")  # of bytes: a radix sort, in linear time
-    ends = np.searchsorted(buckets[order], np.arange(BUCKETS + 1))
-    for bucket in range(BUCKETS):
+    ends = np.searchsorted(buckets[order], np.arange(count + 1))
+    for bucket in range(count):
         if ends[bucket] < ends[bucket + 1]:
             yield bucket, everything[order[ends[bucket] : ends[bucket + 1]]]
 
@@ -101,13 +121,14 @@ def _by_bucket(hashes: list[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
 class ReadInstances(beam.PTransform):
     """Reads the rows of each split and makes instances of them.
 
-    Expects: ``Split``s. Gives: ``batches`` (InstanceBatch, with the rows that failed on the way), ``counts`` (one
-    SplitCount a split) and ``hashes`` (pairs of bucket and packed 64-bit key hashes).
+    Expects: ``Split``s. Gives: ``batches`` (InstanceBatch, with the rows that failed on the way), ``counts`` (a pair of task
+    and SplitCount a split) and ``hashes`` (pairs of (task, bucket) and packed 64-bit key hashes).
     Guarantees: every row that is not blank is in exactly one batch, as an instance or as a failed row.
     """
 
-    job: JobSpec
+    job: JobSpec | None
+    progress_folder: str | None
 
     def expand(self, splits: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
-        read = beam.ParDo(_ReadInstances(self.job)).with_output_types(InstanceBatch)
+        read = beam.ParDo(_ReadInstances(self.job, self.progress_folder)).with_output_types(InstanceBatch)
         return splits | read.with_outputs("counts", "hashes", main="batches")

@@ -11,7 +11,15 @@ import msgspec
 from transforms import files
 from transforms.elements import Shard
 from transforms.specs import JobSpec
+from transforms.tasks import Plan, RunSpec
 from transforms.write.gate import Accounts, count_codes
+
+MANIFEST = "manifest.json"
+
+
+def encode(report: dict[str, Any]) -> bytes:
+    """Gives a manifest as a person reads it too."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
 
 def read(path: str) -> dict[str, Any] | None:
@@ -76,6 +84,39 @@ def make(
         run_id = before.get("kept_results", before).get("run_id")
         report["kept_results"] = {"run_id": run_id, "names": sorted(result_names(before))}
     return report
+
+
+def unplanned(run: RunSpec, plan: Plan) -> dict[str, Any]:
+    """Gives the manifest of a task that could not begin."""
+    assert plan.task is not None
+    return {
+        "status": "failed",
+        "reason": plan.reason,
+        "run_id": run.run_id,
+        "launch": run.launch,
+        "started": run.started,
+        "counts": {"read": 0, "predicted": 0, "failed": 0},
+        "task": plan.task.as_line(),
+        "results": [],
+        "failed_rows": [],
+    }
+
+
+def task_line(plan: Plan, report: dict[str, Any], accounts: Accounts) -> dict[str, Any]:
+    """Gives a task's line in the run's manifest; the first fields are the task's own, so that failed lines are tasks again."""
+    assert plan.task is not None
+    line = plan.task.as_line() | {
+        "number": plan.task.number,
+        "status": report["status"],
+        "reason": report["reason"],
+        "counts": {"read": accounts.read, "predicted": accounts.rows("results"), "failed": accounts.rows("errors")},
+        "seconds": round(sum(count.seconds for count in accounts.counts), 4),
+        "location": None,
+        "version": None,
+    }
+    if plan.job is not None:
+        line |= {"location": plan.job.model.location, "version": plan.job.model.version}
+    return line
 
 
 def _entry(name: str, shard: Shard) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""The gate and what lies behind it: shards become the output, whole, or the failed rows alone do."""
+"""The gate and what lies behind it: a job's shards become its output, whole, or the failed rows alone do."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -14,16 +14,18 @@ from transforms import files
 from transforms.elements import Shard, SplitCount
 from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs import STAGING, JobSpec
+from transforms.tasks import Plan, RunSpec
 from transforms.write import manifest
-from transforms.write.commit import SUCCESS, FolderChange, commit
+from transforms.write.commit import SUCCESS, FolderChange, LostShardError, commit
 from transforms.write.formats import FORMATS, SUFFIXES, make_encoder
 from transforms.write.gate import Accounts, check_gate, count_codes, shard_order
+from transforms.write.manifest import MANIFEST
+from transforms.write.run import publish_run
 from transforms.write.shards import Place, ShardFile
 
 RESULTS = "prediction.results"
 ERRORS = "prediction.errors"
 STATS = "prediction.errors_stats"
-MANIFEST = "manifest.json"
 NUMBERED = rf"-\d+-of-\d+({SUFFIXES})"
 PUBLISHED = re.compile(rf"({re.escape(RESULTS)}|{re.escape(ERRORS)}|{re.escape(STATS)}){NUMBERED}")
 
@@ -73,7 +75,7 @@ class Publisher:
         if reason is None:
             predicted.placed = {name: shard.path for name, shard in results.items()}
             predicted.removed = (_published(self.folder, RESULTS) | manifest.result_names(before)) - {*results}
-        last = {MANIFEST: msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"}
+        last = {MANIFEST: manifest.encode(report)}
         if reason is None:
             last[SUCCESS] = b""
         if self.errors_folder == self.folder:  # one folder, one change
@@ -130,51 +132,90 @@ def _stats(errors: Sequence[Shard]) -> bytes:
     return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
 
 
-def published_by(job: JobSpec) -> dict[str, Any] | None:
+def published_by(spec: JobSpec | RunSpec) -> dict[str, Any] | None:
     """Gives the manifest of this very launch, if it came as far as one."""
-    report = manifest.read(files.join(job.output.folder, MANIFEST))
-    return report if report is not None and report.get("launch") == job.launch else None
+    report = manifest.read(files.join(spec.folder, MANIFEST))
+    return report if report is not None and report.get("launch") == spec.launch else None
 
 
-class _Publish(beam.DoFn):
-    def __init__(self, job: JobSpec) -> None:
-        self.job = job
+def _accounts(grouped: Mapping[str, Iterable[Any]]) -> Accounts:
+    places: Iterable[DuplicateKey] = grouped["places"]
+    shards: Iterable[Shard] = grouped["shards"]
+    counts: Iterable[SplitCount] = grouped["counts"]
+    duplicates: Iterable[Duplicates] = grouped["duplicates"]
+    return Accounts(tuple(shards), tuple(counts), tuple(duplicates), tuple(sorted(places)[:LISTED_DUPLICATES]))
 
-    def process(
-        self,
-        _: None,
-        shards: Sequence[Shard],
-        counts: Sequence[SplitCount],
-        duplicates: Sequence[Duplicates],
-        places: Sequence[DuplicateKey],
-    ) -> Iterator[dict[str, Any]]:
-        accounts = Accounts(tuple(shards), tuple(counts), tuple(duplicates), tuple(sorted(places)[:LISTED_DUPLICATES]))
-        yield Publisher(self.job, accounts).publish()
+
+class _PublishJob(beam.DoFn):
+    """Publishes the one job of a run; a gate that stays shut fails the run."""
+
+    def process(self, grouped: tuple[int, Mapping[str, Iterable[Any]]]) -> Iterator[dict[str, Any]]:
+        (plan,) = grouped[1]["plans"]
+        yield Publisher(plan.job, _accounts(grouped[1])).publish()
+
+
+class _PublishTask(beam.DoFn):
+    """Publishes one task of many; what fails it is a line of the run's manifest and holds back no other."""
+
+    def __init__(self, run: RunSpec) -> None:
+        self.run = run
+
+    def process(self, grouped: tuple[int, Mapping[str, Iterable[Any]]]) -> Iterator[dict[str, Any]]:
+        (plan,) = grouped[1]["plans"]
+        yield publish_task(self.run, plan, _accounts(grouped[1]))
+
+
+class _PublishRun(beam.DoFn):
+    def __init__(self, run: RunSpec) -> None:
+        self.run = run
+
+    def process(self, _: None, tasks: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        report = publish_run(self.run, tasks)
+        if report["status"] != "done":
+            raise GateShutError(report["reason"])
+        yield report
+
+
+def publish_task(run: RunSpec, plan: Plan, accounts: Accounts) -> dict[str, Any]:
+    """Publishes a task as far as its gate allows; gives its line in the run's manifest."""
+    assert plan.task is not None
+    if plan.job is None:
+        folder = run.output_of(plan.task).folder
+        report = manifest.unplanned(run, plan)
+        files.delete([files.join(folder, SUCCESS)])
+        files.write_bytes(files.join(folder, MANIFEST), manifest.encode(report))
+        return manifest.task_line(plan, report, accounts)
+    publisher = Publisher(plan.job, accounts)
+    try:
+        report = publisher.publish()
+    except (GateShutError, LostShardError) as shut:
+        report = published_by(plan.job) or {"status": "failed", "reason": str(shut)}
+    return manifest.task_line(plan, report, accounts)
 
 
 @dataclasses.dataclass
 class Publish(beam.PTransform):
-    """Opens the gate and publishes, as the last step of the graph, since a template's launcher is gone by then.
+    """Opens the gates and publishes, as the last step of the graph, since a template's launcher is gone by then.
 
-    Expects: all ``Shard``s. ``counts``, ``duplicates`` and ``places`` come from the read step. Gives: the manifest.
-    Guarantees: the output is whole, ending with ``_SUCCESS``, or not there; done twice, it ends the same.
+    Expects: all ``Shard``s. ``counts``, ``duplicates`` and ``places`` come from the read step, ``plans`` from the first; each
+    is a pair whose first is the task's number. ``run`` is None where the run has one job. Gives: the run's manifest.
+    Guarantees: each job's output is whole, ending with ``_SUCCESS``, or not there; done twice, it ends the same.
     """
 
-    job: JobSpec
+    run: RunSpec | None
+    plans: beam.PCollection
     counts: beam.PCollection
     duplicates: beam.PCollection
     places: beam.PCollection
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
+        parts = {"plans": self.plans, "shards": shards, "counts": self.counts, "duplicates": self.duplicates, "places": self.places}
+        grouped = parts | "GroupByTask" >> beam.CoGroupByKey()
+        if self.run is None:
+            return grouped | "PublishJob" >> beam.ParDo(_PublishJob())
+        tasks = grouped | "PublishTask" >> beam.ParDo(_PublishTask(self.run))
         return (
             shards.pipeline
             | "Once" >> beam.Create([None], reshuffle=False)
-            | "Publish"
-            >> beam.ParDo(
-                _Publish(self.job),
-                beam.pvalue.AsList(shards),
-                beam.pvalue.AsList(self.counts),
-                beam.pvalue.AsList(self.duplicates),
-                beam.pvalue.AsList(self.places),
-            )
+            | "PublishRun" >> beam.ParDo(_PublishRun(self.run), beam.pvalue.AsList(tasks))
         )

@@ -65,34 +65,37 @@ class ShardFile(io.RawIOBase):
 class _WriteShards(beam.DoFn):
     """Writes the batches of a split, which come one after the other, to one results and one errors shard."""
 
-    def __init__(self, job: JobSpec) -> None:
-        self.job = job
+    def __init__(self, progress_folder: str | None) -> None:
+        self.progress_folder = progress_folder
 
     def setup(self) -> None:
-        self.encoder = make_encoder(self.job)
-        self.progress = metrics.Progress(self.job.progress_folder)
+        self.progress = metrics.Progress(self.progress_folder)
 
     def start_bundle(self) -> None:
-        self.current: Place | None = None
+        self.current: tuple[int, Place] | None = None
+        self.job: JobSpec | None = None
         self.results: ShardFile | None = None
         self.errors: ShardFile | None = None
         self.rows: Counter[str] = Counter()
         self.codes: dict[tuple[str, str], tuple[int, str]] = {}
 
-    def process(self, batch: PredictionBatch) -> Iterator[Shard]:
-        mirrored = self.job.output.layout == "mirror"
+    def process(self, batch: PredictionBatch) -> Iterator[tuple[int, Shard]]:
+        job = batch.job
+        mirrored = job.output.layout == "mirror"
         instances = batch.instances
         place = (instances.order, instances.relative, instances.source) if mirrored else (instances.order, "", "")
-        if place != self.current:
+        if (job.task, place) != self.current:
             yield from self._finish()
-            self.current = place
-        if self.job.output.nan == "error":
+            self.current = job.task, place
+        if self.job is None or self.job.task != job.task:
+            self.job, self.encoder = job, make_encoder(job)
+        if job.output.nan == "error":
             batch = refuse_non_finite(batch)
         batch = self.encoder.refuse(batch)
         if len(batch) or (mirrored and self.results is None):
-            self._write_results(batch, place)
+            self._write_results(batch, job, place)
         if batch.failed:
-            self._write_errors(batch.failed, place)
+            self._write_errors(batch.failed, job, place)
         self.progress.add(len(batch) + len(batch.failed), len(batch), len(batch.failed))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -100,17 +103,17 @@ class _WriteShards(beam.DoFn):
         for shard in self._finish():
             yield WindowedValue(shard, GlobalWindow().max_timestamp(), [GlobalWindow()])
 
-    def _write_results(self, batch: PredictionBatch, place: Place) -> None:
+    def _write_results(self, batch: PredictionBatch, job: JobSpec, place: Place) -> None:
         if self.results is None:
-            self.results = ShardFile("results", self.job.staging_in(self.job.output.folder), place)
+            self.results = ShardFile("results", job.staging_in(job.output.folder), place)
             self.encoder.open(self.results)
         self.encoder.write(batch)
         self.rows["results"] += len(batch)
         metrics.predictions_written.inc(len(batch))
 
-    def _write_errors(self, failed: list[FailedRow], place: Place) -> None:
+    def _write_errors(self, failed: list[FailedRow], job: JobSpec, place: Place) -> None:
         if self.errors is None:
-            self.errors = ShardFile("errors", self.job.staging_in(self.job.output.errors), place)
+            self.errors = ShardFile("errors", job.staging_in(job.output.errors), place)
         self.errors.write(b"".join(row.to_json() + b"\n" for row in failed))
         self.rows["errors"] += len(failed)
         for row in failed:
@@ -118,12 +121,13 @@ class _WriteShards(beam.DoFn):
             self.codes[row.stage, row.code] = count + 1, example
             metrics.rows_failed[row.stage].inc()
 
-    def _finish(self) -> Iterator[Shard]:
+    def _finish(self) -> Iterator[tuple[int, Shard]]:
+        task = self.current[0] if self.current else 0
         if self.results is not None:
             self.encoder.close()
-            yield self.results.finish(self.rows["results"])
+            yield task, self.results.finish(self.rows["results"])
         if self.errors is not None:
-            yield self.errors.finish(self.rows["errors"], self.codes)
+            yield task, self.errors.finish(self.rows["errors"], self.codes)
         self.results, self.errors, self.rows, self.codes = None, None, Counter(), {}
 
 
@@ -131,11 +135,11 @@ class _WriteShards(beam.DoFn):
 class WriteShards(beam.PTransform):
     """Writes predictions and failed rows to temporary files.
 
-    Expects: ``PredictionBatch``es, those of a split one after the other. Gives: ``Shard``s.
+    Expects: ``PredictionBatch``es, those of a split one after the other. Gives: pairs of task and ``Shard``.
     Guarantees: every row of a batch is in one shard; a file that a dead worker left behind is in none.
     """
 
-    job: JobSpec
+    progress_folder: str | None
 
     def expand(self, predictions: beam.PCollection) -> beam.PCollection:
-        return predictions | beam.ParDo(_WriteShards(self.job)).with_output_types(Shard)
+        return predictions | beam.ParDo(_WriteShards(self.progress_folder)).with_output_types(tuple[int, Shard])

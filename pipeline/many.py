@@ -1,0 +1,97 @@
+"""A run of many models: its tasks read and checked before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline import options as flags
+from pipeline.options import Options
+from pipeline.preflight import InputFound, PreflightError, check_writable, make_run_id, memory_bytes, processes, threads
+from transforms import files
+from transforms.signature import import_tensorflow
+from transforms.specs import SpecError
+from transforms.tasks import OPTIONAL, REQUIRED, RunSpec, Task, TaskError, check_tasks, make_tasks, read_tasks, write_tasks
+from transforms.write import manifest
+
+
+def is_many(options: Options) -> bool:
+    """Whether the flags ask for a run of many tasks."""
+    return bool(options.model_map or options.retry_failed)
+
+
+def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, InputFound]:
+    """Gives the run and what its input is: tasks that are tasks, and outputs that are apart.
+
+    Models and inputs are looked at by the workers, task by task: one that is missing fails its task alone.
+
+    Raises:
+      PreflightError: naming the line of the tasks that is wrong, and what to do.
+    """
+    import_tensorflow()
+    now = datetime.datetime.now(datetime.UTC)
+    run_id, launch = options.run_id or make_run_id(now), uuid.uuid4().hex
+    folder = options.output.rstrip("/") or options.output
+    run = RunSpec(
+        tasks="",
+        count=0,
+        folder=folder,
+        input=flags.input_spec(options),
+        key=flags.key_spec(options),
+        output=flags.output_spec(options),
+        run_id=run_id,
+        launch=launch,
+        started=now.isoformat(timespec="milliseconds"),
+        model_version=options.model_version,
+        signature_name=options.signature_name,
+        tags=options.tags,
+        batch_size=options.batch_size,
+        allow_unsafe_ops=options.allow_unsafe_ops,
+        threads=threads(beam_options),
+        max_error_ratio=options.max_error_ratio,
+        flags=options.given,
+        model_memory_bytes=memory_bytes(options),
+        processes=processes(beam_options),
+    )
+    try:
+        tasks = list(check_tasks(_tasks(options), run))
+    except (TaskError, SpecError, BeamIOError, OSError) as error:
+        raise PreflightError(f"{error}") from error
+    if not tasks:
+        raise PreflightError(f"{options.model_map or options.retry_failed} holds no task: there is nothing to run")
+    if options.errors:
+        raise PreflightError("--errors has no meaning with tasks: each task's failed rows stand beside its results; leave it out")
+    check_writable(folder, run.staging_in(folder))
+    path = files.join(run.staging_in(folder), "tasks.jsonl")
+    files.write_bytes(path, write_tasks(tasks))
+    return dataclasses.replace(run, tasks=path, count=len(tasks)), InputFound(0, 0, whole=False)
+
+
+def _tasks(options: Options) -> Iterator[Task]:
+    if options.model_map:
+        return read_tasks(options.model_map)
+    return _failed_tasks(options.retry_failed)
+
+
+def _failed_tasks(path: str) -> Iterator[Task]:
+    """Gives the tasks that failed in the run whose manifest is at ``path``."""
+    report = manifest.read(path)
+    if report is None or "tasks" not in report:
+        raise TaskError(f"--retry_failed={path}: expected the manifest.json of a run of many tasks, found none there")
+    folder = path.rpartition("/")[0] or "."
+    return make_tasks(_failed_lines(folder, report["tasks"]["files"]), path)
+
+
+def _failed_lines(folder: str, names: list[str]) -> Iterator[tuple[int, Any]]:
+    for name in names:
+        for number, line in enumerate(files.read_bytes(files.join(folder, name)).splitlines(), 1):
+            row = msgspec.json.decode(line)
+            if row["status"] != "done":
+                yield number, {field: row[field] for field in (*REQUIRED, *OPTIONAL) if field in row}

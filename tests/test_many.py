@@ -1,0 +1,200 @@
+"""Runs of many models: every prediction against NumPy, what fails a task and what does not, and running the failed ones again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from saved_models import Models
+
+from pipeline.main import main
+
+MODELS = 300
+BROKEN = 10
+
+
+def run(out: Path, **flags: Any) -> int:
+    return main(["run", f"--output={out}", *(f"--{name}={value}" for name, value in flags.items())])
+
+
+def write_lines(path: Path, rows: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read_lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def task_lines(out: Path) -> list[dict[str, Any]]:
+    return [line for path in sorted(out.glob("tasks-*.jsonl")) for line in read_lines(path)]
+
+
+def export(folder: Path, weights: np.ndarray, bias: float) -> None:
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.weights = tf.Variable(weights, dtype=tf.float64)
+    module.bias = tf.Variable(bias, dtype=tf.float64)
+    module.function = tf.function(
+        lambda x: {"y": tf.linalg.matvec(x, module.weights) + module.bias},
+        input_signature=[tf.TensorSpec([None, len(weights)], tf.float64, "x")],
+    )
+    tf.saved_model.save(module, str(folder), signatures=module.function.get_concrete_function())
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, str]], dict[str, np.ndarray]]:
+    """300 linear models, each fitted to rows of its own of a real data set; gives folder, tasks and NumPy's predictions by output."""
+    from sklearn.datasets import load_diabetes
+
+    folder = tmp_path_factory.mktemp("sites")
+    data = load_diabetes()
+    tasks, expected = [], {}
+    for site in range(MODELS):
+        rows = np.random.default_rng(site).choice(len(data.data), 60, replace=False)
+        x, y = data.data[rows].round(6), data.target[rows]
+        solution = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0]
+        export(folder / "models" / f"{site}", solution[:-1], solution[-1])
+        few = x[: 5 + site % 7]
+        write_lines(folder / "data" / f"{site}.jsonl", [{"id": f"{site}-{number}", "x": row.tolist()} for number, row in enumerate(few)])
+        output = f"region-{site % 3}/site-{site}"
+        tasks.append({"model": f"{folder}/models/{site}", "input": f"{folder}/data/{site}.jsonl", "output": output})
+        expected[output] = few @ solution[:-1] + solution[-1]
+    return folder, tasks, expected
+
+
+def break_models(folder: Path) -> list[int]:
+    """Damages ten models, each in another way; gives their numbers."""
+    models = folder / "models"
+    (models / "3" / "saved_model.pb").write_bytes(b"")
+    (models / "31" / "saved_model.pb").write_bytes(b"<html>login</html>")
+    shutil.rmtree(models / "59")
+    shutil.rmtree(models / "87" / "variables")
+    data = models / "115" / "variables" / "variables.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:10])
+    (models / "143" / "variables" / "variables.index").write_bytes(b"no index")
+    content = (models / "171" / "saved_model.pb").read_bytes()
+    (models / "171" / "saved_model.pb").write_bytes(content[: len(content) // 2])
+    (models / "199" / "variables" / "variables.data-00000-of-00001").unlink()
+    (models / "227" / "saved_model.pb").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    (models / "255" / "saved_model.pb").unlink()
+    return [3, 31, 59, 87, 115, 143, 171, 199, 227, 255]
+
+
+def test_three_hundred_models_of_which_ten_are_broken(
+    sites: tuple[Path, list[dict[str, str]], dict[str, np.ndarray]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, tasks, expected = sites
+    folder = tmp_path / "sites"
+    shutil.copytree(source, folder)
+    tasks = [{name: value.replace(str(source), str(folder)) for name, value in task.items()} for task in tasks]
+    broken = break_models(folder)
+    out = tmp_path / "out"
+    assert run(out, model_map=write_lines(tmp_path / "tasks.jsonl", tasks), key_field="id") == 3
+    lines = task_lines(out)
+    assert [line["number"] for line in lines] == list(range(MODELS))
+    assert [line["number"] for line in lines if line["status"] != "done"] == broken
+    for line in lines:
+        place = out / line["output"]
+        if line["number"] in broken:
+            assert f"models/{line['number']}" in line["reason"], line["reason"]
+            assert not (place / "_SUCCESS").exists()
+            assert not list(place.glob("prediction.results*"))
+            continue
+        rows = read_lines(place / "prediction.results-00000-of-00001")
+        wanted = expected[line["output"]]
+        assert [row["key"] for row in rows] == [f"{line['number']}-{number}" for number in range(len(wanted))]
+        np.testing.assert_allclose([row["prediction"] for row in rows], wanted, rtol=1e-9)
+        assert line["counts"] == {"read": len(wanted), "predicted": len(wanted), "failed": 0}
+        assert (place / "_SUCCESS").exists()
+        assert not (place / "_staging").exists()
+    report = json.loads((out / "manifest.json").read_text())
+    assert report["tasks"] == {"count": MODELS, "done": MODELS - BROKEN, "failed": BROKEN, "files": ["tasks-00000-of-00001.jsonl"]}
+    assert report["counts"]["read"] == report["counts"]["predicted"] + report["counts"]["failed"]
+    assert not (out / "_SUCCESS").exists()
+    assert "300" in capsys.readouterr().out
+
+    shutil.rmtree(folder / "models")
+    shutil.copytree(source / "models", folder / "models")
+    assert run(out, retry_failed=out / "manifest.json", key_field="id") == 0
+    again = task_lines(out)
+    assert [line["output"] for line in again] == [tasks[number]["output"] for number in broken]
+    for line in again:
+        rows = read_lines(out / line["output"] / "prediction.results-00000-of-00001")
+        np.testing.assert_allclose([row["prediction"] for row in rows], expected[line["output"]], rtol=1e-9)
+    assert (out / "_SUCCESS").exists()
+
+
+def test_tasks_of_many_kinds_keep_to_themselves(models: Models, tmp_path: Path) -> None:
+    data = write_lines(tmp_path / "rows.jsonl", [{"x": 1.0, "id": "a"}, {"x": "no", "id": "b"}, {"x": 3.0, "id": "c"}])
+    twice = write_lines(tmp_path / "twice.jsonl", [{"x": 1.0, "id": 1}, {"x": 2.0, "id": 1}])
+    half, below = models.get("half_plus_two"), models.get("below_hundred")
+    tasks = [
+        {"model": half, "input": str(data), "output": "half", "key_field": "id"},
+        {"model": below, "input": str(data), "output": str(tmp_path / "elsewhere" / "below")},
+        {"model": half, "input": str(twice), "output": "twice", "key_field": "id"},
+        {"model": half, "input": str(twice), "output": "made"},
+        {"model": half, "input": str(tmp_path / "nothing*.jsonl"), "output": "nothing"},
+        {"model": half, "input": str(data), "output": "no signature", "signature_name": "other"},
+    ]
+    out = tmp_path / "out"
+    assert run(out, model_map=write_lines(tmp_path / "tasks.jsonl", tasks), max_error_ratio=0.5) == 3
+    status = {line["output"]: line for line in task_lines(out)}
+    done = {name for name, line in status.items() if line["status"] == "done"}
+    assert done == {"half", str(tmp_path / "elsewhere" / "below"), "made"}
+    assert read_lines(out / "half" / "prediction.results-00000-of-00001") == [
+        {"key": "a", "prediction": 2.5},
+        {"key": "c", "prediction": 3.5},
+    ]
+    below_rows = read_lines(tmp_path / "elsewhere" / "below" / "prediction.results-00000-of-00001")
+    assert [row["prediction"] for row in below_rows] == [2.0, 4.0]
+    assert "1 keys stand more than once" in status["twice"]["reason"]
+    assert "matches no file" in status["nothing"]["reason"]
+    assert "has no signature 'other'" in status["no signature"]["reason"]
+
+
+def test_csv_maps_and_one_huge_input(models: Models, tmp_path: Path) -> None:
+    large = write_lines(tmp_path / "large.jsonl", [{"x": float(row)} for row in range(2000)])
+    small = write_lines(tmp_path / "small.jsonl", [{"x": 4.0}])
+    rows = "\n".join(f"{models.get('half_plus_two')},{large if number == 7 else small},task-{number}" for number in range(20))
+    (tmp_path / "tasks.csv").write_text(f"model,input,output\n{rows}\n")
+    out = tmp_path / "out"
+    assert run(out, model_map=tmp_path / "tasks.csv") == 0
+    assert len(read_lines(out / "task-7" / "prediction.results-00000-of-00001")) == 2000
+    assert json.loads((out / "manifest.json").read_text())["counts"] == {"read": 2019, "predicted": 2019, "failed": 0}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"model": "m", "input": "i"}', "line 1: the task lacks output"),
+        ('{"model": "m", "input": "i", "output": "o", "modell": "m"}', "line 1: unknown field modell"),
+        ('{"model": "m", "input": 7, "output": "o"}', "line 1: input is 7, expected text"),
+        ("\n[1]", "line 2: expected an object with model, input, output, found list"),
+        ("{", "line 1: expected a JSON object, found '{'"),
+        ('{"model": "m", "input": "i", "output": "o"}\n{"model": "m", "input": "i", "output": "o/"}', "is the folder of task 1 too"),
+        ('{"model": "m", "input": "i", "output": "../o"}', "leaves its folder"),
+        ('{"model": "m", "input": "i,,j", "output": "o"}', "--input: is empty"),
+        ("", "holds no task"),
+    ],
+)
+def test_a_map_that_is_none_is_refused_before_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
+) -> None:
+    (tmp_path / "tasks.jsonl").write_text(content)
+    assert run(tmp_path / "out", model_map=tmp_path / "tasks.jsonl") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_flags_that_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, model_map="tasks.jsonl", model="m") == 2
+    assert "--model and --model_map exclude each other" in capsys.readouterr().err
+    assert run(tmp_path, model_map=tmp_path / "none.jsonl") == 2
+    assert "none.jsonl" in capsys.readouterr().err

@@ -1,0 +1,232 @@
+"""What two models may share: pairs that differ in one hidden thing each share nothing; real exports of one program share."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from transforms.model.locate import locate_model
+from transforms.model.pool import ModelPool
+from transforms.specs import ModelSpec
+
+
+def save(folder: Path, make: Callable[[Any], Callable[..., Any]], names: tuple[str, ...] = ("w", "b"), scale: float = 1.0) -> ModelSpec:
+    """Exports ``make(module)`` of a module with variables ``names``, made in this order."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    for name in names:
+        setattr(module, name, tf.Variable([scale * (1.0 + "bw".index(name))] * 2, name=name))
+    module.function = tf.function(make(module), input_signature=[tf.TensorSpec([None, 2], tf.float32, "x")])
+    tf.saved_model.save(module, str(folder), signatures=module.function.get_concrete_function())
+    return locate_model(str(folder), shares=True)
+
+
+def plain(module: Any) -> Callable[..., Any]:
+    return lambda x: {"y": x * module.w + module.b}
+
+
+def with_vocabulary(folder: Path, words: list[str]) -> Callable[[Any], Callable[..., Any]]:
+    import tensorflow as tf
+
+    path = folder.with_suffix(".txt")
+    path.write_text("\n".join(words))
+
+    def make(module: Any) -> Callable[..., Any]:
+        initializer = tf.lookup.TextFileInitializer(
+            str(path), tf.string, tf.lookup.TextFileIndex.WHOLE_LINE, tf.int64, tf.lookup.TextFileIndex.LINE_NUMBER
+        )
+        module.table = tf.lookup.StaticHashTable(initializer, -1)
+        return lambda x: {"y": x * module.w + tf.cast(module.table.lookup(tf.constant(["b"])), tf.float32) + module.b}
+
+    return make
+
+
+def with_pairs(values: list[int]) -> Callable[[Any], Callable[..., Any]]:
+    import tensorflow as tf
+
+    def make(module: Any) -> Callable[..., Any]:
+        module.table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(["a", "b"], tf.constant(values, tf.int64)), -1)
+        return lambda x: {"y": x * module.w + tf.cast(module.table.lookup(tf.constant(["b"])), tf.float32) + module.b}
+
+    return make
+
+
+def with_body(factor: float) -> Callable[[Any], Callable[..., Any]]:
+    import tensorflow as tf
+
+    @tf.function
+    def inner(x: Any) -> Any:
+        return x * factor
+
+    return lambda module: lambda x: {"y": inner(x) * module.w + module.b}
+
+
+def with_matmul(transpose: bool) -> Callable[[Any], Callable[..., Any]]:
+    import tensorflow as tf
+
+    def make(module: Any) -> Callable[..., Any]:
+        return lambda x: {"y": tf.linalg.matmul(x, [[1.0, 2.0], [3.0, 4.0]], transpose_b=transpose) * module.w + module.b}
+
+    return make
+
+
+def maker(kind: str, which: int, folder: Path) -> Callable[[Any], Callable[..., Any]]:
+    import tensorflow as tf
+
+    return {
+        "constant": lambda module: lambda x: {"y": x * module.w + module.b + (1.0, 2.0)[which]},
+        "asset": with_vocabulary(folder, [["a", "b"], ["b", "a"]][which]),
+        "table": with_pairs([[5, 6], [5, 7]][which]),
+        "signature's tensor": lambda module: lambda x: {"y": (x * module.w, x * module.w + module.b)[which]},
+        "op's attribute": with_matmul(bool(which)),
+        "function's body": with_body((3.0, 4.0)[which]),
+        "order of operands": lambda module: lambda x: {"y": (x * module.w - module.b, module.b - x * module.w)[which]},
+        "which variable": lambda module: lambda x: {"y": (x * module.w + module.b, x * module.w + module.w)[which]},
+        "dtype": lambda module: lambda x: {"y": tf.cast(x * module.w + module.b, (tf.float32, tf.float64)[which])},
+    }[kind]  # fmt: skip
+
+
+KINDS = (
+    "constant", "asset", "table", "signature's tensor", "op's attribute", "function's body", "order of operands", "which variable", "dtype",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_that_differ_in_one_hidden_thing_do_not_share(kind: str, tmp_path: Path) -> None:
+    specs = [save(tmp_path / f"{which}", maker(kind, which, tmp_path / f"{which}")) for which in (0, 1)]
+    again = save(tmp_path / "again", maker(kind, 0, tmp_path / "again"), scale=3.0)
+    digests = [spec.structure.digest for spec in specs if spec.structure]
+    assert len(digests) == 2, "both have a structure"
+    assert digests[0] != digests[1]
+    assert again.structure is not None
+    assert again.structure.digest == digests[0], "another export of the first, with other values, has its structure"
+    rows = np.array([[1.0, 2.0], [3.0, -4.0]], np.float32)
+    pool = ModelPool()
+    for spec in (*specs, again, specs[0], again):
+        import tensorflow as tf
+
+        wanted = tf.saved_model.load(spec.location).signatures["serving_default"](x=tf.constant(rows))["y"].numpy()
+        np.testing.assert_array_equal(pool.get(spec).call([rows])[0], wanted)
+
+
+def test_a_saver_that_changes_values_is_not_shared(tmp_path: Path) -> None:
+    """A restore operation that does more than to fill variables would be passed over by ours."""
+    import tensorflow as tf
+
+    def build(folder: Path, factor: float) -> None:
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            x = tf.compat.v1.placeholder(tf.float32, [None, 2], "x")
+            w = tf.compat.v1.get_variable("w", initializer=[2.0, 3.0], use_resource=True)
+            y = tf.identity(x * w, "y")
+            session.run(tf.compat.v1.global_variables_initializer())
+            saver = tf.compat.v1.train.Saver([w])
+            graph = tf.compat.v1.get_default_graph().as_graph_def()
+            builder = tf.compat.v1.saved_model.Builder(str(folder))
+            signature = tf.compat.v1.saved_model.predict_signature_def({"x": x}, {"y": y})
+            builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature}, saver=saver)
+            builder.save()
+            assert graph.node
+        if factor != 1.0:
+            _scale_restore(folder / "saved_model.pb", factor)
+
+    build(tmp_path / "plain", 1.0)
+    build(tmp_path / "scaled", 2.0)
+    assert locate_model(str(tmp_path / "plain"), shares=True).structure is not None
+    assert locate_model(str(tmp_path / "scaled"), shares=True).structure is None
+
+
+def _scale_restore(path: Path, factor: float) -> None:
+    """Puts a multiplication between the checkpoint and the variable."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
+    graph = saved.meta_graphs[0].graph_def
+    assign = next(node for node in graph.node if node.op == "AssignVariableOp" and node.name.startswith("save/"))
+    constant = graph.node.add(name="factor", op="Const")
+    constant.attr["dtype"].type = 1
+    constant.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(factor, tf.float32))
+    product = graph.node.add(name="product", op="Mul", input=[assign.input[1], "factor"])
+    product.attr["T"].type = 1
+    assign.input[1] = "product"
+    path.write_bytes(saved.SerializeToString())
+
+
+def test_state_that_no_checkpoint_holds_is_not_shared(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    def counting(module: Any) -> Callable[..., Any]:
+        return lambda x: {"y": x * module.w.assign_add([1.0, 1.0]) + module.b}
+
+    def random(module: Any) -> Callable[..., Any]:
+        return lambda x: {"y": x * module.w + module.b + tf.random.uniform([2])}
+
+    assert save(tmp_path / "counting", counting).structure is None
+    assert save(tmp_path / "random", random).structure is None
+
+
+def test_variables_are_bound_by_place_not_by_their_names_in_the_checkpoint(tmp_path: Path) -> None:
+    """The other export gives its variables to the checkpoint the other way round."""
+
+    def swapped(module: Any) -> Callable[..., Any]:
+        return lambda x: {"y": x * module.b + module.w}
+
+    one, other = save(tmp_path / "one", plain), save(tmp_path / "other", swapped)
+    assert one.structure is not None
+    assert other.structure is not None
+    assert one.structure.digest == other.structure.digest
+    assert [entry for _, entry in one.structure.variables] == [entry for _, entry in other.structure.variables][::-1]
+    rows = np.ones((2, 2), np.float32)
+    pool = ModelPool()
+    for _ in range(2):
+        np.testing.assert_array_equal(pool.get(one).call([rows])[0], np.full((2, 2), 3.0))
+        np.testing.assert_array_equal(pool.get(other).call([rows])[0], np.full((2, 2), 3.0))
+    third = save(tmp_path / "third", swapped, scale=10.0)
+    np.testing.assert_array_equal(pool.get(third).call([2 * rows])[0], np.full((2, 2), 2 * 10.0 + 20.0))
+
+
+def test_the_least_recently_used_goes_when_memory_is_short(tmp_path: Path) -> None:
+    specs = [save(tmp_path / f"{kind}", maker(kind, 0, tmp_path / f"{kind}")) for kind in ("constant", "dtype", "order of operands")]
+    rows = np.ones((1, 2), np.float32)
+    pool = ModelPool(memory_bytes=1)
+    first = [pool.get(spec).call([rows])[0] for spec in specs]
+    assert len(pool._loaded) == 1, "one stays, whatever it takes"
+    for spec, wanted in zip(specs, first, strict=True):
+        np.testing.assert_array_equal(pool.get(spec).call([rows])[0], wanted)
+
+
+def test_threads_that_share_a_session_get_their_own_models_values(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    specs = [save(tmp_path / f"{scale}", plain, scale=float(scale)) for scale in range(1, 9)]
+    rows = np.ones((3, 2), np.float32)
+    pool = ModelPool()
+
+    def call(number: int) -> None:
+        scale = number % 8 + 1
+        np.testing.assert_array_equal(pool.get(specs[scale - 1]).call([rows])[0], np.full((3, 2), 3.0 * scale))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(call, range(400)))
+
+
+def test_variables_that_are_cut_off_fail_their_model_alone(tmp_path: Path) -> None:
+    from transforms.signature import ModelError
+
+    good, bad = save(tmp_path / "good", plain), save(tmp_path / "bad", plain, scale=5.0)
+    third = save(tmp_path / "third", plain, scale=7.0)
+    data = tmp_path / "bad" / "variables" / "variables.data-00000-of-00001"
+    rows = np.ones((1, 2), np.float32)
+    pool = ModelPool()
+    assert pool.get(good).call([rows])[0].tolist() == [[3.0, 3.0]]
+    shutil.copy(data, tmp_path / "kept")
+    data.write_bytes(b"")
+    with pytest.raises(ModelError, match="bad can't be loaded"):
+        pool.get(bad).call([rows])
+    assert pool.get(third).call([rows])[0].tolist() == [[21.0, 21.0]]

@@ -1,0 +1,158 @@
+"""The models of a process: loaded when first asked for, the least recently used out when memory is short.
+
+Models of one structure share one Session and differ by the variables restored into it: 4 ms a model instead of 90. The first two
+of a structure are compared: the second is also loaded alone, and if the two ways do not agree, none of that structure shares.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import threading
+from collections import OrderedDict
+
+import numpy as np
+
+from transforms.model import kept
+from transforms.model.session import LoadedModel, SharedSession
+from transforms.signature import ModelError
+from transforms.specs import ModelSpec
+
+LOG = logging.getLogger("nightshift")
+# Of the memory that a process may take, the rest is for rows and their tensors.
+MEMORY_SHARE = 0.4
+# A model that shares a Session is a folder's name and little more.
+KEPT_SHARING = 10_000
+TRIAL_ROWS = 3
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def worker_memory_bytes() -> int:
+    """Gives the memory that this machine, or the container this runs in, has."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in CGROUP_LIMITS:
+        try:
+            with open(path, encoding="ascii") as limit:
+                memory = min(memory, int(limit.read()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return memory
+
+
+def resident_bytes() -> int:
+    """Gives the memory that this process takes now; 0 where that can't be told."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+class ModelPool:
+    """Gives loaded models by their specs. Safe for threads."""
+
+    def __init__(self, memory_bytes: int | None = None, processes: int = 1) -> None:
+        self.memory_bytes = memory_bytes or int(worker_memory_bytes() * MEMORY_SHARE / max(1, processes))
+        self.has_loaded = False  # a process that runs many jobs may keep models between them
+        self._lock = threading.RLock()
+        self._loaded: OrderedDict[str, tuple[LoadedModel, int]] = OrderedDict()  # with a Session of their own, and its bytes
+        self._sharing: OrderedDict[str, LoadedModel] = OrderedDict()
+        self._leaders: dict[str, str] = {}  # structure → the model whose Session is shared
+        self._trusted: set[str] = set()
+        self._alone: set[str] = set()
+        self._failed: dict[str, ModelError] = {}
+
+    def get(self, spec: ModelSpec) -> LoadedModel:
+        """Gives the model, loading it where it is not.
+
+        Raises:
+          ModelError: it can't be loaded; logged once, and remembered.
+        """
+        name = f"{spec.location} {spec.signature.name} {','.join(spec.signature.tags)}"
+        with self._lock:
+            if name in self._failed:
+                raise self._failed[name]
+            if name in self._loaded:
+                self._loaded.move_to_end(name)
+                return self._loaded[name][0]
+            if name in self._sharing:
+                self._sharing.move_to_end(name)
+                self._loaded.move_to_end(self._leaders[_digest(spec)])
+                return self._sharing[name]
+            try:
+                return self._share(name, spec) or self._load(name, spec)
+            except ModelError as error:
+                LOG.warning("%s", error)
+                self._failed[name] = error
+                raise
+
+    def _share(self, name: str, spec: ModelSpec) -> LoadedModel | None:
+        """Gives the model in the Session of another of its structure, or None."""
+        structure = _digest(spec)
+        if not structure or structure in self._alone or structure not in self._leaders:
+            return None
+        leader = self._leaders[structure]
+        session = self._loaded[leader][0].session
+        assert session is not None
+        model = LoadedModel(spec, session)
+        if structure not in self._trusted:
+            if not self._agrees(model, spec):
+                LOG.warning("%s and %s look alike and compute otherwise: models of their structure load alone", leader, spec.location)
+                self._alone.add(structure)
+                return None
+            self._trusted.add(structure)
+        self._loaded.move_to_end(leader)
+        self._sharing[name] = model
+        if len(self._sharing) > KEPT_SHARING:
+            self._sharing.popitem(last=False)
+        return model
+
+    def _agrees(self, model: LoadedModel, spec: ModelSpec) -> bool:
+        """Whether a model gives the same in a shared Session as in one of its own, on made-up rows."""
+        import tensorflow as tf
+
+        alone = LoadedModel(spec)
+        results = []
+        for way in (model, alone):
+            try:
+                results.append([np.asarray(output) for output in way.call(way.made_up(TRIAL_ROWS))])
+            except (tf.errors.OpError, ValueError, TypeError):
+                results.append([])
+        return len(results[0]) == len(results[1]) and all(map(_is_equal, *results))
+
+    def _load(self, name: str, spec: ModelSpec) -> LoadedModel:
+        before = resident_bytes()
+        model, is_new = kept.load(spec)
+        self.has_loaded = self.has_loaded or is_new
+        size = max(resident_bytes() - before, 1)
+        self._loaded[name] = model, size
+        if spec.structure and model.session is not None and _digest(spec) not in self._alone:
+            self._leaders[_digest(spec)] = name
+        self._make_room(name)
+        return model
+
+    def _make_room(self, kept: str) -> None:
+        """Lets go of the least recently used models while all take more than the pool may; calls under way keep theirs."""
+        total = sum(size for _, size in self._loaded.values())
+        gone = 0
+        while total > self.memory_bytes and len(self._loaded) > 1 and next(iter(self._loaded)) != kept:
+            name, (model, size) = self._loaded.popitem(last=False)
+            total, gone = total - size, gone + 1
+            self._forget(name, model.session)
+        if gone:
+            gc.collect()  # a graph refers to itself: only the collector frees it
+
+    def _forget(self, name: str, session: SharedSession | None) -> None:
+        self._leaders = {structure: leader for structure, leader in self._leaders.items() if leader != name}
+        self._sharing = OrderedDict((other, model) for other, model in self._sharing.items() if model.session is not session)
+
+
+def _is_equal(one: np.ndarray, other: np.ndarray) -> bool:
+    if one.dtype.kind in "fc" and other.dtype == one.dtype:
+        return np.array_equal(one, other, equal_nan=True)
+    return np.array_equal(one, other)
+
+
+def _digest(spec: ModelSpec) -> str:
+    return spec.structure.digest if spec.structure else ""

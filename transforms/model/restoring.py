@@ -1,0 +1,115 @@
+"""Which entry of a checkpoint fills which variable, read from a graph's restore operation without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+VARIABLES = frozenset(("VarHandleOp", "VariableV2"))
+ASSIGNS = frozenset(("AssignVariableOp", "Assign"))
+CALLS = frozenset(("StatefulPartitionedCall", "PartitionedCall"))
+PASSING = frozenset(("Identity", "NoOp"))
+MAX_DEPTH = 10
+
+
+class UnreadableRestoreError(Exception):
+    """The restore operation does something else than to fill variables from entries of the checkpoint."""
+
+
+def restored_entries(meta_graph: Any) -> dict[str, str]:
+    """Gives the checkpoint's entry for each variable, by the variable's node.
+
+    Raises:
+      UnreadableRestoreError: a value is changed on its way, or comes from elsewhere.
+    """
+    functions = {function.signature.name: function for function in meta_graph.graph_def.library.function}
+    nodes = {node.name: node for node in meta_graph.graph_def.node}
+    found: dict[str, str] = {}
+    _Frame(nodes, {}, functions, found, 0).follow(_name(meta_graph.saver_def.restore_op_name))
+    return found
+
+
+class _Frame:
+    """One graph: the model's, or a function's body with its arguments bound to what the caller gives."""
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Any],
+        arguments: Mapping[str, tuple[str, str]],
+        functions: Mapping[str, Any],
+        found: dict[str, str],
+        depth: int,
+    ) -> None:
+        self.nodes, self.arguments, self.functions, self.found, self.depth = nodes, arguments, functions, found, depth
+        self.seen: set[str] = set()
+        if depth > MAX_DEPTH:
+            raise UnreadableRestoreError("functions call each other too deep")
+
+    def follow(self, name: str) -> None:
+        """Looks at node ``name`` and at all that it waits for."""
+        waiting = [name]
+        while waiting:
+            name = waiting.pop()
+            if name in self.seen or name in self.arguments:
+                continue
+            self.seen.add(name)
+            node = self._node(name)
+            if node.op in ASSIGNS:
+                self._assign(node)
+            elif node.op in CALLS:
+                self._call(node)
+            waiting += [_name(tensor) for tensor in node.input]
+
+    def _node(self, name: str) -> Any:
+        if name not in self.nodes:
+            raise UnreadableRestoreError(f"there is no node {name}")
+        return self.nodes[name]
+
+    def _assign(self, node: Any) -> None:
+        kind, variable = self._source(node.input[0])
+        value, entry = self._source(node.input[1])
+        if kind != "variable" or value != "entry" or self.found.get(variable, entry) != entry:
+            raise UnreadableRestoreError(f"{node.name} fills a variable with something else than an entry of the checkpoint")
+        self.found[variable] = entry
+
+    def _call(self, node: Any) -> None:
+        function = self.functions.get(node.attr["f"].func.name)
+        if function is None:
+            raise UnreadableRestoreError(f"{node.name} calls a function that is not there")
+        given = [tensor for tensor in node.input if not tensor.startswith("^")]
+        bound = {argument.name: self._source(tensor) for argument, tensor in zip(function.signature.input_arg, given, strict=True)}
+        frame = _Frame({inner.name: inner for inner in function.node_def}, bound, self.functions, self.found, self.depth + 1)
+        for name in (*map(_name, function.ret.values()), *function.control_ret.values()):
+            frame.follow(name)
+
+    def _source(self, tensor: str) -> tuple[str, str]:
+        """What a tensor is: a ``variable`` by its node, an ``entry`` of the checkpoint, or something ``else``."""
+        name, _, port = tensor.partition(":")
+        if name in self.arguments:
+            return self.arguments[name]
+        node = self._node(name)
+        if node.op in PASSING and node.input:
+            return self._source(node.input[0])
+        if node.op in VARIABLES:
+            return "variable", name
+        if node.op == "RestoreV2":
+            names, slices = (self._texts(tensor) for tensor in node.input[1:3])
+            place = int(port.rpartition(":")[2] or 0)
+            if slices[place]:
+                raise UnreadableRestoreError("a variable is a slice of an entry")
+            return "entry", names[place]
+        return "else", name
+
+    def _texts(self, tensor: str) -> list[str]:
+        from tensorflow.python.framework import tensor_util
+
+        node = self._node(_name(tensor))
+        if node.op in PASSING and node.input:
+            return self._texts(node.input[0])
+        if node.op != "Const":
+            raise UnreadableRestoreError("the names of entries are computed")
+        return [text.decode("utf-8") for text in tensor_util.MakeNdarray(node.attr["value"].tensor).reshape(-1)]
+
+
+def _name(tensor: str) -> str:
+    return tensor.removeprefix("^").partition(":")[0]

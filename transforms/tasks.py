@@ -1,0 +1,194 @@
+"""A run of many: its tasks as data, and what each becomes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from transforms import files
+from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec, SpecError, staging_in
+
+REQUIRED = ("model", "input", "output")
+OPTIONAL = ("signature_name", "model_version", "key_field")
+
+
+class TaskError(ValueError):
+    """A line of the tasks that names no task; the message says which line, what was expected and what was found."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One model on one input to one output, as a line of ``--model_map`` names them."""
+
+    number: int
+    model: str
+    input: str
+    output: str
+    signature_name: str | None = None
+    model_version: str | None = None
+    key_field: str | None = None
+
+    def as_line(self) -> dict[str, Any]:
+        """Gives the fields that were given, as a line of a model map."""
+        return {name: value for name in (*REQUIRED, *OPTIONAL) if (value := getattr(self, name)) is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """A run of many tasks: where they stand as data, and what they have in common.
+
+    ``tasks`` is a file of JSON-lines that the launch wrote, so that the graph is the same for one task and for 100,000. The
+    run's ``folder`` gets its manifest; every task's output is a tree of its own with its own gate.
+    """
+
+    tasks: str
+    count: int
+    folder: str
+    input: InputSpec
+    key: KeySpec
+    output: OutputSpec
+    run_id: str
+    launch: str
+    started: str
+    model_version: str | None = None
+    signature_name: str | None = None
+    tags: tuple[str, ...] | None = None
+    batch_size: int | None = None
+    allow_unsafe_ops: bool = False
+    threads: int = 1
+    max_error_ratio: float = 0.1
+    flags: tuple[tuple[str, str], ...] = ()
+    progress_folder: str | None = None
+    model_memory_bytes: int | None = None
+    processes: int = 1
+
+    def staging_in(self, folder: str) -> str:
+        """The folder inside ``folder`` that holds this launch's unfinished files."""
+        return staging_in(folder, self.run_id, self.launch)
+
+    def input_of(self, task: Task) -> InputSpec:
+        return dataclasses.replace(self.input, patterns=tuple(part.strip() for part in task.input.split(",")))
+
+    def key_of(self, task: Task) -> KeySpec:
+        if task.key_field is None:
+            return self.key
+        return dataclasses.replace(self.key, fields=tuple(part.strip() for part in task.key_field.split(",")))
+
+    def output_of(self, task: Task) -> OutputSpec:
+        return dataclasses.replace(self.output, folder=resolve(task.output, self.folder))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a task became: a job, or the reason why it can't be one. A run of one job has one plan without a task."""
+
+    task: Task | None
+    job: JobSpec | None
+    reason: str | None = None
+
+
+def resolve(output: str, folder: str) -> str:
+    """Gives a task's output folder: itself where it is absolute, else below the run's folder."""
+    if files.is_remote(output) or output.startswith("/"):
+        return output.rstrip("/") or output
+    return files.join(folder, output.strip("/"))
+
+
+def read_tasks(path: str) -> Iterator[Task]:
+    """Reads a model map: JSON-lines, or CSV with a header where the name ends in ``.csv``.
+
+    Raises:
+      TaskError: a line that is no task.
+      OSError: the file can't be read.
+    """
+    content = files.read_bytes(path)
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TaskError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from None
+    rows = _csv_rows(text, path) if path.lower().endswith(".csv") else _json_rows(text, path)
+    return make_tasks(rows, path)
+
+
+def _csv_rows(text: str, path: str) -> Iterator[tuple[int, Any]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            yield reader.line_num, {name: value for name, value in row.items() if value not in ("", None)}
+    except csv.Error as error:
+        raise TaskError(f"{path}, line {reader.line_num}: expected CSV with a header, found {error}") from None
+
+
+def _json_rows(text: str, path: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, msgspec.json.decode(line)
+            except msgspec.DecodeError as error:
+                raise TaskError(f"{path}, line {number}: expected a JSON object, found {line[:60]!r} ({error})") from None
+
+
+def make_tasks(rows: Iterable[tuple[int, Any]], source: str) -> Iterator[Task]:
+    """Makes tasks of objects with their line numbers.
+
+    Raises:
+      TaskError: a field is missing, unknown or no text.
+    """
+    known = {*REQUIRED, *OPTIONAL}
+    for number, (line, row) in enumerate(rows):
+        if not isinstance(row, dict):
+            raise TaskError(f"{source}, line {line}: expected an object with {', '.join(REQUIRED)}, found {type(row).__name__}")
+        missing = [name for name in REQUIRED if not row.get(name)]
+        if missing:
+            found = ", ".join(map(str, row)) or "no field"
+            raise TaskError(f"{source}, line {line}: the task lacks {', '.join(missing)}; it has {found}")
+        unknown = sorted(map(str, set(row) - known))
+        if unknown:
+            raise TaskError(f"{source}, line {line}: unknown field {', '.join(unknown)}; a task has {', '.join((*REQUIRED, *OPTIONAL))}")
+        wrong = [name for name, value in row.items() if not isinstance(value, str)]
+        if wrong:
+            raise TaskError(f"{source}, line {line}: {wrong[0]} is {row[wrong[0]]!r}, expected text")
+        yield Task(number, **row)
+
+
+def check_tasks(tasks: Iterable[Task], run: RunSpec) -> Iterator[Task]:
+    """Gives the tasks, having checked that each can be one and that no two write to one folder.
+
+    Raises:
+      TaskError: naming the tasks.
+    """
+    taken: dict[str, int] = {}
+    for task in tasks:
+        folder = resolve(task.output, run.folder)
+        if ".." in folder.split("/"):
+            raise TaskError(f"task {task.number + 1}: output {task.output} leaves its folder; give a path without '..'")
+        if folder in taken or folder == run.folder.rstrip("/"):
+            other = f"task {taken[folder] + 1}" if folder in taken else "the run's own manifest"
+            raise TaskError(f"task {task.number + 1}: output {folder} is the folder of {other} too; each task needs one of its own")
+        taken[folder] = task.number
+        try:
+            run.input_of(task), run.key_of(task), run.output_of(task)
+        except SpecError as error:
+            raise TaskError(f"task {task.number + 1}: {error}") from error
+        yield task
+
+
+def write_tasks(tasks: Iterable[Task]) -> bytes:
+    """Gives tasks as JSON-lines."""
+    return b"".join(msgspec.json.encode(task.as_line()) + b"\n" for task in tasks)
+
+
+def folders(spec: JobSpec | RunSpec) -> list[str]:
+    """Gives the folders that a run writes to."""
+    if isinstance(spec, JobSpec):
+        return sorted({spec.output.folder, spec.output.errors})
+    try:
+        outputs = [spec.output_of(task).folder for task in read_tasks(spec.tasks)]
+    except (OSError, TaskError):  # the launch did not come as far, or the run is over
+        outputs = []
+    return [*outputs, spec.folder]
