@@ -58,20 +58,28 @@ def _structure(meta_graph: Any, signature: Signature, folder: str) -> Structure:
     walk = _Walk({node.name: node for node in meta_graph.graph_def.node}, leaves, _Functions(meta_graph.graph_def.library))
     for spec in signature.outputs:
         walk.visit(spec.tensor)
-    for name in _initializers(meta_graph):
-        walk.visit(f"^{name}")
     doubtful = walk.stateful - SHARED_STATE
-    if doubtful:
-        raise _DoubtError(", ".join(doubtful))
     entries = restored_entries(meta_graph)
     variables = walk.variables()
-    if not all(name in entries for name in variables):
-        raise _DoubtError("a variable is not restored from the checkpoint")
+    if doubtful or not all(name in entries for name in variables):
+        raise _DoubtError(f"state that no checkpoint holds: {', '.join(doubtful) or 'a variable'}")
+    _check_initializers(_Walk(walk.nodes, leaves, walk.functions), meta_graph, entries)
+    for name in _initializers(meta_graph):
+        walk.visit(f"^{name}")
     versions = meta_graph.graph_def.versions
     tensors = [(spec.name, spec.dtype, spec.shape) for spec in (*signature.inputs, *signature.outputs)]
     head = repr((signature.name, signature.tags, tensors, versions.producer, versions.min_consumer))
     digest = hashlib.sha256("\n".join((head, *walk.told)).encode("utf-8", "surrogateescape")).hexdigest()
     return Structure(digest, tuple((name, entries[name]) for name in variables))
+
+
+def _check_initializers(walk: _Walk, meta_graph: Any, entries: Mapping[str, str]) -> None:
+    """They run once, for the first model: what they do must not depend on the variables that a checkpoint fills, nor fill them."""
+    for name in _initializers(meta_graph):
+        walk.visit(f"^{name}")
+    doubtful = walk.stateful - SHARED_STATE - {"AssignVariableOp"}  # of variables for the paths of assets
+    if doubtful or any(name in entries for name in walk.variables()):
+        raise _DoubtError("the initializers do more than to fill tables")
 
 
 def _initializers(meta_graph: Any) -> list[str]:

@@ -56,7 +56,9 @@ def check_gate(job: JobSpec, accounts: Accounts) -> str | None:
         return f"{len(accounts.damaged)} input files are damaged, so rows are lost: {', '.join(accounts.damaged[:3])}"
     ratio = failed / read if read else 0.0
     if ratio > job.max_error_ratio:
-        return f"{failed} of {read} rows failed ({ratio:.2%}), more than --max_error_ratio={job.max_error_ratio} allows"
+        most = count_codes([shard for shard in accounts.shards if shard.kind == "errors"])[0]
+        example = f"; most with {most['code']}, such as: {most['message']}"
+        return f"{failed} of {read} rows failed ({ratio:.2%}), more than --max_error_ratio={job.max_error_ratio} allows{example}"
     return None
 
 
