@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.options import Flag, UsageError, default_text
+from pipeline.flags import Flag, UsageError, default_text
 
 
 def folders(text: str) -> tuple[str, ...]:

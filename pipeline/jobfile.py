@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.options import UsageError, beam_flags
+from pipeline.flags import UsageError
+from pipeline.options import beam_flags
 
 
 class _FieldError(ValueError):

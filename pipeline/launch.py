@@ -12,7 +12,8 @@ from typing import Any
 
 from pipeline import commands, template
 from pipeline import options as flags
-from pipeline.options import Flag, Options, UsageError
+from pipeline.flags import Flag, UsageError
+from pipeline.options import Options
 
 LOG = logging.getLogger("nightshift")
 POLL_SECONDS = 10.0

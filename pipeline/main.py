@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from pipeline import jobfile
 from pipeline import options as flags
-from pipeline.options import Options, UsageError
+from pipeline.flags import UsageError
+from pipeline.options import Options
 from transforms.specs import JobSpec, SpecError
 
 if TYPE_CHECKING:

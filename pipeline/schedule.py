@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline import commands
 from pipeline import launch as launching
-from pipeline.options import Flag, UsageError
+from pipeline.flags import Flag, UsageError
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 FLAGS = (

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import commands
 from pipeline import options as flags
-from pipeline.options import Flag, Options, UsageError
+from pipeline.flags import Flag, UsageError
+from pipeline.options import Options
 from transforms.specs import SpecError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline import options as flags
-from pipeline.options import Flag, UsageError
+from pipeline import flags
+from pipeline.flags import Flag, UsageError
 
 METADATA = "templates/metadata.json"
 NAME = "Nightshift"

@@ -8,7 +8,8 @@ import zoneinfo
 import pytest
 
 from pipeline import dates
-from pipeline.options import UsageError, parse
+from pipeline.flags import UsageError
+from pipeline.options import parse
 from transforms.specs import SpecError
 
 NEEDED = [

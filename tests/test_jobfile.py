@@ -13,9 +13,10 @@ from google.cloud.aiplatform_v1.types import BatchPredictionJob
 from saved_models import Models
 
 from pipeline import jobfile
+from pipeline.flags import BY_NAME, UsageError
 from pipeline.jobfile import AI_PLATFORM, VERTEX, expand
 from pipeline.main import main
-from pipeline.options import BY_NAME, UsageError, beam_flags, parse
+from pipeline.options import beam_flags, parse
 
 VERTEX_BODY: dict[str, Any] = {
     "displayName": "nightly",

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import options
-from pipeline.options import FLAGS, UsageError, help_text, parse
+from pipeline.flags import BY_NAME, FLAGS, UsageError, default_text
+from pipeline.options import help_text, parse
 from transforms.specs import SpecError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -188,7 +189,7 @@ def test_beams_flags_are_those_of_the_installed_beam() -> None:
 
 
 def test_ours_and_beams_names_are_apart() -> None:
-    assert not set(options.BY_NAME) & set(options.beam_flags())
+    assert not set(BY_NAME) & set(options.beam_flags())
 
 
 def test_options_can_be_copied_and_asked_for_what_they_lack() -> None:
@@ -205,7 +206,7 @@ def test_help_names_every_flag_with_its_values_and_default() -> None:
         assert f"--{flag.name} " in text
         assert flag.allowed in text
         assert flag.help in text
-        assert options.default_text(flag) not in ("", "None", "()")
+        assert default_text(flag) not in ("", "None", "()")
 
 
 # --- in a process of its own -----------------------------------------------------------------------------------------------

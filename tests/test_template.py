@@ -15,7 +15,7 @@ import pytest
 from gcp_fixtures import CloudStorage
 from saved_models import Models
 
-from pipeline import options, template
+from pipeline import flags, options, template
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE = "us-docker.pkg.dev/test-project/nightshift/nightshift:0.1.0"
@@ -30,7 +30,7 @@ def test_metadata_is_as_generated() -> None:
 
 def test_every_flag_is_a_parameter_of_the_right_type() -> None:
     parameters = {parameter["name"]: parameter for parameter in template.metadata()["parameters"]}
-    assert list(parameters) == [flag.name for flag in options.FLAGS]
+    assert list(parameters) == [flag.name for flag in flags.FLAGS]
     kinds = {name: parameter["paramType"] for name, parameter in parameters.items()}
     assert kinds["batch_size"] == kinds["max_error_ratio"] == "NUMBER"
     assert kinds["verbose"] == kinds["allow_unsafe_ops"] == "BOOLEAN"
@@ -38,7 +38,7 @@ def test_every_flag_is_a_parameter_of_the_right_type() -> None:
     assert kinds["output_format"] == "ENUM"
     assert [option["value"] for option in parameters["nan"]["enumOptions"]] == ["null", "string", "error"]
     needed = {name for name, parameter in parameters.items() if not parameter["isOptional"]}
-    assert needed == {name for name in options.REQUIRED if not any(other in parameters for other in template.INSTEAD[name])}
+    assert needed == {name for name in flags.REQUIRED if not any(other in parameters for other in template.INSTEAD[name])}
     for parameter in parameters.values():
         if "parentName" in parameter:
             above = parameters[parameter["parentName"]]
@@ -53,7 +53,7 @@ def test_service_takes_metadata_and_container_spec() -> None:
     read = dataflow.ContainerSpec.from_json(json.dumps(spec), ignore_unknown_fields=False)
     assert read.image == read.default_environment.sdk_container_image == IMAGE
     assert read.sdk_info.language == dataflow.SDKInfo.Language.PYTHON
-    assert len(read.metadata.parameters) == len(options.FLAGS)
+    assert len(read.metadata.parameters) == len(flags.FLAGS)
     assert {parameter.param_type.name for parameter in read.metadata.parameters} == {"TEXT", "NUMBER", "BOOLEAN", "ENUM"}
     for parameter in read.metadata.parameters:
         assert parameter.label
@@ -213,7 +213,7 @@ def test_launch_stages_no_code(launched: dict[str, Any]) -> None:
 def test_publishing_is_a_step_of_the_graph(launched: dict[str, Any], gcs: CloudStorage, bucket: str) -> None:
     """The launcher is gone when the rows come: whatever follows them must be in the graph."""
     steps = {transform.unique_name for transform in launched["pipeline"].components.transforms.values()}
-    for verb in ("PlanSplits", "ReadInstances", "Predict", "WriteShards", "Publish"):
+    for verb in ("PlanJob/PlanSplits", "ReadInstances", "Predict", "WriteShards", "Publish"):
         assert verb in steps, sorted(steps)
     assert not gcs.list(f"{bucket}/out")
 
