@@ -187,11 +187,12 @@ def _check_input(options: Options) -> InputFound:
     for pattern in options.input:
         _refuse_output_in(pattern, (output, errors))
         matched = 0
+        formats: dict[str, str] = {}  # one file of each
         for found in itertools.islice(files.match(pattern), LOOKED_AT_FILES):
             matched += 1
             if matched == 1:
                 first.append(found.path)
-            format_of(found.path, options.input_format)
+            formats.setdefault(format_of(found.path, options.input_format).name, found.path)
             size += found.size_bytes
             folder = next((folder for folder in (output, errors) if _normal(found.path).startswith(folder + "/")), None)
             if folder is not None and (PUBLISHED.fullmatch(os.path.basename(found.path)) or options.output_layout == "mirror"):
@@ -201,6 +202,12 @@ def _check_input(options: Options) -> InputFound:
         if not matched:
             raise PreflightError(
                 f"--input={pattern} matches no file: check the path, and quote a pattern so that the shell leaves it alone"
+            )
+        if len(formats) > 1:
+            examples = ", ".join(f"{path} is {name}" for name, path in formats.items())
+            raise PreflightError(
+                f"--input={pattern} holds files of several formats ({examples}), and one pattern's files are read as one: give a pattern "
+                "for each, or --input_format where they are alike"
             )
         number += matched
         whole = whole and matched < LOOKED_AT_FILES

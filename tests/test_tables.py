@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -175,11 +176,72 @@ def test_rows_that_do_not_fit_are_failed_rows(models: Models, tmp_path: Path) ->
 
 
 def test_a_column_that_is_not_there(models: Models, tmp_path: Path) -> None:
-    pq.write_table(pa.table({"y": [1.0, 2.0]}), tmp_path / "rows.parquet")
-    assert run(tmp_path / "out", model=models.get("half_plus_two"), input=tmp_path / "rows.parquet") == 3
+    pq.write_table(pa.table({"x": [1.0]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"y": [1.0, 2.0]}), tmp_path / "b.parquet")
+    assert run(tmp_path / "out", model=models.get("half_plus_two"), input=f"{tmp_path}/*.parquet") == 3
     failed = lines(tmp_path / "out", "prediction.errors")
     assert [row["code"] for row in failed] == ["INPUT_MISSING"] * 2
     assert "there is no column 'x'" in failed[0]["message"]
+
+
+def test_what_a_file_can_not_give_is_refused_before_the_start(models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refusal(path: Path, **flags: Any) -> str:
+        assert run(tmp_path / "out", model=models.get("half_plus_two"), input=path, **flags) == 2
+        assert not (tmp_path / "out").exists()
+        message = capsys.readouterr().err
+        assert message.count("\n") == 1
+        return message
+
+    rows = [{"x": 1.0, "id": 1}]
+    path = tmp_path / "rows.parquet"
+    avro = write_avro(tmp_path / "rows.avro", rows, {"x": ["null", "float"], "id": "long"})
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    for table_file in (path, avro):
+        assert "has no column 'day' (--key_field); its columns are x, id" in refusal(table_file, key_field="id,day")
+        assert "has no column 'day' (--passthrough_fields)" in refusal(table_file, passthrough_fields="day")
+    write_avro(avro, [{"y": 1.0}], {"y": "float"})
+    assert "has no column 'x' (an input of the model); its columns are y" in refusal(avro)
+    write_avro(avro, [{"x": "1"}], {"x": ["null", "string"]})
+    assert "column 'x' of" in (message := refusal(avro))
+    assert "is string, and the model's input of that name wants" in message
+    write_avro(avro, [{"x": {"a": 1}}], {"x": {"type": "map", "values": "int"}})
+    assert "is struct<>" in refusal(avro)
+    pq.write_table(pa.table({"x": ["1"]}), path)
+    assert "is string, and the model's input of that name wants" in refusal(path)
+    pq.write_table(pa.table({"y": [1.0]}), path)
+    assert "has no column 'x' (an input of the model); its columns are y" in refusal(path)
+    path.write_bytes(b"not parquet")
+    assert "is no parquet file: it begins with b'not '" in refusal(path)
+    path.write_bytes(b"PARE" + bytes(100) + b"PARE")
+    assert "is an encrypted Parquet file" in refusal(path)
+    avro.write_bytes(b"{}\n")
+    assert "is no avro file" in refusal(avro)
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(b'{"x": 1}\n')
+    assert "is no gzip file, as its name says it is" in refusal(packed)
+    packed.write_bytes(gzip.compress(b'{"x": 1}\n')[:10])
+    assert "can't be decompressed, from its beginning on" in refusal(packed)
+    plain = tmp_path / "rows.tfrecord"
+    plain.write_bytes(gzip.compress(b"record"))
+    assert "begins as gzip does, and is to be read as tf-record" in refusal(plain)
+
+
+def test_compressions_may_be_mixed_in_a_folder_and_formats_may_not(
+    models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"x": 1}\n')
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(b'{"x": 2}\n'))
+    assert run(tmp_path / "out", model=models.get("half_plus_two"), input=folder) == 0
+    assert sorted(row["prediction"] for row in lines(tmp_path / "out")) == [2.5, 3.0]
+    (folder / "c.csv").write_text("x\n1\n")
+    capsys.readouterr()
+    assert run(tmp_path / "out", model=models.get("half_plus_two"), input=folder) == 2
+    message = capsys.readouterr().err
+    assert "holds files of several formats" in message
+    assert "a.jsonl is jsonl" in message
+    assert "c.csv is csv" in message
 
 
 def test_a_cut_file_is_damaged_and_its_good_rows_count(models: Models, tmp_path: Path) -> None:
@@ -190,7 +252,7 @@ def test_a_cut_file_is_damaged_and_its_good_rows_count(models: Models, tmp_path:
     assert [row["code"] for row in lines(tmp_path / "out", "prediction.errors")] == ["FILE_DAMAGED"]
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
     whole = (tmp_path / "rows.parquet").read_bytes()
-    for name, content in (("cut", whole[:-10]), ("text", b"not parquet"), ("empty", b"")):
+    for name, content in (("cut", whole[:-10]), ("short", b"PAR1"), ("empty", b"")):
         path = tmp_path / f"{name}.parquet"
         path.write_bytes(content)
         assert run(tmp_path / "out", model=models.get("half_plus_two"), input=path) == 3

@@ -48,6 +48,11 @@ def make_column(array: pa.Array, signature: Signature, spec: TensorSpec) -> tupl
     return _spread(column, valid, len(array)), errors
 
 
+def fits(kind: pa.DataType, dtype: str) -> bool:
+    """Whether values of an Arrow type, alone or in lists, can be values of an input of ``dtype``."""
+    return _is_fit(_leaf(kind.value_type if pt.is_dictionary(kind) else kind)[0], dtype)
+
+
 def _leaf(kind: pa.DataType) -> tuple[pa.DataType, int]:
     """The type of the innermost values, and how many lists they stand in."""
     depth = 0

@@ -16,12 +16,50 @@ import pyarrow as pa
 from transforms import files
 from transforms.elements import FileRange, InstanceBatch
 from transforms.read.blocks import DamagedFileError
+from transforms.read.columns import refuse_columns
 from transforms.read.row import RowSpec
 from transforms.read.table import BATCH_BYTES, TableBatcher, batch_rows, needed_columns
 
 SYNC_BYTES = 16
 # What fastavro raises on bytes that are not what the header promises; it has no error of its own for that.
 DAMAGE = (EOFError, ValueError, IndexError, KeyError, TypeError, StopIteration, struct.error, zlib.error, UnicodeDecodeError, MemoryError)
+
+
+PRIMITIVES = {
+    "null": pa.null(), "boolean": pa.bool_(), "int": pa.int32(), "long": pa.int64(), "float": pa.float32(), "double": pa.float64(),
+    "bytes": pa.binary(), "string": pa.string(), "enum": pa.string(), "fixed": pa.binary(),
+}  # fmt: skip
+
+
+def refusal(spec: RowSpec, path: str) -> str | None:
+    """Gives why a job can't use the file ``path``, as its schema shows, or None; a damaged one is seen when it is read."""
+    with files.open_raw(path) as stream:
+        try:
+            schema = fastavro.reader(stream).writer_schema
+        except DAMAGE:
+            return None
+    if not isinstance(schema, dict) or schema.get("type") != "record":
+        return f"{path}: its Avro schema is no record, so it has no columns: write rows as records"
+    return refuse_columns(spec, path, {field["name"]: _kinds(field["type"]) for field in schema["fields"]})
+
+
+def _kinds(schema: Any) -> list[pa.DataType]:
+    """The Arrow types that values of an Avro schema may have; null, which fits everything, for a type defined elsewhere."""
+    if isinstance(schema, list):
+        branches = [kind for branch in schema if branch != "null" for kind in _kinds(branch)]
+        return branches or [pa.null()]
+    if isinstance(schema, str):
+        return [PRIMITIVES.get(schema, pa.null())]
+    kind, logical = schema["type"], schema.get("logicalType")
+    if logical == "decimal":
+        return [pa.decimal128(schema["precision"], schema.get("scale", 0))]
+    if logical is not None:
+        return [pa.string(), pa.timestamp("us")]
+    if kind == "array":
+        return [pa.list_(item) for item in _kinds(schema["items"])]
+    if kind in ("map", "record"):
+        return [pa.struct([])]
+    return _kinds(kind)
 
 
 class AvroReader:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from transforms.codes import Code, Stage
 from transforms.elements import FailedRow, FileRange, InstanceBatch
 from transforms.read.blocks import DamagedFileError, compression_of
+from transforms.read.contents import contradiction
 from transforms.read.row import RowSpec
 from transforms.tables import is_table
 
@@ -64,6 +65,8 @@ class Format:
 
     def refuse(self, spec: RowSpec, path: str) -> str | None:
         """Gives why a job can't read the file ``path``, as far as that shows before it starts, or None."""
+        if reason := contradiction(path, self.name):
+            return reason
         return _imported(self.refusal)(spec, path) if self.refusal else None
 
     def make_reader(self, spec: RowSpec) -> Reader:
@@ -80,8 +83,14 @@ FORMATS = {
     format.name: format
     for format in (
         Format("jsonl", ("jsonl", "ndjson", "json"), "transforms.read.jsonl:JsonLinesReader", cuts=True),
-        Format("parquet", ("parquet", "pq"), "transforms.read.parquet:ParquetReader", cuts=True),
-        Format("avro", ("avro",), "transforms.read.avro:AvroReader", cuts=True),
+        Format(
+            "parquet",
+            ("parquet", "pq"),
+            "transforms.read.parquet:ParquetReader",
+            cuts=True,
+            refusal="transforms.read.parquet:refusal",
+        ),
+        Format("avro", ("avro",), "transforms.read.avro:AvroReader", cuts=True, refusal="transforms.read.avro:refusal"),
         Format(
             "csv",
             ("csv",),

@@ -11,10 +11,21 @@ import pyarrow.parquet as pq
 from transforms import files
 from transforms.elements import FileRange, InstanceBatch
 from transforms.read.blocks import DamagedFileError
+from transforms.read.columns import refuse_columns
 from transforms.read.row import RowSpec
 from transforms.read.table import TableBatcher, batch_rows, needed_columns
 
 DAMAGE = (pa.ArrowException, OSError, EOFError)
+
+
+def refusal(spec: RowSpec, path: str) -> str | None:
+    """Gives why a job can't use the file ``path``, as its schema shows, or None; a damaged one is seen when it is read."""
+    with files.open_raw(path) as stream:
+        try:
+            schema = pq.read_schema(stream)
+        except DAMAGE:
+            return None
+    return refuse_columns(spec, path, {field.name: [field.type] for field in schema})
 
 
 class ParquetReader:

@@ -1,0 +1,58 @@
+"""Is a file what its name says? Seen at its first bytes, before anything runs."""
+
+from __future__ import annotations
+
+import zlib
+
+from transforms import files
+from transforms.elements import FileRange
+from transforms.read.blocks import DamagedFileError, compression_of, open_stream
+
+# What files of a kind begin with: RFC 1952, bzip2's and zstd's (RFC 8878) own, parquet.thrift, Avro 1.11 "Object Container Files".
+# Long enough that no text is taken for one: a header of CSV may well begin with PAR1, or with PARE.
+BEGINNINGS = {
+    "gzip": b"\x1f\x8b\x08",
+    "bzip2": b"BZh",
+    "zstd": b"\x28\xb5\x2f\xfd",
+    "parquet": b"PAR1",
+    "avro": b"Obj\x01",
+}
+UNLIKE_TEXT = ("gzip", "zstd", "avro")
+ENCRYPTED_PARQUET = b"PARE"
+
+
+def contradiction(path: str, format: str) -> str | None:
+    """Gives how the beginning of the file ``path`` contradicts its name or its ``format``, or None.
+
+    An empty file, and one that breaks off later, contradict nothing: what is wrong with them shows when they are read.
+    """
+    with files.open_raw(path) as stream:
+        start = stream.read(4)
+    compression = compression_of(path)
+    if not start:
+        return None
+    if compression is not None:
+        if not start.startswith(BEGINNINGS[compression]):
+            return f"{path} is no {compression} file, as its name says it is: it begins with {start!r}. Name it as what it is"
+        broken = _broken(path)
+        return f"{path} can't be decompressed, from its beginning on: {broken}. Write it again" if broken else None
+    if format == "parquet" and start == ENCRYPTED_PARQUET:
+        return f"{path} is an encrypted Parquet file, and there is no key for it here: write it without encryption"
+    if format in BEGINNINGS:
+        if start == BEGINNINGS[format]:
+            return None
+        return f"{path} is no {format} file: it begins with {start!r}. Name it as what it is, or give --input_format"
+    for other in UNLIKE_TEXT:
+        if start.startswith(BEGINNINGS[other]):
+            return f"{path} begins as {other} does, and is to be read as {format}: give its name the extension of {other}"
+    return None
+
+
+def _broken(path: str) -> str | None:
+    """What is wrong with the first byte of a compressed file, decompressed; None: nothing."""
+    try:
+        with open_stream(FileRange(path, 0, None, 0, path)) as stream:
+            stream.read(1)
+    except (DamagedFileError, EOFError, OSError, zlib.error) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
