@@ -13,8 +13,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline import jobfile
+from pipeline import check_flags, jobfile
 from pipeline import options as flags
+from pipeline.check_flags import CheckOptions
 from pipeline.flags import UsageError
 from pipeline.options import Options
 from transforms.specs import JobSpec, SpecError
@@ -47,12 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             _quiet(False)
             return launch.launch(arguments) if command == "launch" else schedule.schedule(arguments)
-        if command != "run":
-            raise UsageError(f"unknown command {command!r}; there are: run, launch, schedule, serve")
+        if command not in ("run", "check"):
+            raise UsageError(f"unknown command {command!r}; there are: run, check, launch, schedule, serve")
         if {"--help", "-h"} & set(arguments):
-            print(flags.help_text())
+            print(flags.help_text() if command == "run" else check_flags.help_text())
             return DONE
-        return run(flags.parse(jobfile.expand(arguments)))
+        arguments = jobfile.expand(arguments)
+        return run(flags.parse(arguments)) if command == "run" else check(check_flags.parse(arguments))
     except (UsageError, SpecError) as error:
         print(f"nightshift: {error}", file=sys.stderr)
         return REFUSED
@@ -67,19 +69,9 @@ def _complain(text: str) -> None:
 
 def run(options: Options, complain: Callable[[str], None] = _complain) -> int:
     """Runs the job that ``options`` describe and gives its exit status; ``complain`` takes the one message of what is wrong."""
-    _quiet(options.verbose)
-    # Only now, when the flags are known to be good: importing Beam takes seconds, TensorFlow more.
-    from apache_beam.io.filesystems import FileSystems
-    from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, TypeOptions
-
+    beam_options = _start(options)
     from pipeline import many, preflight
 
-    beam_options = PipelineOptions(list(options.beam))
-    beam_options.view_as(SetupOptions).save_main_session = False
-    # DirectRunner would first try to download Prism, a runner that needs workers of its own; pipelines that allow
-    # "unsafe triggers" stay in this process, and a pipeline without triggers has none to fear.
-    beam_options.view_as(TypeOptions).allow_unsafe_triggers = True
-    FileSystems.set_options(beam_options)  # preflight's first look at a bucket decides this process's credentials
     try:
         spec, found = many.prepare(options, beam_options) if many.is_many(options) else preflight.prepare(options, beam_options)
     except preflight.PreflightError as error:
@@ -95,6 +87,30 @@ def run(options: Options, complain: Callable[[str], None] = _complain) -> int:
     finally:
         if progress:
             shutil.rmtree(progress, ignore_errors=True)
+
+
+def check(options: CheckOptions) -> int:
+    """Looks at the job that ``options`` describe, and runs nothing."""
+    beam_options = _start(options.run)
+    from pipeline import check as checking
+
+    return DONE if checking.check(options, beam_options) else REFUSED
+
+
+def _start(options: Options) -> PipelineOptions:
+    """Imports Beam and gives its options."""
+    _quiet(options.verbose)
+    # Only now, when the flags are known to be good: importing Beam takes seconds, TensorFlow more.
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, TypeOptions
+
+    beam_options = PipelineOptions(list(options.beam))
+    beam_options.view_as(SetupOptions).save_main_session = False
+    # DirectRunner would first try to download Prism, a runner that needs workers of its own; pipelines that allow
+    # "unsafe triggers" stay in this process, and a pipeline without triggers has none to fear.
+    beam_options.view_as(TypeOptions).allow_unsafe_triggers = True
+    FileSystems.set_options(beam_options)  # preflight's first look at a bucket decides this process's credentials
+    return beam_options
 
 
 def _execute(spec: JobSpec | RunSpec, found: InputFound, beam_options: PipelineOptions, complain: Callable[[str], None]) -> int:

@@ -50,8 +50,10 @@ class InputFound:
     first: tuple[str, ...] = ()  # one file a pattern
 
 
-def prepare(options: Options, beam_options: PipelineOptions) -> tuple[JobSpec, InputFound]:
+def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool = True) -> tuple[JobSpec, InputFound]:
     """Gives the job and what its input is, having checked all that can be known before it starts.
+
+    ``probe_output`` False writes nothing, not even the file that shows that the output can be written.
 
     Raises:
       PreflightError: naming what is wrong, and what to do.
@@ -81,7 +83,9 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[JobSpec, I
             find_table(job)
         _check_formats(job, found)
         make_encoder(job)  # refuses what the output's format can't hold
-        _check_output(job)
+        _check_disposition(job)
+        if probe_output:
+            _check_output(job)
     except (ModelError, FormatError, SpecError, TableError, BeamIOError, OSError) as error:
         raise PreflightError(str(error)) from error
     return job, found
@@ -237,12 +241,16 @@ def _normal(path: str) -> str:
     return path.rstrip("/") if files.is_remote(path) else os.path.realpath(path)
 
 
-def _check_output(job: JobSpec) -> None:
+def _check_disposition(job: JobSpec) -> None:
     for folder in dict.fromkeys((job.output.folder, job.output.errors)):
         if job.output.write_disposition == "empty":
             there = [name for name in files.list_children(folder) if PUBLISHED.fullmatch(name) or name == SUCCESS]
             if there:
                 raise PreflightError(f"{folder} holds the results of a run already ({there[0]}), and --write_disposition=empty was given")
+
+
+def _check_output(job: JobSpec) -> None:
+    for folder in dict.fromkeys((job.output.folder, job.output.errors)):
         check_writable(folder, job.staging_in(folder))
 
 

@@ -1,0 +1,86 @@
+"""``nightshift check``: would the job run, what would come out, what would it cost? Nothing is written to the output."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import msgspec
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipeline import check_text, preflight
+from pipeline.check_flags import CheckOptions
+from pipeline.estimate import estimate
+from pipeline.findings import Findings
+from pipeline.misfits import candidate_keys, find_misfits
+from pipeline.options import Options
+from pipeline.sample import plan_input, predict_sample, read_sample
+from transforms.model.locate import find_version, read_meta_graphs
+from transforms.read.formats import format_of
+from transforms.signature import ModelError, select_meta_graph
+
+# Other signatures are tried on so many rows: enough to see whether they fit.
+TRIED_ROWS = 20
+TRIED_SIGNATURES = 10
+
+
+def check(options: CheckOptions, beam_options: PipelineOptions) -> bool:
+    """Prints the findings, and writes them as JSON if asked; gives whether the job would run."""
+    findings = look(options, beam_options)
+    print(check_text.text(findings))
+    if options.json is not None:
+        with open(options.json, "wb") as stream:
+            stream.write(msgspec.json.format(msgspec.json.encode(findings.as_json()), indent=2) + b"\n")
+    return findings.reason is None
+
+
+def look(options: CheckOptions, beam_options: PipelineOptions) -> Findings:
+    """Looks at model, signature and a sample of the rows, as a run would."""
+    try:
+        job, _ = preflight.prepare(options.run, beam_options, probe_output=False)
+    except preflight.PreflightError as error:
+        fitting = tuple(_fitting(options.run, beam_options)) if options.run.signature_name is None else ()
+        return Findings(reason=str(error), fitting_signatures=fitting)
+    if job.input.is_bigquery:
+        return Findings(job=job)
+    found = plan_input(job)
+    sample = read_sample(job, found, options.sample_rows)
+    findings = Findings(job=job, input=found, sample=sample)
+    try:
+        predict_sample(job, sample)
+    except ModelError as error:
+        findings.reason = str(error)
+    format = format_of(found.pieces[0].path, job.input.format).name
+    findings.misfits = tuple(find_misfits(sample.failed, job.model.signature, format, job.key.fields))
+    if not job.key.fields or any(misfit.code.startswith("KEY") for misfit in findings.misfits):
+        findings.keys = tuple(candidate_keys(sample.batches, sample.failed))
+    findings.estimate = estimate(sample, found)
+    ratio = len(sample.failed) / max(1, sample.rows)
+    if findings.reason is None and ratio > job.max_error_ratio:
+        failed = f"{len(sample.failed)} of {sample.rows} sampled rows fail ({ratio:.0%})"
+        findings.reason = f"{failed}, more than --max_error_ratio={job.max_error_ratio} allows"
+    if findings.reason is not None:
+        findings.fitting_signatures = tuple(name for name in _fitting(options.run, beam_options) if name != job.model.signature.name)
+    return findings
+
+
+def _fitting(options: Options, beam_options: PipelineOptions) -> Iterator[str]:
+    """Gives the signatures of the same MetaGraph under which every row of a small sample is predicted."""
+    try:
+        folder, _ = find_version(options.model, options.model_version)
+        graph = select_meta_graph(read_meta_graphs(folder), options.tags, options.model)
+    except (ModelError, OSError):
+        return
+    names = sorted(graph.signatures)
+    for name in names[:TRIED_SIGNATURES] if len(names) > 1 else ():
+        other = dataclasses.replace(options, values={**options.values, "signature_name": name})
+        try:
+            job, _ = preflight.prepare(other, beam_options, probe_output=False)
+            if job.input.is_bigquery:
+                return
+            sample = read_sample(job, plan_input(job), TRIED_ROWS)
+            predict_sample(job, sample, timed=False)
+        except (preflight.PreflightError, ModelError):
+            continue
+        if sample.predicted and not sample.failed:
+            yield name

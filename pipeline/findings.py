@@ -1,0 +1,100 @@
+"""What ``nightshift check`` found, for people and machines."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.estimate import Estimate
+from pipeline.misfits import Misfit
+from pipeline.sample import InputPlan, Sample
+from transforms.specs import JobSpec, SpecError
+from transforms.write.schema import make_table
+
+
+@dataclasses.dataclass
+class Findings:
+    """All that ``check`` found; ``reason`` None: nothing that was looked at would make the job fail."""
+
+    reason: str | None = None
+    job: JobSpec | None = None
+    input: InputPlan | None = None
+    sample: Sample | None = None
+    misfits: tuple[Misfit, ...] = ()
+    fitting_signatures: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    estimate: Estimate | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Gives the findings for machines."""
+        found: dict[str, Any] = {"would_run": self.reason is None, "reason": self.reason, "fitting_signatures": self.fitting_signatures}
+        if self.job is not None:
+            model = self.job.model
+            found["model"] = {"location": model.location, "version": model.version, "signature": model.signature.name}
+            found["signature"] = signature_rows(self.job)
+            found["bigquery_schema"] = bigquery_schema(self.job)
+        if self.input is not None:
+            kept = ("files", "bytes", "splits", "formats", "whole")
+            found["input"] = {name: getattr(self.input, name) for name in kept}
+        if self.sample is not None:
+            sample = self.sample
+            found["sample"] = {
+                "rows": sample.rows, "predicted": sample.predicted, "failed": len(sample.failed), "predictions": sample.lines,
+            }  # fmt: skip
+            found["rows"] = {"count": sample.rows_in_input, "counted": sample.counted}
+            found["model"] |= {"load_seconds": round(sample.load_seconds, 3), "memory_mb": round(sample.model_mb, 1)}
+            if sample.speed is not None:
+                found["core_seconds_per_1000_rows"] = dataclasses.asdict(sample.speed)
+        found["misfits"] = [dataclasses.asdict(misfit) for misfit in self.misfits]
+        found["candidate_keys"] = self.keys
+        found["estimate"] = None if self.estimate is None else dataclasses.asdict(self.estimate)
+        return found
+
+
+def signature_rows(job: JobSpec) -> list[dict[str, Any]]:
+    """Gives the signature as a table: role, name, dtype, shape of a call, and where it comes from or goes to."""
+    signature = job.model.signature
+    rows = []
+    for role, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        for spec in specs:
+            shape = "?" if spec.shape is None else ",".join("?" if dim is None else str(dim) for dim in spec.shape)
+            place = f"field {spec.name!r}" if role == "input" else f"prediction, {spec.name!r}"
+            if role == "input" and len(signature.inputs) == 1:
+                place += ", or the bare row"
+            if role == "output" and len(signature.outputs) == 1:
+                place = "prediction, the bare value"
+            rows.append({"role": role, "name": spec.name, "dtype": spec.dtype, "shape": f"[{shape}]", "where": place})
+    return rows
+
+
+def bigquery_schema(job: JobSpec) -> list[dict[str, Any]] | None:
+    """Gives the columns that a table of the predictions would have; None where an output has no known rank."""
+    output = dataclasses.replace(job.output, format="parquet", style="keyed", passthrough_fields=())
+    try:
+        table = make_table(job.model.signature, output, job.key.fields)
+    except SpecError:
+        return None
+    return [_column(field.name, field.type) for field in table.schema]
+
+
+def _column(name: str, type: pa.DataType) -> dict[str, Any]:
+    mode = "NULLABLE"
+    if pa.types.is_list(type):
+        mode, type = "REPEATED", type.value_type
+    if pa.types.is_list(type):  # BigQuery has no list of lists
+        return {"name": name, "type": "RECORD", "mode": mode, "fields": [_column("values", type)]}
+    if pa.types.is_struct(type):
+        return {"name": name, "type": "RECORD", "mode": mode, "fields": [_column(field.name, field.type) for field in type]}
+    return {"name": name, "type": _scalar(type), "mode": mode}
+
+
+def _scalar(type: pa.DataType) -> str:
+    if pa.types.is_boolean(type):
+        return "BOOL"
+    if pa.types.is_integer(type):
+        return "NUMERIC" if type == pa.uint64() else "INT64"
+    if pa.types.is_floating(type):
+        return "FLOAT64"
+    return "BYTES" if pa.types.is_binary(type) else "STRING"
