@@ -128,8 +128,11 @@ FLAGS = (
         "passthrough_fields", "Output", "fields copied from the row to its prediction; * for all", "field names separated by commas, or *",
         _names, (), "none",
     ),
-    Flag("output", "Output", "folder of the results, local or gs://", "a folder", default_help="required"),
-    _choices("output_format", "Output", "format of the predictions", specs.OUTPUT_FORMATS, "jsonl"),
+    Flag(
+        "output", "Output", "folder of the results, local or gs://; or a table, bq://project.dataset[.table]", "a folder or table",
+        default_help="required",
+    ),
+    _choices("output_format", "Output", "format of the predictions", specs.OUTPUT_FORMATS, None, "jsonl, or bigquery for a table"),
     _choices("output_style", "Output", "shape of a row of JSON", specs.OUTPUT_STYLES, "keyed"),
     _choices(
         "output_layout", "Output", "sharded, or mirror: one output file an input file, same relative path and order",
@@ -140,7 +143,13 @@ FLAGS = (
         "max_error_ratio", "Output", "failed ÷ read above which nothing is published", "a number from 0 to 1", _ratio, 0.1,
     ),
     _choices("nan", "Output", "NaN and infinities in text: null, a string, or the row fails", specs.NAN_POLICIES, "null"),
-    _choices("write_disposition", "Output", "replace what is in the folder, or refuse", specs.WRITE_DISPOSITIONS, "truncate"),
+    _choices(
+        "write_disposition", "Output", "replace what is in the folder or table, add to a table, or refuse",
+        specs.WRITE_DISPOSITIONS, "truncate",
+    ),
+    Flag("create_dataset", "Output", "make the dataset of a table, in --location, if there is none", "true or false", _boolean, False),
+    Flag("partition_field", "Output", "column that partitions a new table", "a column of DATE, DATETIME or TIMESTAMP", default_help="none"),
+    Flag("cluster_fields", "Output", "columns that cluster a new table", "up to 4 column names separated by commas", _names, (), "none"),
     Flag(
         "location", "Run", "where BigQuery runs queries and loads", "a location of BigQuery, such as EU or us-central1",
         default_help="where the data lies",

@@ -10,7 +10,8 @@ from transforms.read.instances import ReadInstances
 from transforms.read.tasks import PlanJob, PlanTasks
 from transforms.specs import JobSpec
 from transforms.tasks import RunSpec
-from transforms.write.publish import Publish
+from transforms.write.load import TablePublisher
+from transforms.write.publish import Publish, Publisher
 from transforms.write.shards import WriteShards
 
 
@@ -26,4 +27,5 @@ def build(pipeline: beam.Pipeline, spec: JobSpec | RunSpec) -> beam.PCollection:
     predictions = read.batches | Predict(job.model if job else None, spec.model_memory_bytes, spec.processes)
     shards = predictions | WriteShards(spec.progress_folder)
     duplicates, places = read.hashes | CheckKeys(job, splits)
-    return shards | Publish(run, plans, read.counts, duplicates, places)
+    publisher = TablePublisher if job and job.output.table else Publisher
+    return shards | Publish(run, plans, read.counts, duplicates, places, publisher)

@@ -66,6 +66,10 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, I
         raise PreflightError(f"{error}") from error
     if not tasks:
         raise PreflightError(f"{options.model_map or options.retry_failed} holds no task: there is nothing to run")
+    if run.output.table:
+        raise PreflightError(
+            f"--output={options.output}: the results of many tasks are folders, below one that gets the run's manifest; give a folder"
+        )
     if options.errors:
         raise PreflightError("--errors has no meaning with tasks: each task's failed rows stand beside its results; leave it out")
     check_writable(folder, run.staging_in(folder))

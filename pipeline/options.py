@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import dates
 from pipeline.flags import BY_NAME, FLAGS, MANY, REQUIRED, UsageError, default_text
-from transforms import specs
+from transforms import specs, tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,12 @@ def parse(argv: Sequence[str]) -> Options:
     if missing:
         raise UsageError(f"--{missing[0]} is missing: {BY_NAME[missing[0]].help}")
     options = Options(values, tuple(given), tuple(beam))
-    input_spec(options), key_spec(options), output_spec(options)  # each checks itself, before anything heavy is imported
+    (
+        input_spec(options),
+        key_spec(options),
+        output_spec(options),
+        bigquery_spec(options, None),
+    )  # each checks itself, before anything heavy is imported
     if options.run_id is not None and not specs.RUN_ID.fullmatch(options.run_id):
         raise UsageError(f"--run_id={options.run_id}: expected {BY_NAME['run_id'].allowed}, beginning with a letter or digit")
     return options
@@ -138,14 +143,16 @@ def key_spec(options: Options) -> specs.KeySpec:
 
 
 def bigquery_spec(options: Options, project: str | None) -> specs.BigQuerySpec:
-    return specs.BigQuerySpec(project, options.location)
+    return specs.BigQuerySpec(project, options.location, options.create_dataset, options.partition_field, options.cluster_fields)
 
 
 def output_spec(options: Options) -> specs.OutputSpec:
+    table = tables.name_or_default(options.output) if tables.is_table(options.output) else None
     return specs.OutputSpec(
         folder=options.output,
+        table=table,
         errors_folder=options.errors,
-        format=options.output_format,
+        format=options.output_format or ("bigquery" if table else "jsonl"),
         style=options.output_style,
         layout=options.output_layout,
         passthrough_fields=options.passthrough_fields,

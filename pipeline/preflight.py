@@ -25,11 +25,14 @@ from transforms import files
 from transforms.bigquery import TableError
 from transforms.model.locate import locate_model
 from transforms.read.bigquery import find_table
+from transforms.read.field_types import known_types
 from transforms.read.formats import FormatError, format_of
 from transforms.read.instances import row_spec
 from transforms.signature import ModelError, import_tensorflow
-from transforms.specs import JobSpec, ModelSpec, SpecError
+from transforms.specs import JobSpec, ModelSpec, OutputSpec, SpecError
+from transforms.tables import parse_table
 from transforms.write.formats import make_encoder
+from transforms.write.load import check_table
 from transforms.write.publish import PUBLISHED, SUCCESS
 
 # Enough to be sure of the formats and to show progress by bytes; more would cost a launcher memory and minutes.
@@ -68,7 +71,7 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
             input=flags.input_spec(options),
             key=flags.key_spec(options),
             model=model,
-            output=flags.output_spec(options),
+            output=_staged(flags.output_spec(options), beam_options.view_as(GoogleCloudOptions).temp_location),
             run_id=options.run_id or make_run_id(now),
             launch=uuid.uuid4().hex,
             started=now.isoformat(timespec="milliseconds"),
@@ -79,9 +82,12 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
             processes=processes(beam_options),
         )
         _check_fields(job)
-        if job.input.is_bigquery:
-            find_table(job)
+        types = find_table(job).columns if job.input.is_bigquery else {}
         _check_formats(job, found)
+        if job.output.table is not None:
+            types = types or known_types(found.first, job.input.format)
+            job = dataclasses.replace(job, output=dataclasses.replace(job.output, field_types=tuple(types.items())))
+            check_table(job)
         make_encoder(job)  # refuses what the output's format can't hold
         _check_disposition(job)
         if probe_output:
@@ -241,9 +247,19 @@ def _normal(path: str) -> str:
     return path.rstrip("/") if files.is_remote(path) else os.path.realpath(path)
 
 
+def _staged(output: OutputSpec, temporary: str | None) -> OutputSpec:
+    """Gives the output with the folder where a table's shards are staged."""
+    if output.table is None:
+        return output
+    if not (temporary or "").startswith("gs://"):
+        found = f"--temp_location={temporary}" if temporary else "none"
+        raise SpecError("temp_location", f"BigQuery loads the predictions from a folder of Cloud Storage: expected gs://…, found {found}")
+    return dataclasses.replace(output, folder=files.join(temporary or "", "nightshift", parse_table(output.table).dotted))
+
+
 def _check_disposition(job: JobSpec) -> None:
     for folder in dict.fromkeys((job.output.folder, job.output.errors)):
-        if job.output.write_disposition == "empty":
+        if job.output.write_disposition == "empty" and job.output.table is None:
             there = [name for name in files.list_children(folder) if PUBLISHED.fullmatch(name) or name == SUCCESS]
             if there:
                 raise PreflightError(f"{folder} holds the results of a run already ({there[0]}), and --write_disposition=empty was given")

@@ -109,9 +109,9 @@ def _job_lines(report: dict[str, Any], job: JobSpec) -> list[str]:
     if report["keys"]["duplicated"]:
         lines.append(f"  keys that stand more than once: {report['keys']['duplicated']:,}; manifest.json lists them")
     if counts["failed"]:
-        lines.append(f"  failed rows in {errors.rstrip('/')}/prediction.errors-*")
+        lines.append(f"  failed rows in {report.get('errors_table') or errors.rstrip('/') + '/prediction.errors-*'}")
     if report["status"] == "done":
-        lines.append(f"  predictions in {output.rstrip('/')}/")
+        lines.append(f"  predictions in {report.get('table') or output.rstrip('/') + '/'}")
     else:
         lines.append(f"  nothing was published: {report['reason']}")
         if report.get("kept_results"):

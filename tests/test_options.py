@@ -102,7 +102,7 @@ def test_a_flag_like_no_other_points_to_help() -> None:
         ("--output_style=json", "one of keyed, vertex, aiplatform, raw"),
         ("--output_layout=flat", "one of sharded, mirror"),
         ("--duplicate_keys=drop", "one of fail, allow"),
-        ("--write_disposition=append", "one of truncate, empty"),
+        ("--write_disposition=add", "one of truncate, append, empty"),
         ("--input_format=xml", "one of jsonl"),
         ("--allow_unsafe_ops=yes", "true or false"),
         ("--verbose=1", "true or false"),

@@ -11,7 +11,7 @@ from transforms.read.bigquery import arrow_type, regroup
 from transforms.read.row import RowSpec
 from transforms.signature import Signature, TensorSpec
 from transforms.specs import BigQuerySpec, InputSpec, SpecError
-from transforms.tables import TableName, parse_table
+from transforms.tables import TableName, name_or_default, parse_table
 
 BIG = 2**60
 
@@ -288,7 +288,8 @@ def test_flags_that_do_not_go_together(values, flag):
 def test_names_of_tables():
     assert parse_table("bq://my-project.d_1.a table-ä") == TableName("my-project", "d_1", "a table-ä")
     assert parse_table("bq://example.com:old.d.t") == TableName("example.com:old", "d", "t")
-    assert parse_table("bq://p.d", "predictions") == TableName("p", "d", "predictions")
+    assert name_or_default("bq://p.d") == "bq://p.d.predictions"
+    assert name_or_default("bq://p.d.t") == "bq://p.d.t"
     assert TableName("p", "d", "t").resource == "projects/p/datasets/d/tables/t"
     for wrong in ("bq://p.d", "bq://p", "bq://p.d.t.u", "bq://p.d-d.t", "p.d.t", "bq://P.d.t"):
         with pytest.raises(ValueError, match="expected bq://project"):

@@ -38,7 +38,7 @@ def job(**changes: Any) -> JobSpec:
         (lambda: OutputSpec("o", style="json"), "output_style", "'json' is not one of keyed, vertex, aiplatform, raw"),
         (lambda: OutputSpec("o", layout="flat"), "output_layout", "'flat' is not one of sharded, mirror"),
         (lambda: OutputSpec("o", nan="zero"), "nan", "'zero' is not one of null, string, error"),
-        (lambda: OutputSpec("o", write_disposition="append"), "write_disposition", "'append' is not one of truncate, empty"),
+        (lambda: OutputSpec("o", write_disposition="add"), "write_disposition", "'add' is not one of truncate, append, empty"),
         (lambda: OutputSpec("o", passthrough_fields=("*", "a")), "passthrough_fields", "'*' already names all fields"),
         (lambda: OutputSpec("o", passthrough_fields=("a", "a")), "passthrough_fields", "a is named twice"),
         (lambda: OutputSpec("o", style="raw", passthrough_fields=("a",)), "passthrough_fields", "has no place for fields"),

@@ -372,11 +372,12 @@ def test_a_run_in_another_format_leaves_nothing_of_the_first(models: Models, tmp
     data, out = write_lines(tmp_path / "data" / "rows.jsonl", [{"x": 1}]), tmp_path / "out"
     flags = {"model": models.get("half_plus_two"), "input": data, "output_layout": layout}
     seen = []
-    for format in (*FORMATS, "jsonl"):
+    of_folders = [format for format in FORMATS if format != "bigquery"]
+    for format in (*of_folders, "jsonl"):
         assert run(out, **flags, output_format=format) == 0
         (name,) = names_in(out) - {"_SUCCESS", "manifest.json"}
         seen.append(name)
-    assert len(set(seen)) == len(FORMATS)
+    assert len(set(seen)) == len(of_folders)
     assert run(out, **flags, write_disposition="empty") == 2
 
 

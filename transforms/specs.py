@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import TYPE_CHECKING
 
 from transforms.signature import Signature
 from transforms.tables import is_table, parse_table
 
+if TYPE_CHECKING:
+    import pyarrow as pa  # which --help and a typo do not wait for
+
 INPUT_FORMATS = ("jsonl", "csv", "tf-record", "parquet", "avro", "file-list", "bigquery")
-OUTPUT_FORMATS = ("jsonl", "parquet", "csv", "tf-record")
+OUTPUT_FORMATS = ("jsonl", "parquet", "bigquery", "csv", "tf-record")
 OUTPUT_STYLES = ("keyed", "vertex", "aiplatform", "raw")
 OUTPUT_LAYOUTS = ("sharded", "mirror")
 DUPLICATE_KEYS = ("fail", "allow")
 NAN_POLICIES = ("null", "string", "error")
-WRITE_DISPOSITIONS = ("truncate", "empty")
+WRITE_DISPOSITIONS = ("truncate", "append", "empty")
 OWN_FIELDS = {
     "keyed": ("key", "prediction"),
     "vertex": ("instance", "key", "prediction"),
@@ -142,7 +146,11 @@ class ModelSpec:
 
 @dataclasses.dataclass(frozen=True)
 class OutputSpec:
-    """Where predictions and failed rows go, and in what shape."""
+    """Where predictions and failed rows go, and in what shape.
+
+    With a ``table`` of BigQuery, ``folder`` is where its shards are staged, and the manifest stays; ``field_types`` are the types of
+    fields of the input, as far as they are known before the start.
+    """
 
     folder: str
     errors_folder: str | None = None
@@ -152,10 +160,13 @@ class OutputSpec:
     passthrough_fields: tuple[str, ...] = ()
     nan: str = "null"
     write_disposition: str = "truncate"
+    table: str | None = None
+    field_types: tuple[tuple[str, pa.DataType], ...] = ()
 
     def __post_init__(self) -> None:
         if not self.folder:
             raise SpecError("output", "is empty; expected a folder")
+        self._check_table()
         _check_choice("output_format", self.format, OUTPUT_FORMATS)
         _check_choice("output_style", self.style, OUTPUT_STYLES)
         _check_choice("output_layout", self.layout, OUTPUT_LAYOUTS)
@@ -174,6 +185,24 @@ class OutputSpec:
                 "passthrough_fields",
                 f"{', '.join(taken)} is a name that --output_style={self.style} uses itself",
             )
+
+    def _check_table(self) -> None:
+        if self.table is None:
+            if self.format == "bigquery":
+                raise SpecError("output_format", "'bigquery' needs a table: give --output=bq://project.dataset.table")
+            if self.write_disposition == "append":
+                raise SpecError("write_disposition", "'append' is for tables of BigQuery; a folder is replaced, or refused with 'empty'")
+            return
+        try:
+            parse_table(self.table)
+        except ValueError as error:
+            raise SpecError("output", str(error)) from None
+        if self.format != "bigquery":
+            raise SpecError("output_format", f"{self.format!r} is no format of a table; leave it out, or give a folder as --output")
+        if self.layout != "sharded":
+            raise SpecError("output_layout", f"{self.layout!r} is for folders; leave it out")
+        if self.errors_folder is not None:
+            raise SpecError("errors", f"the failed rows of a table go to a table beside it, {self.table}_errors: leave it out")
 
     def _check_columns(self) -> None:
         if self.style != "keyed":
@@ -195,6 +224,14 @@ class BigQuerySpec:
 
     project: str | None = None
     location: str | None = None
+    create_dataset: bool = False
+    partition_field: str | None = None
+    cluster_fields: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_names("cluster_fields", self.cluster_fields)
+        if len(self.cluster_fields) > 4:
+            raise SpecError("cluster_fields", f"names {len(self.cluster_fields)} fields; BigQuery takes 4 at most")
 
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")

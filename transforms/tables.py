@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 SCHEME = "bq://"
+PREDICTIONS = "predictions"
 # https://cloud.google.com/bigquery/docs/datasets#dataset-naming and …/docs/tables#table_naming; old project ids begin with a domain.
 NAME = re.compile(r"bq://(?P<project>(?:[a-z0-9.-]+:)?[a-z0-9-]+)\.(?P<dataset>\w+)(?:\.(?P<table>[^./`]{1,1024}))?")
 
@@ -37,15 +38,19 @@ class TableName:
         return f"projects/{self.project}/datasets/{self.dataset}/tables/{self.table}"
 
 
-def parse_table(text: str, default_table: str | None = None) -> TableName:
-    """Reads ``bq://project.dataset.table``; without its table where there is a default.
+def parse_table(text: str) -> TableName:
+    """Reads ``bq://project.dataset.table``.
 
     Raises:
       ValueError: it is none, and what is expected.
     """
     found = NAME.fullmatch(text)
-    table = (found["table"] or default_table) if found else None
-    if found is None or table is None:
-        form = "bq://project.dataset.table" if default_table is None else "bq://project.dataset or bq://project.dataset.table"
-        raise ValueError(f"{text!r} is not the name of a table; expected {form}")
-    return TableName(found["project"], found["dataset"], table)
+    if found is None or not found["table"]:
+        raise ValueError(f"{text!r} is not the name of a table; expected {SCHEME}project.dataset.table")
+    return TableName(found["project"], found["dataset"], found["table"])
+
+
+def name_or_default(text: str) -> str:
+    """Gives the name of the table for an output that names a dataset alone: its ``predictions``."""
+    found = NAME.fullmatch(text)
+    return f"{text}.{PREDICTIONS}" if found and not found["table"] else text

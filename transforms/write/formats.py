@@ -79,6 +79,7 @@ FORMATS = {
     for format in (
         Format("jsonl", "transforms.write.jsonl:LineEncoder", ("jsonl", "ndjson", "json")),
         Format("parquet", "transforms.write.parquet:ParquetEncoder", ("parquet",), suffix=".parquet"),
+        Format("bigquery", "transforms.write.bigquery:TableEncoder", (), suffix=".parquet"),
         Format("csv", "transforms.write.csv:CsvEncoder", ("csv",), suffix=".csv"),
         Format("tf-record", "transforms.write.tfrecord:ExampleEncoder", ("tfrecord", "tfrecords"), suffix=".tfrecord"),
     )

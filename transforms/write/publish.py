@@ -149,9 +149,12 @@ def _accounts(grouped: Mapping[str, Iterable[Any]]) -> Accounts:
 class _PublishJob(beam.DoFn):
     """Publishes the one job of a run; a gate that stays shut fails the run."""
 
+    def __init__(self, publisher: type[Publisher]) -> None:
+        self.publisher = publisher
+
     def process(self, grouped: tuple[int, Mapping[str, Iterable[Any]]]) -> Iterator[dict[str, Any]]:
         (plan,) = grouped[1]["plans"]
-        yield Publisher(plan.job, _accounts(grouped[1])).publish()
+        yield self.publisher(plan.job, _accounts(grouped[1])).publish()
 
 
 class _PublishTask(beam.DoFn):
@@ -207,12 +210,13 @@ class Publish(beam.PTransform):
     counts: beam.PCollection
     duplicates: beam.PCollection
     places: beam.PCollection
+    publisher: type[Publisher] = Publisher
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         parts = {"plans": self.plans, "shards": shards, "counts": self.counts, "duplicates": self.duplicates, "places": self.places}
         grouped = parts | "GroupByTask" >> beam.CoGroupByKey()
         if self.run is None:
-            return grouped | "PublishJob" >> beam.ParDo(_PublishJob())
+            return grouped | "PublishJob" >> beam.ParDo(_PublishJob(self.publisher))
         tasks = grouped | "PublishTask" >> beam.ParDo(_PublishTask(self.run))
         return (
             shards.pipeline

@@ -16,6 +16,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from transforms import files, metrics
 from transforms.elements import FailedRow, PredictionBatch, Shard
 from transforms.specs import JobSpec
+from transforms.write.failed import failed_row_writer
 from transforms.write.formats import make_encoder
 from transforms.write.rows import refuse_non_finite
 
@@ -88,7 +89,7 @@ class _WriteShards(beam.DoFn):
             yield from self._finish()
             self.current = job.task, place
         if self.job is None or self.job.task != job.task:
-            self.job, self.encoder = job, make_encoder(job)
+            self.job, self.encoder, self.failed_rows = job, make_encoder(job), failed_row_writer(job.output)
         if job.output.nan == "error":
             batch = refuse_non_finite(batch)
         batch = self.encoder.refuse(batch)
@@ -114,7 +115,8 @@ class _WriteShards(beam.DoFn):
     def _write_errors(self, failed: list[FailedRow], job: JobSpec, place: Place) -> None:
         if self.errors is None:
             self.errors = ShardFile("errors", job.staging_in(job.output.errors), place)
-        self.errors.write(b"".join(row.to_json() + b"\n" for row in failed))
+            self.failed_rows.open(self.errors)
+        self.failed_rows.write(failed)
         self.rows["errors"] += len(failed)
         for row in failed:
             count, example = self.codes.get((row.stage, row.code), (0, row.message[:EXAMPLE_CHARACTERS]))
@@ -127,6 +129,7 @@ class _WriteShards(beam.DoFn):
             self.encoder.close()
             yield task, self.results.finish(self.rows["results"])
         if self.errors is not None:
+            self.failed_rows.close()
             yield task, self.errors.finish(self.rows["errors"], self.codes)
         self.results, self.errors, self.rows, self.codes = None, None, Counter(), {}
 

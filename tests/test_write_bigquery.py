@@ -1,0 +1,331 @@
+"""Predictions into tables of BigQuery: through the real clients, against an emulator that loads from the one of Cloud Storage."""
+
+import datetime
+import decimal
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from transforms.specs import BigQuerySpec, OutputSpec, SpecError
+from transforms.write.bigquery import output_type, schema_field, table_type, typed
+
+BIG = 2**60
+
+
+@pytest.fixture
+def run(models, capsys, gcs):
+    """Runs a job; gives its status and what it said."""
+    from pipeline.main import main
+
+    folder = gcs.make_bucket()
+
+    def run(output, *flags, model="half_plus_two"):
+        status = main(["run", f"--model={models.get(model)}", f"--output={output}", f"--temp_location={folder}/tmp", *flags])
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    run.folder = folder
+    return run
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def schema_of(bigquery, table):
+    return {field.name: (field.field_type, field.mode) for field in bigquery.client.get_table(table.removeprefix("bq://")).schema}
+
+
+# --- round trip ------------------------------------------------------------------------------------------------------------
+
+
+def test_table_to_table_and_back_matches_numpy_on_100000_rows(bigquery, run):
+    count = 100_000
+    x = np.random.default_rng(7).normal(size=count) * 100
+    keys = BIG + np.arange(count)
+    stamps = pa.array(np.arange(count) * 1_000_003, pa.timestamp("us", "UTC"))
+    dataset = bigquery.make_dataset()
+    source = bigquery.load(f"{dataset}.input", pa.table({"k": keys, "x": x, "at": stamps, "other": x}))
+    status, said = run(f"{dataset}.output", f"--input={source}", "--key_field=k", "--passthrough_fields=at")
+    assert status == 0, said
+    assert f"predictions in {dataset}.output" in said
+    table = bigquery.client.query(f"SELECT * FROM `{dataset[5:]}.output` ORDER BY key").to_arrow(create_bqstorage_client=True)
+    assert schema_of(bigquery, f"{dataset}.output") == {
+        "key": ("INTEGER", "NULLABLE"), "y": ("FLOAT", "NULLABLE"), "at": ("TIMESTAMP", "NULLABLE"),
+    }  # fmt: skip
+    assert np.array_equal(table["key"].to_numpy(), keys)
+    assert np.array_equal(table["y"].to_numpy(), (np.float32(0.5) * x.astype(np.float32) + np.float32(2)).astype(np.float64))
+    assert table["at"].cast(pa.int64()).to_pylist() == (np.arange(count) * 1_000_003).tolist()
+
+
+def test_query_to_table(bigquery, run):
+    output = f"{bigquery.make_dataset()}.t"
+    status, said = run(output, "--input_query=SELECT 'a' AS k, 1.0 AS x UNION ALL SELECT 'b', 3.0", "--key_field=k")
+    assert status == 0, said
+    assert bigquery.rows(output, "key") == [{"key": "a", "y": 2.5}, {"key": "b", "y": 3.5}]
+
+
+def test_files_to_the_datasets_predictions_and_failed_rows_beside(bigquery, run, tmp_path, gcs):
+    dataset = bigquery.make_dataset()
+    rows = [*({"id": f"k{n}", "x": n} for n in range(40)), {"id": "bad", "x": None}, {"id": 7, "x": "text"}]
+    source = write_lines(tmp_path / "in.jsonl", rows)
+    status, said = run(dataset, f"--input={source}", "--key_field=id")
+    assert status == 0, said
+    assert f"failed rows in {dataset}.predictions_errors" in said
+    assert bigquery.rows(f"{dataset}.predictions", "y") == [{"key": f"k{n}", "y": 0.5 * n + 2} for n in range(40)]
+    errors = bigquery.rows(f"{dataset}.predictions_errors", "`offset`")
+    assert [(row["code"], row["key"], row["stage"]) for row in errors] == [("NULL_VALUE", "bad", "convert"), ("WRONG_TYPE", "7", "convert")]
+    assert [json.loads(row["instance"]) for row in errors] == rows[40:]
+    assert errors[0]["source"] == str(source)
+    # staging is gone, the manifest stays
+    assert gcs.list(f"{run.folder}/tmp") == [f"nightshift/{dataset[5:]}.predictions/{name}" for name in ("_SUCCESS", "manifest.json")]
+    report = json.loads(gcs.read(f"{run.folder}/tmp/nightshift/{dataset[5:]}.predictions/manifest.json"))
+    assert report["table"] == f"{dataset}.predictions"
+    assert report["counts"] == {"read": 42, "predicted": 40, "failed": 2}
+    # a run without failed rows takes those of the one before away
+    source = write_lines(tmp_path / "in.jsonl", rows[:3])
+    assert run(dataset, f"--input={source}", "--key_field=id")[0] == 0
+    assert len(bigquery.rows(f"{dataset}.predictions")) == 3
+    assert [table.table_id for table in bigquery.client.list_tables(dataset[5:])] == ["predictions"]
+
+
+def test_keys_and_fields_of_parquet_keep_their_types(bigquery, run, tmp_path):
+    columns = {
+        "id": [BIG, BIG + 1], "x": [1.0, float("inf")], "day": [datetime.date(2026, 2, 3), None], "price": [decimal.Decimal("1.25"), None],
+        "raw": [b"\0\xff", b""], "tags": [["a", "b"], []],
+    }  # fmt: skip
+    pq.write_table(pa.table(columns), tmp_path / "in.parquet")
+    output = f"{bigquery.make_dataset()}.t"
+    status, said = run(output, f"--input={tmp_path / 'in.parquet'}", "--key_field=id", "--passthrough_fields=day,price,raw,tags")
+    assert status == 0, said
+    kinds = {name: kind for name, (kind, _) in schema_of(bigquery, output).items()}
+    assert kinds == {"key": "INTEGER", "y": "FLOAT", "day": "DATE", "price": "NUMERIC", "raw": "BYTES", "tags": "STRING"}
+    first, second = bigquery.rows(output, "key")
+    assert first == {"key": BIG, "y": 2.5, **{name: values[0] for name, values in columns.items() if name not in ("id", "x")}}
+    assert (second["key"], second["y"], second["day"], second["tags"]) == (BIG + 1, math.inf, None, [])
+
+
+def test_outputs_of_higher_rank_text_and_bytes(bigquery, run, tmp_path):
+    output = f"{bigquery.make_dataset()}.t"
+    source = write_lines(tmp_path / "in.jsonl", [{"id": "a", "x": 3, "s": "ä"}])
+    status, said = run(output, f"--input={source}", "--key_field=id", model="two_outputs")
+    assert status == 0, said
+    (row,) = bigquery.rows(output)
+    assert row == {"key": "a", "double": 6, "root": float(np.sqrt(np.float32(3))), "upper": "ä", "upper_bytes": "ä".encode()}
+    source = write_lines(tmp_path / "in.jsonl", [{"id": "a", "x": [1, 2]}, {"id": "b", "x": [4]}])
+    assert run(f"{output}2", f"--input={source}", "--key_field=id", model="open_length")[0] == 0
+    assert bigquery.rows(f"{output}2", "key") == [
+        {"key": "a", "doubled": [2.0, 4.0], "total": 3.0},
+        {"key": "b", "doubled": [8.0], "total": 4.0},
+    ]
+
+
+# --- once a run ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_run_twice_ends_with_the_same_table(bigquery, run, tmp_path):
+    output = f"{bigquery.make_dataset()}.t"
+    source = write_lines(tmp_path / "in.jsonl", [{"id": f"k{n}", "x": n} for n in range(50)])
+    flags = (f"--input={source}", "--key_field=id", "--write_disposition=append")
+    for _ in range(2):
+        status, said = run(output, *flags, "--run_id=night-1")
+        assert status == 0, said
+        assert len(bigquery.rows(output)) == 50
+    assert run(output, *flags, "--run_id=night-2")[0] == 0  # another run is another 50 rows
+    assert len(bigquery.rows(output)) == 100
+    bigquery.client.delete_table(output[5:])
+    assert run(output, *flags, "--run_id=night-1")[0] == 0  # what somebody dropped is loaded again
+    assert len(bigquery.rows(output)) == 50
+
+
+def test_a_run_id_used_for_other_rows_changes_nothing(bigquery, run, tmp_path):
+    output = f"{bigquery.make_dataset()}.t"
+    for count, expected in ((5, 0), (6, 1)):
+        source = write_lines(tmp_path / "in.jsonl", [{"id": f"k{n}", "x": n} for n in range(count)])
+        status, said = run(output, f"--input={source}", "--key_field=id", "--run_id=night")
+        assert status == expected, said
+    assert "has loaded 5 rows" in said
+    assert "Give another --run_id" in said
+    assert len(bigquery.rows(output)) == 5
+
+
+@pytest.mark.parametrize("moment", ["before the load", "after the load", "after the manifest"])
+def test_killed_while_publishing_nothing_is_half_loaded(bigquery, run, tmp_path, monkeypatch, moment):
+    """The publish step is broken off; its next attempt, or the same run started again, ends as if it had not been."""
+    from transforms import files
+    from transforms.write import load
+
+    output = f"{bigquery.make_dataset()}.t"
+    bigquery.load(output, [{"key": "old", "y": 1.0}])
+    source = write_lines(tmp_path / "in.jsonl", [{"id": f"k{n}", "x": n} for n in range(30)])
+    flags = (f"--input={source}", "--key_field=id", "--run_id=night")
+    whole = files.write_bytes
+
+    def broken_off(*_):
+        raise OSError("killed")
+
+    def after_manifest(path, content):
+        whole(path, content)
+        if path.endswith("manifest.json"):
+            raise OSError("killed")
+
+    target, name, instead = {
+        "before the load": (load, "run_load", broken_off),
+        "after the load": (load.manifest, "make", load.manifest.make),
+        "after the manifest": (files, "write_bytes", after_manifest),
+    }[moment]
+    if moment == "after the load":
+        target, name = files, "write_bytes"
+        instead = lambda path, content: broken_off() if path.endswith("manifest.json") else whole(path, content)  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(target, name, instead)
+        status, said = run(output, *flags)
+        assert status == (0 if moment == "after the manifest" else 1), said
+    rows = bigquery.rows(output)
+    assert len(rows) == (1 if moment == "before the load" else 30)  # the table of before, or the whole of the new one
+    assert run(output, *flags)[0] == 0
+    assert {row["key"]: row["y"] for row in bigquery.rows(output)} == {f"k{n}": 0.5 * n + 2 for n in range(30)}
+
+
+def test_gate_shut_leaves_the_table_and_loads_the_failed_rows(bigquery, run, tmp_path):
+    output = f"{bigquery.make_dataset()}.t"
+    bigquery.load(output, [{"key": "old", "y": 1.0}])
+    source = write_lines(tmp_path / "in.jsonl", [{"id": "a", "x": 1}, {"id": "b", "x": None}])
+    status, said = run(output, f"--input={source}", "--key_field=id")
+    assert status == 3, said
+    assert bigquery.rows(output) == [{"key": "old", "y": 1.0}]
+    assert [row["key"] for row in bigquery.rows(f"{output}_errors")] == ["b"]
+
+
+# --- dispositions, datasets, refusals ----------------------------------------------------------------------------------------
+
+
+def test_dataset_is_made_partitioned_and_clustered(bigquery, run):
+    output = f"bq://{bigquery.client.project}.made_by_the_job.t"
+    query = "--input_query=SELECT 'a' AS k, 1.0 AS x, DATE '2026-02-03' AS day"
+    flags = (query, "--key_field=k", "--passthrough_fields=day")
+    status, said = run(output, *flags)
+    assert status == 2
+    assert "there is no dataset test-project.made_by_the_job: check the name, or give --create_dataset=true" in said
+    status, said = run(output, *flags, "--create_dataset=true", "--location=US", "--partition_field=day", "--cluster_fields=key")
+    assert status == 0, said
+    table = bigquery.client.get_table(output[5:])
+    assert bigquery.client.get_dataset("made_by_the_job").location == "US"
+    assert bigquery.rows(output) == [{"key": "a", "y": 2.5, "day": datetime.date(2026, 2, 3)}]
+    if table.time_partitioning is None:
+        pytest.skip("the emulator does not keep how a table is partitioned or clustered; the load that asked for it was taken")
+    assert table.time_partitioning.field == "day"
+    assert table.clustering_fields == ["key"]
+
+
+def test_conflicts_with_a_table_are_named_column_by_column(bigquery, run, tmp_path):
+    output = bigquery.load(f"{bigquery.make_dataset()}.t", [{"key": 1, "z": 1.0}])
+    source = write_lines(tmp_path / "in.jsonl", [{"id": "a", "x": 1}])
+    status, said = run(output, f"--input={source}", "--key_field=id", "--write_disposition=append")
+    assert status == 2
+    assert "column key is INT64 and would be STRING; it has no column y (FLOAT64)" in said
+    status, said = run(output, f"--input={source}", "--key_field=id", "--write_disposition=empty")
+    assert status == 2
+    assert "holds 1 rows already, and --write_disposition=empty was given" in said
+    assert run(output, f"--input={source}", "--key_field=id")[0] == 0  # replaced, columns and all
+    assert bigquery.rows(output) == [{"key": "a", "y": 2.5}]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            ["--partition_field=nope"],
+            "--partition_field=nope: expected a column of DATE, DATETIME or TIMESTAMP, found no column; there is key, y",
+        ),
+        (["--partition_field=y"], "found a column of FLOAT64"),
+        (["--cluster_fields=a,key"], "--cluster_fields: a is no column"),
+        (["--cluster_fields=a,b,c,d,e"], "BigQuery takes 4 at most"),
+        (["--passthrough_fields=KEY"], "one column to BigQuery"),
+        (["--passthrough_fields=a b"], "'a b' can't be a column of BigQuery"),
+        (["--output_layout=mirror"], "--output_layout: 'mirror' is for folders"),
+        (["--output_format=parquet"], "--output_format: 'parquet' is no format of a table"),
+        (["--errors=/tmp/x"], "--errors: the failed rows of a table go to a table beside it"),
+    ],
+)
+def test_refused_before_the_start(bigquery, run, tmp_path, flags, words):
+    source = write_lines(tmp_path / "in.jsonl", [{"id": "a", "x": 1}])
+    status, said = run(f"{bigquery.make_dataset()}.t", f"--input={source}", "--key_field=id", *flags)
+    assert status == 2
+    assert words in said
+
+
+def test_staging_needs_a_bucket(models, tmp_path, capsys):
+    from pipeline.main import main
+
+    source = write_lines(tmp_path / "in.jsonl", [{"id": "a", "x": 1}])
+    flags = [f"--model={models.get('half_plus_two')}", f"--input={source}", "--output=bq://p.d.t"]
+    assert main(["run", *flags]) == 2
+    assert "--temp_location: BigQuery loads the predictions from a folder of Cloud Storage: expected gs://…" in capsys.readouterr().err
+
+
+def test_the_input_is_not_replaced(bigquery, run):
+    table = bigquery.load(f"{bigquery.make_dataset()}.t", [{"k": "a", "x": 1.0}])
+    status, said = run(table, f"--input={table}", "--key_field=k")
+    assert status == 2
+    assert "is the input too" in said
+
+
+@pytest.mark.parametrize(
+    ("values", "flag"),
+    [
+        ({"folder": "o", "format": "bigquery"}, "output_format"),
+        ({"folder": "o", "write_disposition": "append"}, "write_disposition"),
+        ({"folder": "o", "table": "bq://p", "format": "bigquery"}, "output"),
+    ],
+)
+def test_flags_that_do_not_go_together(values, flag):
+    with pytest.raises(SpecError) as refusal:
+        OutputSpec(**values)
+    assert refusal.value.flag == flag
+    assert BigQuerySpec().cluster_fields == ()
+
+
+# --- types -------------------------------------------------------------------------------------------------------------------
+
+
+def test_types_of_columns():
+    """docs/formats.md, "BigQuery out"."""
+    f32 = pa.list_(pa.list_(pa.float32()))
+    assert output_type(f32) == pa.list_(pa.struct([("values", pa.list_(pa.float64()))]))
+    field = schema_field("v", output_type(pa.list_(f32)))
+    assert (field.field_type, field.mode) == ("RECORD", "REPEATED")
+    assert [(inner.name, inner.field_type, inner.mode) for inner in field.fields] == [("values", "RECORD", "REPEATED")]
+    for kind, expected in (
+        (pa.uint8(), "INT64"), (pa.uint64(), "NUMERIC"), (pa.float16(), "FLOAT64"), (pa.decimal128(10, 2), "NUMERIC"),
+        (pa.decimal128(38, 20), "BIGNUMERIC"), (pa.timestamp("ms", "UTC"), "TIMESTAMP"), (pa.timestamp("s"), "DATETIME"),
+        (pa.map_(pa.string(), pa.int64()), "STRING"), (f32, "STRING"), (None, "STRING"), (pa.dictionary(pa.int8(), pa.string()), "STRING"),
+        (pa.struct([("a", pa.int32())]), "RECORD"),
+    ):  # fmt: skip
+        assert schema_field("c", table_type(kind)).field_type == expected, kind
+
+
+def test_texts_become_typed():
+    def column(kind, *texts):
+        return typed(pa.array(texts, pa.string()), table_type(kind)).to_pylist()
+
+    assert column(pa.int64(), str(BIG + 1), "null", "") == [BIG + 1, None, None]
+    assert column(pa.bool_(), "true", "false") == [True, False]
+    assert column(pa.float64(), "1.5", "1e-7", "null") == [1.5, 1e-7, None]
+    assert column(pa.decimal128(38, 9), "12345678901234567890.123456789", "7") == [
+        decimal.Decimal("12345678901234567890.123456789"),
+        decimal.Decimal(7),
+    ]
+    assert column(pa.decimal256(76, 38), "0.00000000000000000000000000000000000001") == [decimal.Decimal("1E-38")]
+    assert column(pa.timestamp("us", "UTC"), '"2026-02-03T04:05:06.000007Z"') == [
+        datetime.datetime(2026, 2, 3, 4, 5, 6, 7, tzinfo=datetime.UTC)
+    ]
+    assert column(pa.time64("us"), '"04:05:06"') == [datetime.time(4, 5, 6)]
+    assert column(pa.binary(), '{"b64": "AP8="}') == [b"\0\xff"]
+    record = pa.struct([("a", pa.int64()), ("b", pa.list_(pa.binary()))])
+    assert column(record, '{"a": 1, "b": [{"b64": "AA=="}]}', '{"a": null}') == [{"a": 1, "b": [b"\0"]}, {"a": None, "b": None}]

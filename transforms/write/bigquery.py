@@ -1,0 +1,230 @@
+"""Batches of predictions → the Parquet shards of a load into BigQuery, with the columns of its table."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import decimal
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pyarrow.types as pt
+from google.cloud import bigquery
+
+from transforms.codes import Code
+from transforms.elements import PredictionBatch
+from transforms.signature import Signature
+from transforms.specs import OutputSpec, SpecError
+from transforms.write.columns import as_text, not_utf8, output_array, refuse_unfit
+from transforms.write.join import Sink
+from transforms.write.parquet import PIECE_BYTES, ROW_GROUP_BYTES, ROW_GROUP_ROWS, ParquetEncoder
+from transforms.write.rows import pieces, refuse
+from transforms.write.schema import make_table
+
+# BigQuery has no array of arrays: each but the innermost holds records of this one field.
+INNER = "values"
+# https://cloud.google.com/bigquery/docs/schemas#column_names, without the names that need quoting in a query.
+COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,299}")
+
+
+class TableEncoder(ParquetEncoder):
+    """Writes predictions as Parquet files that BigQuery loads with ``fields``."""
+
+    def __init__(self, signature: Signature, output: OutputSpec, key_fields: tuple[str, ...]) -> None:
+        self.table = make_table(signature, output, key_fields)
+        known = dict(output.field_types)
+        key_types = [known.get(field) for field in key_fields] if len(key_fields) >= 1 else [None]
+        self.types = {
+            **{name: table_type(kind) for name, kind in zip(self.table.keys, key_types, strict=True)},
+            **{column.name: output_type(column.type) for column in self.table.outputs},
+            **{name: table_type(known.get(name)) for name in self.table.passthrough},
+        }
+        self.schema = pa.schema(list(self.types.items()))
+        self.fields = [schema_field(name, kind) for name, kind in self.types.items()]
+        self._repeating = [column.name for column in self.table.outputs if column.is_text and not column.rank]
+        _check_names(list(self.types))
+
+    def open(self, stream: Sink) -> None:
+        self._writer = pq.ParquetWriter(stream, self.schema, compression="zstd", use_dictionary=self._repeating)
+        self._due: list[pa.RecordBatch] = []
+
+    def refuse(self, batch: PredictionBatch) -> PredictionBatch:
+        batch = refuse_unfit(batch, self.table, not_utf8)
+        reasons: dict[int, str] = {}
+        for name, texts in self._texts(batch).items():
+            try:
+                typed(texts, self.types[name])
+            except (ValueError, TypeError, KeyError, decimal.InvalidOperation, pa.ArrowException):
+                reasons |= {row: f"field {name!r}: {value}" for row, value in _unfit(texts, self.types[name]).items()}
+        return refuse(batch, Code.OUTPUT_DOES_NOT_FIT, reasons)
+
+    def write(self, batch: PredictionBatch) -> None:
+        for piece in pieces(batch, PIECE_BYTES):
+            columns = {name: typed(texts, self.types[name]) for name, texts in self._texts(piece).items()}
+            for column in self.table.outputs:
+                columns[column.name] = _wrap(output_array(piece.outputs[column.name], column)).cast(self.types[column.name])
+            self._due.append(pa.RecordBatch.from_arrays([columns[name] for name in self.types], schema=self.schema))
+            if sum(some.nbytes for some in self._due) >= ROW_GROUP_BYTES or sum(map(len, self._due)) >= ROW_GROUP_ROWS:
+                self._write_due()
+
+    def _texts(self, batch: PredictionBatch) -> dict[str, pa.Array]:
+        """Gives the JSON texts of key and passthrough fields."""
+        kept = pa.array(batch.kept, pa.int64())
+        keys = batch.instances.keys.take(kept)
+        if len(self.table.keys) == 1:
+            columns = {self.table.keys[0]: keys}
+        else:
+            decoder = msgspec.json.Decoder(list[msgspec.Raw])
+            rows = [[bytes(part).decode() for part in decoder.decode(key)] for key in keys.to_pylist()]
+            columns = {name: pa.array([row[place] for row in rows], pa.string()) for place, name in enumerate(self.table.keys)}
+        return columns | {name: batch.instances.passthrough[name].take(kept) for name in self.table.passthrough}
+
+
+def _check_names(names: Sequence[str]) -> None:
+    for name in names:
+        if not COLUMN_NAME.fullmatch(name):
+            raise SpecError(
+                "output_format",
+                f"{name!r} can't be a column of BigQuery: expected up to 300 letters, digits and '_', no digit first. Rename it",
+            )
+    lower = [name.lower() for name in names]
+    twice = [name for name in names if lower.count(name.lower()) > 1]
+    if twice:
+        raise SpecError("output_format", f"{', '.join(twice)} are one column to BigQuery, which does not tell upper from lower case")
+
+
+# --- types -------------------------------------------------------------------------------------------------------------------
+
+SCALARS: tuple[tuple[Callable[[pa.DataType], bool], str, pa.DataType], ...] = (
+    (pt.is_boolean, "BOOL", pa.bool_()),
+    (pt.is_uint64, "NUMERIC", pa.decimal128(38, 9)),
+    (pt.is_integer, "INT64", pa.int64()),
+    (pt.is_floating, "FLOAT64", pa.float64()),
+    (pt.is_decimal128, "NUMERIC", pa.decimal128(38, 9)),
+    (pt.is_decimal256, "BIGNUMERIC", pa.decimal256(76, 38)),
+    (pt.is_string, "STRING", pa.string()),
+    (pt.is_large_string, "STRING", pa.string()),
+    (lambda kind: pt.is_binary(kind) or pt.is_large_binary(kind) or pt.is_fixed_size_binary(kind), "BYTES", pa.binary()),
+    (lambda kind: pt.is_timestamp(kind) and kind.tz is not None, "TIMESTAMP", pa.timestamp("us", "UTC")),
+    (pt.is_timestamp, "DATETIME", pa.timestamp("us")),
+    (pt.is_date, "DATE", pa.date32()),
+    (pt.is_time, "TIME", pa.time64("us")),
+)
+
+
+def table_type(kind: pa.DataType | None) -> pa.DataType:
+    """Gives the Arrow type in which a field of the input stands in the table: its own, or text where that can't be a column's."""
+    made = None if kind is None else _own_type(kind)
+    return pa.string() if made is None else made
+
+
+def _own_type(kind: pa.DataType) -> pa.DataType | None:
+    if pt.is_dictionary(kind):
+        return _own_type(kind.value_type)
+    if pt.is_struct(kind):
+        inner = [(kind.field(place).name, _own_type(kind.field(place).type)) for place in range(kind.num_fields)]
+        fits = inner and all(made is not None and COLUMN_NAME.fullmatch(name) for name, made in inner)
+        return pa.struct(inner) if fits else None
+    if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
+        made = None if pt.is_nested(kind.value_type) and not pt.is_struct(kind.value_type) else _own_type(kind.value_type)
+        return None if made is None else pa.list_(made)
+    if pt.is_decimal128(kind) and (kind.scale > 9 or kind.precision - kind.scale > 29):
+        return pa.decimal256(76, 38)
+    return next((made for is_one, _, made in SCALARS if is_one(kind)), None)
+
+
+def output_type(kind: pa.DataType) -> pa.DataType:
+    """Gives the Arrow type of an output's column: numbers as BigQuery has them, lists of lists as lists of records."""
+    if pt.is_list(kind):
+        inner = output_type(kind.value_type)
+        return pa.list_(pa.struct([(INNER, inner)]) if pt.is_list(inner) else inner)
+    if pt.is_struct(kind):
+        return pa.struct([(field.name, output_type(field.type)) for field in kind])
+    made = _own_type(kind)
+    assert made is not None, kind
+    return made
+
+
+def _wrap(array: pa.Array) -> pa.Array:
+    if not pt.is_list(array.type):
+        return array
+    inner = _wrap(array.values)
+    if pt.is_list(inner.type):
+        inner = pa.StructArray.from_arrays([inner], [INNER])
+    return pa.ListArray.from_arrays(array.offsets, inner)
+
+
+def schema_field(name: str, kind: pa.DataType) -> bigquery.SchemaField:
+    """Gives the column of BigQuery for one of Arrow."""
+    mode = "NULLABLE"
+    if pt.is_list(kind):
+        mode, kind = "REPEATED", kind.value_type
+    if pt.is_struct(kind):
+        return bigquery.SchemaField(name, "RECORD", mode=mode, fields=[schema_field(field.name, field.type) for field in kind])
+    return bigquery.SchemaField(name, next(sql for is_one, sql, _ in SCALARS if is_one(kind)), mode=mode)
+
+
+# --- JSON texts → typed columns ----------------------------------------------------------------------------------------------
+
+
+def typed(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Gives JSON texts, one a row, as a column of ``kind``; empty texts, of fields that a row lacks, are null.
+
+    Raises:
+      ValueError, TypeError, KeyError, decimal.InvalidOperation, pa.ArrowException: some value is of another kind.
+    """
+    if pt.is_string(kind):
+        return as_text(texts)
+    if pt.is_integer(kind) or pt.is_boolean(kind):
+        return pc.cast(_null_is_null(texts), kind)
+    if pt.is_floating(kind):
+        return pc.cast(_null_is_null(texts), kind)
+    return pa.array([_value(text, kind) for text in texts.to_pylist()], kind)
+
+
+def _null_is_null(texts: pa.Array) -> pa.Array:
+    return pc.if_else(pc.is_in(texts, pa.array(["null", ""])), pa.scalar(None, pa.string()), texts)
+
+
+def _unfit(texts: pa.Array, kind: pa.DataType) -> dict[int, str]:
+    reasons = {}
+    for row in range(len(texts)):
+        try:
+            typed(texts.slice(row, 1), kind)
+        except (ValueError, TypeError, KeyError, decimal.InvalidOperation, pa.ArrowException):
+            reasons[row] = f"expected {kind}, as in the first of the input, found {texts[row].as_py()[:100]}"
+    return reasons
+
+
+_EXACT = msgspec.json.Decoder(float_hook=decimal.Decimal)
+
+
+def _value(text: str | None, kind: pa.DataType) -> Any:
+    return None if not text else _from_json(_EXACT.decode(text), kind)
+
+
+def _from_json(value: Any, kind: pa.DataType) -> Any:
+    if value is None:
+        return None
+    if pt.is_list(kind):
+        return [_from_json(item, kind.value_type) for item in value]
+    if pt.is_struct(kind):
+        return {field.name: _from_json(value.get(field.name), field.type) for field in kind}
+    if pt.is_binary(kind):
+        return base64.b64decode(value["b64"], validate=True)
+    if pt.is_decimal(kind):
+        return decimal.Decimal(value).quantize(decimal.Decimal(1).scaleb(-kind.scale), context=decimal.Context(prec=80))
+    if pt.is_timestamp(kind):
+        return datetime.datetime.fromisoformat(value)
+    if pt.is_date(kind):
+        return datetime.date.fromisoformat(value)
+    if pt.is_time(kind):
+        return datetime.time.fromisoformat(value)
+    if pt.is_floating(kind):
+        return float(value)
+    return value if not pt.is_string(kind) or isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
