@@ -37,7 +37,10 @@ Target = tuple[str, float, float, bool]
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """One way measured once; ``case`` is which rows, ``steps`` the loop's seconds by step."""
+    """One way measured once; ``case`` is which rows, ``steps`` the loop's seconds by step.
+
+    ``cpu_seconds`` are the processor's, of all processes of the way; ``minor_faults`` the pages it was handed.
+    """
 
     workload: str
     case: str
@@ -46,6 +49,8 @@ class Measurement:
     seconds: float
     rows: int
     peak_mb: float
+    cpu_seconds: float
+    minor_faults: int
     steps: dict[str, float] | None = None
 
     @property
@@ -72,6 +77,11 @@ class Measurements:
     def ratio(self, workload: str, case: str, way: str, to: str) -> float:
         pairs = zip(self.each(workload, case, way), self.each(workload, case, to), strict=True)
         return median(one.rate / other.rate for one, other in pairs)
+
+    def cpu_ratio(self, workload: str, case: str, way: str, to: str) -> float:
+        """Rows for each second of processor, ``way`` to ``to``: it stays nearly the same when the machine has other things to do."""
+        pairs = zip(self.each(workload, case, way), self.each(workload, case, to), strict=True)
+        return median((one.rows / one.cpu_seconds) / (other.rows / other.cpu_seconds) for one, other in pairs)
 
     def memory_ratio(self) -> float:
         pairs = zip(self.each("w1", "large", "ours"), self.each("w1", "small", "ours"), strict=True)
@@ -104,7 +114,9 @@ def write(measured: Sequence[Measurement], rounds: int) -> str:
         "",
         f"Medians of {rounds} round{'s' if rounds > 1 else ''}; in each the ways take turns on the same file, each in a fresh process. "
         "Rows a second are from the job's start to the end of its output, model loading included and Python imports excluded. "
-        "A ratio is the median of the rounds' own ratios. Peak is the process's largest resident memory. After each round the ways' "
+        "A ratio is the median of the rounds' own ratios. CPU s are user and system seconds of the processor, of all processes; "
+        "ratios by CPU compare rows for each of them and say what the work costs, whether one core does it or two. "
+        "Peak is the process's largest resident memory. After each round the ways' "
         "outputs are compared: as many lines as rows, and a sample of the predictions equal.",
         "",
     ]
@@ -119,8 +131,8 @@ def _workload(found: Measurements, name: str, title: str) -> list[str]:
     lines = [
         f"## {name.upper()}: {title}",
         "",
-        "| way | rows | rows/s | to the loop | to the documented way | peak MB |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| way | rows | rows/s | to the loop | to the documented way | CPU s | to the loop, by CPU | peak MB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for case in ("small", "large"):
         for way in TITLES:
@@ -133,9 +145,10 @@ def _line(found: Measurements, name: str, case: str, way: str) -> str:
     rows = found.each(name, case, way)[0].rows
     rate = found.middle(name, case, way, lambda one: one.rate)
     to_loop, to_documented = found.ratio(name, case, way, "loop"), found.ratio(name, case, way, "documented")
+    cpu, cpu_to_loop = found.middle(name, case, way, lambda one: one.cpu_seconds), found.cpu_ratio(name, case, way, "loop")
     # The peak of several processes is not the sum of theirs.
     peak = "" if way == "two" else f"{found.middle(name, case, way, lambda one: one.peak_mb):,.0f}"
-    return f"| {TITLES[way]} | {rows:,} | {rate:,.0f} | {to_loop:.2f} | {to_documented:.2f} | {peak} |"
+    return f"| {TITLES[way]} | {rows:,} | {rate:,.0f} | {to_loop:.2f} | {to_documented:.2f} | {cpu:.1f} | {cpu_to_loop:.2f} | {peak} |"
 
 
 def _loop_shares(found: Measurements, name: str) -> str:

@@ -101,7 +101,7 @@ def measure_start_up(round_number: int) -> list[Measurement]:
         started = time.perf_counter()
         _child(*arguments, name=way)
         seconds = time.perf_counter() - started
-        measured.append(Measurement("w1", "start-up", way, round_number, seconds, TEN_ROWS, 0.0))
+        measured.append(Measurement("w1", "start-up", way, round_number, seconds, TEN_ROWS, 0.0, 0.0, 0))
         print(f"  start-up {way:<10} {seconds:7.2f} s", flush=True)
     shutil.rmtree(output, ignore_errors=True)
     return measured

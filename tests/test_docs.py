@@ -47,12 +47,15 @@ def test_the_readmes_runs_run(models: Models, tmp_path: Path, monkeypatch: pytes
     (tmp_path / "demo" / "data").mkdir(parents=True)
     (tmp_path / "demo" / "model").symlink_to(models.get("half_plus_two"))
     (tmp_path / "demo" / "data" / "part-0.jsonl").write_text('{"id": "a", "x": 1}\n{"id": "b", "x": 2}\n')
+    (tasks,) = re.findall(r"```json\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "tasks.jsonl").write_text(tasks)
     monkeypatch.chdir(tmp_path)
     for line in runs:
         program, command, *flags = shlex.split(line)
         assert program == ".venv/bin/nightshift"
         assert main([command, *flags]) == 0
-        rows = [json.loads(row) for row in (tmp_path / "out" / "prediction.results-00000-of-00001").read_text().splitlines()]
+        folder = tmp_path / ("tonight/north" if "--model_map" in line else "out")
+        rows = [json.loads(row) for row in (folder / "prediction.results-00000-of-00001").read_text().splitlines()]
         assert rows == [{"key": "a", "prediction": 2.5}, {"key": "b", "prediction": 3.0}]
 
 

@@ -49,12 +49,14 @@ class BatchRunner:
         self.columns = [batch.columns[spec.name] for spec in self.signature.inputs]
         answers = [answer for rows, whole in self._groups() for answer in self._answers(rows, whole)]
         kept = np.concatenate([answer.rows for answer in answers]) if answers else np.empty(0, np.int64)
-        order = np.argsort(kept, kind="stable")
-        outputs = {
-            spec.name: take(_join([answer.outputs[place] for answer in answers]), order) if answers else np.empty((0,), np.float32)
+        outputs: dict[str, Column] = {
+            spec.name: _join([answer.outputs[place] for answer in answers]) if answers else np.empty((0,), np.float32)
             for place, spec in enumerate(self.signature.outputs)
         }
-        return PredictionBatch(batch, kept[order], outputs, [*batch.failed, *self.failed])
+        if (np.diff(kept) < 0).any():  # only groups of rows by shape come out of order; sorting the others would only copy
+            order = np.argsort(kept, kind="stable")
+            kept, outputs = kept[order], {name: take(column, order) for name, column in outputs.items()}
+        return PredictionBatch(batch, kept, outputs, [*batch.failed, *self.failed])
 
     # --- which rows may be fed together ---
 

@@ -54,10 +54,11 @@ class LineEncoder:
         style = self.output.style
         texts = {spec.name: json_texts(batch.outputs[spec.name], spec, self.output.nan) for spec in self.signature.outputs}
         if style == "raw":
-            return _join([self._prediction(texts), "\n"])
-        kept = pa.array(batch.kept)
+            return _join([*_prediction(texts), "\n"])
+        # Rows are kept in order and each once: as many as there were are all of them, and taking all would only copy.
+        kept = pa.array(batch.kept) if len(batch) < len(batch.instances) else None
         passed = self._passthrough(batch, kept)
-        keys = batch.instances.keys.take(kept)
+        keys = _taken(batch.instances.keys, kept)
         if style == "aiplatform":
             pairs = [*self._key_pairs(keys, texts), *texts.items()]
             return _join(["{", *_members(pairs), *passed, "}\n"])
@@ -67,13 +68,7 @@ class LineEncoder:
             first = ('{"instance": ', instances)
         else:
             first = ('{"key": ', keys)
-        return _join([*first, ', "prediction": ', self._prediction(texts), *passed, "}\n"])
-
-    def _prediction(self, texts: dict[str, pa.Array]) -> pa.Array:
-        """The bare value of a single output, else an object by output name."""
-        if len(texts) == 1:
-            return next(iter(texts.values()))
-        return _join(["{", *_members(list(texts.items())), "}"])
+        return _join([*first, ', "prediction": ', *_prediction(texts), *passed, "}\n"])
 
     def _key_pairs(self, keys: pa.Array, texts: dict[str, pa.Array]) -> list[tuple[str, pa.Array]]:
         """The key under its fields' names, but for a name that the model gives out itself."""
@@ -84,10 +79,10 @@ class LineEncoder:
         pairs = zip(self.key_fields, columns, strict=False)
         return [(name, pa.array(column, pa.binary()).cast(pa.string())) for name, column in pairs if name not in texts]
 
-    def _passthrough(self, batch: PredictionBatch, kept: pa.Array) -> list[str | pa.Array]:
+    def _passthrough(self, batch: PredictionBatch, kept: pa.Array | None) -> list[str | pa.Array]:
         pieces: list[str | pa.Array] = []
         for name, column in batch.instances.passthrough.items():
-            some = column.take(kept)
+            some = _taken(column, kept)
             if name == "*":
                 pieces.append(pc.if_else(pc.equal(some, ""), "", pc.binary_join_element_wise(", ", some, "")))
             else:
@@ -101,6 +96,15 @@ def _instance(row: bytes) -> bytes:
         return row_as_json(row) if is_json(row) else msgspec.json.encode(row.decode("utf-8"))
     except UnicodeDecodeError:
         return row_as_json(row)
+
+
+def _taken(column: pa.Array, kept: pa.Array | None) -> pa.Array:
+    return column if kept is None else column.take(kept)
+
+
+def _prediction(texts: dict[str, pa.Array]) -> list[str | pa.Array]:
+    """The bare value of a single output, else an object by output name; pieces, so that a line is joined once."""
+    return list(texts.values()) if len(texts) == 1 else ["{", *_members(list(texts.items())), "}"]
 
 
 def _members(pairs: list[tuple[str, pa.Array]]) -> list[str | pa.Array]:
