@@ -61,21 +61,19 @@ def _export(folder: Path, kind: int) -> Path:
     return folder
 
 
-def _variables(export: Path) -> dict[str, np.ndarray]:
+def _variables(export: Path) -> dict[str, np.ndarray | bytes]:
     import tensorflow as tf
 
     path = str(export / "variables" / "variables")
     reader = tf.train.load_checkpoint(path)
-    return {name: np.asarray(reader.get_tensor(name)) for name in reader.get_variable_to_shape_map()}
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
 
 
-def _write_variables(model: Path, variables: dict[str, np.ndarray], generator: np.random.Generator) -> None:
+def _write_variables(model: Path, variables: dict[str, np.ndarray | bytes], generator: np.random.Generator) -> None:
     import tensorflow as tf
 
     values = [
-        tf.constant(
-            value.item() if value.dtype.kind in "OSU" else value + generator.normal(scale=0.5, size=value.shape).astype(value.dtype)
-        )
+        tf.constant(value if isinstance(value, bytes) else value + generator.normal(scale=0.5, size=value.shape).astype(value.dtype))
         for value in variables.values()
     ]
     prefix = str(model / "variables" / "variables")

@@ -129,7 +129,7 @@ class Signature:
 
 @dataclasses.dataclass(frozen=True)
 class MetaGraph:
-    """What a SavedModel holds under one set of tags."""
+    """What a SavedModel holds under one set of tags; ``structures`` keeps what ``structure_of`` found."""
 
     tags: tuple[str, ...]
     signatures: dict[str, Any]
@@ -137,6 +137,7 @@ class MetaGraph:
     missing_ops: tuple[str, ...]
     has_variables: bool
     proto: Any = dataclasses.field(repr=False, compare=False)
+    structures: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
 
 def import_tensorflow() -> None:

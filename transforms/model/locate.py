@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -15,10 +16,11 @@ from transforms.signature import MetaGraph, ModelError, check_outputs, parse_sav
 from transforms.specs import ModelSpec
 
 PROTOBUFS = ("saved_model.pb", "saved_model.pbtxt")
+# Exports of one program are often the same but for their variables: graphs of up to so many bytes are parsed once.
+KEPT_GRAPHS = 64
+KEPT_GRAPH_BYTES = 1 << 20
 # TensorFlow takes a path with these for a pattern when it restores variables.
 GLOB_CHARACTERS = frozenset("[]*?\\")
-
-
 LATEST = "latest"
 SHARD = re.compile(r"variables/variables\.data-\d{5}-of-(\d{5})")
 
@@ -64,7 +66,7 @@ def locate_model(
         batch_size=batch_size,
         allow_unsafe_ops=allow_unsafe_ops,
         threads=threads,
-        structure=structure_of(graph.proto, signature, folder) if shares else None,
+        structure=structure_of(graph, signature, folder) if shares else None,
     )
 
 
@@ -149,10 +151,22 @@ def read_meta_graphs(folder: str) -> tuple[MetaGraph, ...]:
     if name is None:
         raise ModelError(f"{folder} holds no SavedModel ({' or '.join(PROTOBUFS)})")
     path = files.join(folder, name)
-    graphs = parse_saved_model(files.read_bytes(path), path)
+    graphs = _parse(files.read_bytes(path), path)
     if any(graph.has_variables for graph in graphs) and "variables/variables.index" not in there:
         raise MissingVariablesError(f"{folder} has variables, but variables/variables.index is missing: copy the whole folder again")
     return graphs
+
+
+def _parse(content: bytes, path: str) -> tuple[MetaGraph, ...]:
+    if len(content) > KEPT_GRAPH_BYTES:
+        return parse_saved_model(content, path)
+    try:
+        return _parse_small(content, os.path.basename(path))
+    except ModelError:
+        return parse_saved_model(content, path)  # for a message with the whole path
+
+
+_parse_small = functools.lru_cache(KEPT_GRAPHS)(parse_saved_model)
 
 
 def copy_to_worker(folder: str, cache: str | None = None) -> str:

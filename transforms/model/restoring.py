@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,6 +43,7 @@ class _Frame:
     ) -> None:
         self.nodes, self.arguments, self.functions, self.found, self.depth = nodes, arguments, functions, found, depth
         self.seen: set[str] = set()
+        self.texts: dict[str, list[str]] = {}
         if depth > MAX_DEPTH:
             raise UnreadableRestoreError("functions call each other too deep")
 
@@ -101,14 +103,21 @@ class _Frame:
         return "else", name
 
     def _texts(self, tensor: str) -> list[str]:
-        from tensorflow.python.framework import tensor_util
-
         node = self._node(_name(tensor))
         if node.op in PASSING and node.input:
             return self._texts(node.input[0])
         if node.op != "Const":
             raise UnreadableRestoreError("the names of entries are computed")
-        return [text.decode("utf-8") for text in tensor_util.MakeNdarray(node.attr["value"].tensor).reshape(-1)]
+        if node.name not in self.texts:
+            self.texts[node.name] = _strings(node.attr["value"].tensor)
+        return self.texts[node.name]
+
+
+def _strings(tensor: Any) -> list[str]:
+    """The strings of a constant; as protobufs have it, one that stands for many is written once."""
+    size = math.prod(dim.size for dim in tensor.tensor_shape.dim)
+    strings = [text.decode("utf-8") for text in tensor.string_val]
+    return strings + strings[-1:] * (size - len(strings))
 
 
 def _name(tensor: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -130,7 +131,7 @@ class SharedSession:
         self._run, self._session = run, session
         self.folder = folder
         self._lock = threading.Lock()
-        self._prefix, self._entries, self._assigns = _restoring(session.graph, structure)
+        self._restore = _restoring(session, structure)
 
     def call(self, folder: str, entries: Sequence[str], columns: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Runs the signature with the variables of the model in ``folder``, which its checkpoint holds as ``entries``."""
@@ -143,21 +144,22 @@ class SharedSession:
         import tensorflow as tf
 
         self.folder = ""  # until all variables are restored they are nobody's
-        if self._assigns:
+        if entries:
             try:
-                self._session.run(self._assigns, {self._prefix: f"{folder}/variables/variables", self._entries: list(entries)})
+                self._restore(f"{folder}/variables/variables", list(entries))
             except tf.errors.OpError as error:
                 raise ModelError(f"{folder} can't be loaded: {first_line(error)}{_hint(error)}") from error
         self.folder = folder
 
 
-def _restoring(graph: Any, structure: Structure) -> tuple[Any, Any, list[Any]]:
-    """Adds to ``graph`` what fills its variables from any checkpoint: the feeds of path and entries, and what to run.
+def _restoring(session: Any, structure: Structure) -> Callable[[str, list[str]], None]:
+    """Adds to a Session's graph what fills its variables from any checkpoint; gives what runs it with a path and its entries.
 
     The graph's own restore operation has the names of the entries written into it, and other exports of one program have others.
     """
     import tensorflow as tf
 
+    graph = session.graph
     tensors = [graph.get_tensor_by_name(f"{node}:0") for node, _ in structure.variables]
     ops = [tensor.op for tensor in tensors]
     dtypes = [op.get_attr("dtype") for op in ops]
@@ -165,7 +167,7 @@ def _restoring(graph: Any, structure: Structure) -> tuple[Any, Any, list[Any]]:
         prefix = tf.compat.v1.placeholder(tf.string, [])
         entries = tf.compat.v1.placeholder(tf.string, [len(tensors)])
         if not tensors:
-            return prefix, entries, []
+            return lambda *_: None
         values = tf.raw_ops.RestoreV2(prefix=prefix, tensor_names=entries, shape_and_slices=[""] * len(tensors), dtypes=dtypes)
         assigns = []
         for tensor, op, value in zip(tensors, ops, values, strict=True):
@@ -174,7 +176,12 @@ def _restoring(graph: Any, structure: Structure) -> tuple[Any, Any, list[Any]]:
                 assigns.append(tf.raw_ops.AssignVariableOp(resource=tensor, value=checked))
             else:
                 assigns.append(tf.raw_ops.Assign(ref=tensor, value=value).op)
-    return prefix, entries, assigns
+        prepared = _prepared(session, [prefix, entries], [], [tf.group(*assigns)])
+
+    def restore(path: str, names: list[str]) -> None:
+        prepared(np.array(path.encode(), object), np.array([name.encode() for name in names], object))
+
+    return restore
 
 
 def _made_up(shape: Sequence[int | None] | None, dtype: str, rows: int) -> np.ndarray:
@@ -268,9 +275,9 @@ def _load_function(spec: ModelSpec, folder: str) -> tuple[Call, None]:
 
 def _callable(session: Any, inputs: list[Any], outputs: list[Any]) -> Call:
     if len({tensor.name for tensor in inputs}) == len(inputs):
-        return session.make_callable(outputs, feed_list=inputs)
+        return _prepared(session, inputs, outputs)
     places = [next(i for i, other in enumerate(inputs) if other.name == tensor.name) for tensor in inputs]
-    call = session.make_callable(outputs, feed_list=[inputs[i] for i in sorted(set(places))])
+    call = _prepared(session, [inputs[i] for i in sorted(set(places))], outputs)
 
     def shared(*columns: np.ndarray) -> Sequence[np.ndarray]:
         """Two inputs of the signature are one tensor: they must agree, since only one can be fed."""
@@ -280,6 +287,23 @@ def _callable(session: Any, inputs: list[Any], outputs: list[Any]) -> Call:
         return call(*(columns[i] for i in sorted(set(places))))
 
     return shared
+
+
+def _prepared(session: Any, feeds: Sequence[Any], fetches: Sequence[Any], targets: Sequence[Any] = ()) -> Call:
+    """Gives what feeds and runs a part of a graph. ``make_callable`` looks at feeds and fetches in each call: two thirds of a small one."""
+    from tensorflow.core.protobuf import config_pb2
+
+    options = config_pb2.CallableOptions(
+        feed=[tensor.name for tensor in feeds], fetch=[tensor.name for tensor in fetches], target=[op.name for op in targets]
+    )
+    held = [session._make_callable_from_options(options)]
+
+    def call(*columns: np.ndarray) -> Sequence[np.ndarray]:
+        found: Sequence[np.ndarray] = held[0](*columns)
+        return found
+
+    weakref.finalize(call, held.clear)  # at exit too: later TensorFlow, which it needs to be freed, is gone
+    return call
 
 
 def _hint(error: Exception) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 from transforms import files
 from transforms.model.restoring import VARIABLES, UnreadableRestoreError, restored_entries
-from transforms.signature import INIT_SIGNATURE, Signature
+from transforms.signature import INIT_SIGNATURE, MetaGraph, Signature
 from transforms.specs import Structure
 
 # Attributes that name things or are notes for the runtime; all others count.
@@ -39,22 +39,25 @@ class _DoubtError(Exception):
     """The graph holds something that may not be shared."""
 
 
-def structure_of(meta_graph: Any, signature: Signature, folder: str) -> Structure | None:
-    """Gives what ``signature`` of a MetaGraph in ``folder`` computes; None where sharing is in doubt."""
+def structure_of(graph: MetaGraph, signature: Signature, folder: str) -> Structure | None:
+    """Gives what ``signature`` of a MetaGraph of the model in ``folder`` computes; None where sharing is in doubt."""
+    assets = tuple((asset.tensor_info.name, _digest(files.join(folder, "assets", asset.filename))) for asset in graph.proto.asset_file_def)
+    known = graph.structures
+    if (signature.name, assets) not in known:
+        try:
+            known[signature.name, assets] = _structure(graph.proto, signature, assets)
+        except (_DoubtError, UnreadableRestoreError, RecursionError):
+            known[signature.name, assets] = None
+    return known[signature.name, assets]
+
+
+def _structure(meta_graph: Any, signature: Signature, assets: tuple[tuple[str, str], ...]) -> Structure:
     if not meta_graph.saver_def.restore_op_name or not meta_graph.saver_def.filename_tensor_name:
-        return None
-    try:
-        return _structure(meta_graph, signature, folder)
-    except (_DoubtError, UnreadableRestoreError, RecursionError):
-        return None
-
-
-def _structure(meta_graph: Any, signature: Signature, folder: str) -> Structure:
+        raise _DoubtError("no restore operation")
     leaves = {_node(spec.tensor): f"input {place} {spec.name}" for place, spec in enumerate(signature.inputs)}
     if len(leaves) != len(signature.inputs):
         raise _DoubtError("two inputs are one tensor")
-    for asset in meta_graph.asset_file_def:
-        leaves[_node(asset.tensor_info.name)] = f"asset {_digest(files.join(folder, 'assets', asset.filename))}"
+    leaves |= {_node(tensor): f"asset {digest}" for tensor, digest in assets}
     walk = _Walk({node.name: node for node in meta_graph.graph_def.node}, leaves, _Functions(meta_graph.graph_def.library))
     for spec in signature.outputs:
         walk.visit(spec.tensor)

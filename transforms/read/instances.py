@@ -88,7 +88,6 @@ class _ReadInstances(beam.DoFn):
                 yield dataclasses.replace(reader.nothing(piece, split.order), job=job)
             if piece.stop is None:  # compressed: how far it is shows only at its end
                 self.progress.add(input_bytes=piece.size_bytes)
-        self.progress.write()
         metrics.bytes_read.inc(size)
         first_pieces = [piece for piece in split.ranges if piece.start == 0]
         metrics.files_read.inc(len(first_pieces))
@@ -97,6 +96,9 @@ class _ReadInstances(beam.DoFn):
         yield TaggedOutput("counts", (job.task, count))
         for bucket, some in _by_bucket(hashes, job.key_buckets):
             yield TaggedOutput("hashes", ((job.task, bucket), some.tobytes()))
+
+    def finish_bundle(self) -> None:
+        self.progress.write()
 
 
 def hashes_of(batch: InstanceBatch) -> np.ndarray:

@@ -23,6 +23,7 @@ from transforms.read.row import RowReader, RowSpec
 # Tensors of one batch, in and out, as far as the signature tells; rows beyond it wait for the next batch.
 BATCH_TENSOR_BYTES = 64 << 20
 NEWLINE, SPACE, TAB, RETURN = b"\n \t\r"
+IS_SPACE = np.isin(np.arange(256), (SPACE, TAB, RETURN))  # by a byte's value
 CLOSING = {ord("{"): ord("}"), ord("["): ord("]"), ord('"'): ord('"')}
 
 
@@ -189,8 +190,7 @@ def find_lines(data: bytes, keep_space: bool = False) -> tuple[np.ndarray, np.nd
     lines = starts, stops = starts.astype(np.int64), stops.astype(np.int64)
     if keep_space:
         starts, stops = starts.copy(), stops.copy()
-    blank = np.isin(view[starts], (SPACE, TAB, RETURN)) | np.isin(view[stops - 1], (SPACE, TAB, RETURN))
-    for line in np.flatnonzero(blank):
+    for line in np.flatnonzero(IS_SPACE[view[starts]] | IS_SPACE[view[stops - 1]]):
         text = data[starts[line] : stops[line]]
         kept = text.lstrip(b" \t\r")
         starts[line] += len(text) - len(kept)

@@ -48,9 +48,11 @@ class Publisher:
         Raises:
           GateShutError: after the failed rows and a manifest that says so were published.
         """
-        report = published_by(self.job) or self._publish()
-        if report["status"] == "done":
-            files.write_bytes(files.join(self.folder, SUCCESS), b"")
+        report = published_by(self.job)
+        if report is None:
+            report = self._publish()
+        elif report["status"] == "done":
+            files.write_bytes(files.join(self.folder, SUCCESS), b"")  # an attempt may have ended between the two
         for folder in {self.folder, self.errors_folder}:
             files.delete_folder(files.join(folder, STAGING))
         if report["status"] != "done":
@@ -65,16 +67,19 @@ class Publisher:
         results = self._results() if reason is None else {}
         report = manifest.make(self.job, self.accounts, reason, results, placed_errors, before)
 
+        there = files.list_children(self.errors_folder)
         failed = FolderChange(
             self.errors_folder,
             placed={name: shard.path for name, shard in placed_errors.items()},
             written={f"{STATS}-00000-of-00001": _stats(errors)} if errors else {},
-            removed=_published(self.errors_folder, ERRORS) | _published(self.errors_folder, STATS),
+            removed=_published(there, ERRORS) | _published(there, STATS),
         )
         predicted = FolderChange(self.folder)
         if reason is None:
+            if self.folder != self.errors_folder:
+                there = files.list_children(self.folder)
             predicted.placed = {name: shard.path for name, shard in results.items()}
-            predicted.removed = (_published(self.folder, RESULTS) | manifest.result_names(before)) - {*results}
+            predicted.removed = (_published(there, RESULTS) | manifest.result_names(before)) - {*results}
         last = {MANIFEST: manifest.encode(report)}
         if reason is None:
             last[SUCCESS] = b""
@@ -121,10 +126,10 @@ class Publisher:
         return ShardFile("results", self.job.staging_in(self.folder), place)
 
 
-def _published(folder: str, kind: str) -> set[str]:
-    """Gives the names in ``folder`` that a run gives its files of ``kind``."""
+def _published(names: Iterable[str], kind: str) -> set[str]:
+    """Gives those of ``names`` that a run gives its files of ``kind``."""
     pattern = re.compile(re.escape(kind) + NUMBERED)
-    return {name for name in files.list_children(folder) if pattern.fullmatch(name)}
+    return {name for name in names if pattern.fullmatch(name)}
 
 
 def _stats(errors: Sequence[Shard]) -> bytes:
