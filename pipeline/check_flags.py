@@ -62,6 +62,8 @@ def parse(argv: Sequence[str]) -> CheckOptions:
     many = next((name for name in MANY if options.values[name]), None)
     if many:
         raise UsageError(f"--{many}: a check looks at one job; give --model and --input of one of the tasks")
+    if options.model_field is not None:
+        raise UsageError("--model_field: a check looks at one model; give the folder of one of them as --model")
     return CheckOptions(options, values["sample_rows"], values["json"])
 
 

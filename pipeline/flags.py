@@ -92,6 +92,14 @@ FLAGS = (
         "retry_failed", "Model", "instead of --model_map: the manifest.json of an earlier run, whose failed tasks run again",
         "a file", default_help="none",
     ),
+    Flag(
+        "model_field", "Model", "each row names its model in this field, whose value takes its place in --model=models/{field}/",
+        "a field's name", default_help="none",
+    ),
+    Flag(
+        "model_column", "Model", "with --model_field: the results' field for the model's version (its folder, where there is none)",
+        "a field's name", default_help="none",
+    ),
     Flag("model_version", "Model", "which numbered version", "the name of a version's folder", default_help="the highest"),
     Flag(
         "signature_name", "Model", "which signature", "a signature's name",

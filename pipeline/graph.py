@@ -7,6 +7,7 @@ import apache_beam as beam
 from transforms.model.handler import Predict
 from transforms.read.duplicates import CheckKeys
 from transforms.read.instances import ReadInstances
+from transforms.read.route import RouteRows
 from transforms.read.tasks import PlanJob, PlanTasks
 from transforms.specs import JobSpec
 from transforms.tasks import RunSpec
@@ -23,8 +24,9 @@ def build(pipeline: beam.Pipeline, spec: JobSpec | RunSpec) -> beam.PCollection:
     """
     job, run = (spec, None) if isinstance(spec, JobSpec) else (None, spec)
     splits, plans = pipeline | (PlanJob(job) if job else PlanTasks(run))
-    read = splits | ReadInstances(job, spec.progress_folder)
-    predictions = read.batches | Predict(job.model if job else None, spec.model_memory_bytes, spec.processes)
+    read = splits | (RouteRows(job, spec.progress_folder) if job and job.route else ReadInstances(job, spec.progress_folder))
+    model = job.model if job and not job.route else None
+    predictions = read.batches | Predict(model, spec.model_memory_bytes, spec.processes)
     shards = predictions | WriteShards(spec.progress_folder)
     duplicates, places = read.hashes | CheckKeys(job, splits)
     publisher = TablePublisher if job and job.output.table else Publisher

@@ -49,6 +49,7 @@ def parse(argv: Sequence[str]) -> Options:
         raise UsageError(f"--{missing[0]} is missing: {BY_NAME[missing[0]].help}")
     options = Options(values, tuple(given), tuple(beam))
     (
+        route_spec(options),
         input_spec(options),
         key_spec(options),
         output_spec(options),
@@ -135,6 +136,27 @@ def input_spec(options: Options) -> specs.InputSpec:
     patterns = options.input if not any(options.values[name] for name in MANY) else ("each task's own",)
     return specs.InputSpec(
         patterns, options.input_format, options.include_fields, options.exclude_fields, options.input_query, options.row_restriction
+    )
+
+
+def route_spec(options: Options, threads: int = 1) -> specs.RouteSpec | None:
+    if options.model_field is None:
+        if options.model_column is not None:
+            raise specs.SpecError("model_column", "is for rows that name their models: give --model_field too")
+        return None
+    many = next((name for name in MANY if options.values[name]), None)
+    if many:
+        raise specs.SpecError("model_field", f"and --{many} exclude each other: tasks name their models")
+    return specs.RouteSpec(
+        field=options.model_field,
+        template=options.model,
+        column=options.model_column,
+        version=options.model_version,
+        signature_name=options.signature_name,
+        tags=options.tags,
+        batch_size=options.batch_size,
+        allow_unsafe_ops=options.allow_unsafe_ops,
+        threads=threads,
     )
 
 

@@ -28,8 +28,9 @@ from transforms.read.bigquery import find_table
 from transforms.read.field_types import known_types
 from transforms.read.formats import FormatError, format_of
 from transforms.read.instances import row_spec
+from transforms.routes import check_route, fixed_folder, stand_in
 from transforms.signature import ModelError, import_tensorflow
-from transforms.specs import JobSpec, ModelSpec, OutputSpec, SpecError
+from transforms.specs import JobSpec, ModelSpec, OutputSpec, RouteSpec, SpecError
 from transforms.tables import parse_table
 from transforms.write.formats import make_encoder
 from transforms.write.load import check_table
@@ -64,7 +65,8 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
     _check_engine(beam_options)
     import_tensorflow()
     try:
-        model = _model(options, beam_options)
+        route = flags.route_spec(options, threads(beam_options))
+        model = _model(options, beam_options) if route is None else _stand_in(route)
         found = InputFound(1, 0, whole=False) if flags.input_spec(options).is_bigquery else _check_input(options)
         now = datetime.datetime.now(datetime.UTC)
         job = JobSpec(
@@ -80,8 +82,11 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
             bigquery=flags.bigquery_spec(options, beam_options.view_as(GoogleCloudOptions).project),
             model_memory_bytes=memory_bytes(options),
             processes=processes(beam_options),
+            route=route,
         )
-        _check_fields(job)
+        check_route(job)
+        if route is None:
+            _check_fields(job)
         types = find_table(job).columns if job.input.is_bigquery else {}
         _check_formats(job, found)
         if job.output.table is not None:
@@ -114,6 +119,14 @@ def _model(options: Options, beam_options: PipelineOptions) -> ModelSpec:
         allow_unsafe_ops=options.allow_unsafe_ops,
         threads=threads(beam_options),
     )
+
+
+def _stand_in(route: RouteSpec) -> ModelSpec:
+    """Looks as far as can be seen before the rows: there is something where the models should be."""
+    folder = fixed_folder(route)
+    if folder and not files.list_children(folder):
+        raise ModelError(f"no models at {folder}, the folder of --model={route.template}: it does not exist or is empty")
+    return stand_in(route, route.template)
 
 
 def _check_engine(beam_options: PipelineOptions) -> None:
@@ -227,7 +240,10 @@ def _check_input(options: Options) -> InputFound:
 def _check_formats(job: JobSpec, found: InputFound) -> None:
     """Refuses what the formats can't give the model, as the first file of each pattern shows it."""
     for path in found.first:
-        reason = format_of(path, job.input.format).refuse(row_spec(job), path)
+        format = format_of(path, job.input.format)
+        if job.route is not None and format.name != "jsonl":
+            raise SpecError("model_field", f"is for rows of JSON-lines; {path} is {format.name}: give each model a task with --model_map")
+        reason = format.refuse(row_spec(job), path)
         if reason is not None:
             raise PreflightError(reason)
 

@@ -46,6 +46,10 @@ def test_the_readmes_runs_run(models: Models, tmp_path: Path, monkeypatch: pytes
     assert len(runs) >= 2
     (tmp_path / "demo" / "data").mkdir(parents=True)
     (tmp_path / "demo" / "model").symlink_to(models.get("half_plus_two"))
+    (tmp_path / "demo" / "models").mkdir()
+    (tmp_path / "demo" / "models" / "north").symlink_to(models.get("half_plus_two"))
+    (tmp_path / "demo" / "sites").mkdir()
+    (tmp_path / "demo" / "sites" / "rows.jsonl").write_text('{"id": "a", "site": "north", "x": 1}\n{"id": "b", "site": "north", "x": 2}\n')
     (tmp_path / "demo" / "data" / "part-0.jsonl").write_text('{"id": "a", "x": 1}\n{"id": "b", "x": 2}\n')
     (tasks,) = re.findall(r"```json\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "tasks.jsonl").write_text(tasks)

@@ -198,7 +198,8 @@ class Shard:
     """A finished temporary file. ``kind`` is ``results`` or ``errors``; ``codes`` counts the latter, as
     (stage, code, rows, an example's message).
 
-    ``relative`` and ``source`` name the one input file in a mirrored layout, else they are empty.
+    ``relative`` and ``source`` name the one input file in a mirrored layout, else they are empty. ``models`` counts the rows by
+    model's folder and version, where each row names its own.
     """
 
     kind: str
@@ -210,6 +211,7 @@ class Shard:
     bytes: int
     crc32c: str
     codes: tuple[tuple[str, str, int, str], ...] = ()
+    models: tuple[tuple[str, str | None, int], ...] = ()
 
 
 class BatchCoder(beam.coders.Coder):

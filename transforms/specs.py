@@ -145,6 +145,32 @@ class ModelSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class RouteSpec:
+    """Each row's ``field`` takes the place of ``{field}`` in ``template``, which then is a model's folder.
+
+    The rest is what all the models have in common. ``column`` is the field of the results that gets the model's version.
+    """
+
+    field: str
+    template: str
+    column: str | None = None
+    version: str | None = None
+    signature_name: str | None = None
+    tags: tuple[str, ...] | None = None
+    batch_size: int | None = None
+    allow_unsafe_ops: bool = False
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.placeholder not in self.template:
+            raise SpecError("model_field", f"{self.field!r} has no place in --model={self.template}: expected {self.placeholder} in it")
+
+    @property
+    def placeholder(self) -> str:
+        return "{" + self.field + "}"
+
+
+@dataclasses.dataclass(frozen=True)
 class OutputSpec:
     """Where predictions and failed rows go, and in what shape.
 
@@ -259,6 +285,7 @@ class JobSpec:
     processes: int = 1
     task: int = 0
     key_buckets: int = 64
+    route: RouteSpec | None = None
 
     def __post_init__(self) -> None:
         if self.input.is_bigquery and not self.key.fields:

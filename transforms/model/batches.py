@@ -115,6 +115,8 @@ class BatchRunner:
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             code, message = Code.OUT_OF_MEMORY, first_line(error)
             self.model.max_rows = max(1, min(self.model.max_rows, len(rows) // 2))
+        except ModelError:  # its variables can't be restored: no row's fault
+            raise
         except _RowsDifferError as error:
             self._fail(rows, Code.OUTPUT_ROWS_DIFFER, str(error))
             return

@@ -49,6 +49,8 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool])
         self, batch: InstanceBatch, model: ModelPool, inference_args: dict[str, Any] | None = None
     ) -> Iterable[PredictionBatch]:
         assert batch.job is not None
+        if not len(batch) and batch.job.route is not None:  # the failed rows of a model that was not found, or of none
+            return [_all_failed(batch, "")]
         try:
             return [BatchRunner(model.get(batch.job.model)).run(batch)]
         except ModelError as error:

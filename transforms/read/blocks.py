@@ -30,6 +30,10 @@ class Block:
     data: bytes
     too_long: bool = False
 
+    def place(self, start: Any) -> Any:
+        """Gives where in the file what stands at ``start`` in the block (one or an array of them) begins."""
+        return self.offset + start
+
 
 class DamagedFileError(Exception):
     """The file breaks off or can't be decompressed; ``offset`` is the first byte not read."""

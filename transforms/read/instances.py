@@ -94,7 +94,7 @@ class _ReadInstances(beam.DoFn):
         # Later steps work while this one waits in its yields: the seconds are those of reading, predicting and writing.
         count = SplitCount(split.order, rows, size, len(first_pieces), tuple(damaged), time.monotonic() - started)
         yield TaggedOutput("counts", (job.task, count))
-        for bucket, some in _by_bucket(hashes, job.key_buckets):
+        for bucket, some in by_bucket(hashes, job.key_buckets):
             yield TaggedOutput("hashes", ((job.task, bucket), some.tobytes()))
 
     def finish_bundle(self) -> None:
@@ -107,7 +107,8 @@ def hashes_of(batch: InstanceBatch) -> np.ndarray:
     return np.concatenate((hash_keys(batch.keys), hash_keys(failed)))
 
 
-def _by_bucket(hashes: list[np.ndarray], count: int) -> Iterator[tuple[int, np.ndarray]]:
+def by_bucket(hashes: list[np.ndarray], count: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Gives the hashes of each bucket that has some, of ``count``."""
     if not hashes:
         return
     everything = np.concatenate(hashes)

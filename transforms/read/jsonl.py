@@ -79,7 +79,7 @@ class LineParser:
         failed: dict[int, FailedRow] = {}
 
         def fail(line: int, error: RowError, key: bytes = b"") -> None:
-            offset = block.offset + int(texts.starts[line])
+            offset = int(block.place(texts.starts[line]))
             instance = row_as_json(texts[line])
             if not self.spec.key_fields:
                 key = make_key(piece.path, offset)
@@ -91,7 +91,7 @@ class LineParser:
             parsed = self._parse_lines(texts.take(np.empty(0, np.int64)), fail)
         else:
             parsed = self._parse_block(texts) or self._parse_lines(texts, fail)
-        offsets = block.offset + texts.starts[parsed.lines]
+        offsets = block.place(texts.starts[parsed.lines])
         keys, bad_keys = self._keys(parsed, piece.path, offsets)
         columns: dict[str, codec.Column] = {}
         errors: dict[int, RowError] = {}

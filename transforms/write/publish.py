@@ -15,7 +15,7 @@ from transforms.elements import Shard, SplitCount
 from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs import STAGING, JobSpec
 from transforms.tasks import Plan, RunSpec
-from transforms.write import manifest
+from transforms.write import manifest, models
 from transforms.write.commit import SUCCESS, FolderChange, LostShardError, commit
 from transforms.write.formats import FORMATS, SUFFIXES, make_encoder
 from transforms.write.gate import Accounts, check_gate, count_codes, shard_order
@@ -65,7 +65,8 @@ class Publisher:
         errors = self._shards("errors")
         placed_errors = {f"{ERRORS}-{number:05d}-of-{len(errors):05d}": shard for number, shard in enumerate(errors)}
         results = self._results() if reason is None else {}
-        report = manifest.make(self.job, self.accounts, reason, results, placed_errors, before)
+        by_model, model_lines = models.account(self.job, self.accounts)
+        report = manifest.make(self.job, self.accounts, reason, results, placed_errors, before) | by_model
 
         there = files.list_children(self.errors_folder)
         failed = FolderChange(
@@ -75,12 +76,13 @@ class Publisher:
             removed=_published(there, ERRORS) | _published(there, STATS),
         )
         predicted = FolderChange(self.folder)
+        if self.folder != self.errors_folder:
+            there = files.list_children(self.folder)
+        predicted.removed = {name for name in there if models.PUBLISHED.fullmatch(name)} - {*model_lines}
         if reason is None:
-            if self.folder != self.errors_folder:
-                there = files.list_children(self.folder)
             predicted.placed = {name: shard.path for name, shard in results.items()}
-            predicted.removed = (_published(there, RESULTS) | manifest.result_names(before)) - {*results}
-        last = {MANIFEST: manifest.encode(report)}
+            predicted.removed |= (_published(there, RESULTS) | manifest.result_names(before)) - {*results}
+        last = model_lines | {MANIFEST: manifest.encode(report)}
         if reason is None:
             last[SUCCESS] = b""
         if self.errors_folder == self.folder:  # one folder, one change

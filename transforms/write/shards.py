@@ -79,6 +79,7 @@ class _WriteShards(beam.DoFn):
         self.errors: ShardFile | None = None
         self.rows: Counter[str] = Counter()
         self.codes: dict[tuple[str, str], tuple[int, str]] = {}
+        self.models: dict[str, Counter[tuple[str, str | None]]] = {"results": Counter(), "errors": Counter()}
 
     def process(self, batch: PredictionBatch) -> Iterator[tuple[int, Shard]]:
         job = batch.job
@@ -90,6 +91,8 @@ class _WriteShards(beam.DoFn):
             self.current = job.task, place
         if self.job is None or self.job.task != job.task:
             self.job, self.encoder, self.failed_rows = job, make_encoder(job), failed_row_writer(job.output)
+        elif job.route is not None and self.job.model is not job.model:
+            self._take_model(job)
         if job.output.nan == "error":
             batch = refuse_non_finite(batch)
         batch = self.encoder.refuse(batch)
@@ -98,6 +101,12 @@ class _WriteShards(beam.DoFn):
         if batch.failed:
             self._write_errors(batch.failed, job, place)
         self.progress.add(len(batch) + len(batch.failed), len(batch), len(batch.failed))
+
+    def _take_model(self, job: JobSpec) -> None:
+        """Goes on in the same files with the rows of another model."""
+        self.job, self.encoder = job, make_encoder(job)
+        if self.results is not None:
+            self.encoder.open(self.results)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         self.progress.write()
@@ -109,7 +118,7 @@ class _WriteShards(beam.DoFn):
             self.results = ShardFile("results", job.staging_in(job.output.folder), place)
             self.encoder.open(self.results)
         self.encoder.write(batch)
-        self.rows["results"] += len(batch)
+        self._count("results", job, len(batch))
         metrics.predictions_written.inc(len(batch))
 
     def _write_errors(self, failed: list[FailedRow], job: JobSpec, place: Place) -> None:
@@ -117,21 +126,31 @@ class _WriteShards(beam.DoFn):
             self.errors = ShardFile("errors", job.staging_in(job.output.errors), place)
             self.failed_rows.open(self.errors)
         self.failed_rows.write(failed)
-        self.rows["errors"] += len(failed)
+        self._count("errors", job, len(failed))
         for row in failed:
             count, example = self.codes.get((row.stage, row.code), (0, row.message[:EXAMPLE_CHARACTERS]))
             self.codes[row.stage, row.code] = count + 1, example
             metrics.rows_failed[row.stage].inc()
 
+    def _count(self, kind: str, job: JobSpec, rows: int) -> None:
+        self.rows[kind] += rows
+        if job.route is not None:
+            self.models[kind][job.model.location, job.model.version] += rows
+
     def _finish(self) -> Iterator[tuple[int, Shard]]:
         task = self.current[0] if self.current else 0
         if self.results is not None:
             self.encoder.close()
-            yield task, self.results.finish(self.rows["results"])
+            yield task, self._with_models(self.results.finish(self.rows["results"]))
         if self.errors is not None:
             self.failed_rows.close()
-            yield task, self.errors.finish(self.rows["errors"], self.codes)
+            yield task, self._with_models(self.errors.finish(self.rows["errors"], self.codes))
         self.results, self.errors, self.rows, self.codes = None, None, Counter(), {}
+        self.models = {"results": Counter(), "errors": Counter()}
+
+    def _with_models(self, shard: Shard) -> Shard:
+        models = self.models[shard.kind]
+        return dataclasses.replace(shard, models=tuple((*model, rows) for model, rows in models.items())) if models else shard
 
 
 @dataclasses.dataclass

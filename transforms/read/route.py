@@ -1,0 +1,274 @@
+"""Rows that name their models: routed as they stand, once, so that each model meets its rows together."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from apache_beam.pvalue import TaggedOutput
+
+from transforms import metrics
+from transforms.codes import Code, Stage
+from transforms.elements import FailedRow, FileRange, InstanceBatch, Split, SplitCount
+from transforms.model.locate import locate_model
+from transforms.read.blocks import Block
+from transforms.read.formats import RangeReader
+from transforms.read.instances import by_bucket, hashes_of, row_spec
+from transforms.read.jsonl import LineParser
+from transforms.read.row import RowSpec
+from transforms.routes import folder_of, stand_in
+from transforms.signature import ModelError
+from transforms.specs import JobSpec, RouteSpec
+
+LOG = logging.getLogger("nightshift")
+# Rows of one model that one worker gets in one go.
+GROUP_BYTES = 64 << 20
+# Rows that are parsed together.
+CHUNK_BYTES = 4 << 20
+KEPT_JOBS = 1000
+KEPT_PARSERS = 64
+NOBODY = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class RowBlock:
+    """Rows of one file that name one model, as they stood: ``lines`` joined by newlines, ``offsets`` of each in the file."""
+
+    source: str
+    relative: str
+    offsets: np.ndarray
+    lines: bytes
+    failed: tuple[FailedRow, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class _ScatteredBlock(Block):
+    """Lines that do not follow each other in the file: each begins at ``starts`` in the block and at ``offsets`` in the file."""
+
+    starts: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
+    offsets: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
+
+    def place(self, start: Any) -> Any:
+        return self.offsets[np.searchsorted(self.starts, start, side="right") - 1]
+
+
+class _Route(beam.DoFn):
+    """Reads each row as far as its model's name and its key."""
+
+    def __init__(self, job: JobSpec, progress_folder: str | None) -> None:
+        self.job, self.progress_folder = job, progress_folder
+
+    def setup(self) -> None:
+        assert self.job.route is not None
+        self.progress = metrics.Progress(self.progress_folder)
+        self.field = self.job.route.field
+        self.reader = RangeReader(RowSpec(self.job.model.signature, self.job.key.fields, (self.field,)), self.job.input.format)
+
+    def process(self, split: Split) -> Iterator[tuple[str, RowBlock] | TaggedOutput]:
+        started = time.monotonic()
+        rows, size, damaged = 0, 0, []
+        hashes: list[np.ndarray] = []
+        for piece in split.ranges:
+            for batch in self.reader.read(piece, split.order):
+                read = len(batch) + len(batch.failed)
+                rows += read
+                size += batch.bytes
+                damaged += [row.source for row in batch.failed if row.code is Code.FILE_DAMAGED]
+                metrics.instances_read.inc(read)
+                if self.job.key.fields:
+                    hashes.append(hashes_of(batch))
+                yield from self._parted(batch)
+                self.progress.add(input_bytes=batch.bytes)
+        metrics.bytes_read.inc(size)
+        first_pieces = [piece for piece in split.ranges if piece.start == 0]
+        metrics.files_read.inc(len(first_pieces))
+        count = SplitCount(split.order, rows, size, len(first_pieces), tuple(damaged), time.monotonic() - started)
+        yield TaggedOutput("counts", (self.job.task, count))
+        for bucket, some in by_bucket(hashes, self.job.key_buckets):
+            yield TaggedOutput("hashes", ((self.job.task, bucket), some.tobytes()))
+
+    def finish_bundle(self) -> None:
+        self.progress.write()
+
+    def _parted(self, batch: InstanceBatch) -> Iterator[tuple[str, RowBlock]]:
+        failed = list(batch.failed)
+        if len(batch):
+            tokens = pc.dictionary_encode(batch.passthrough[self.field])
+            indices = tokens.indices.to_numpy()
+            order = np.argsort(indices, kind="stable")
+            ends = np.searchsorted(indices[order], np.arange(len(tokens.dictionary) + 1))
+            for number, token in enumerate(tokens.dictionary.to_pylist()):
+                places = order[ends[number] : ends[number + 1]]
+                name = _name(token)
+                if name is None:
+                    failed += [self._nameless(batch, int(row), token) for row in places]
+                    continue
+                some = batch.rows.take(places)
+                lines = b"\n".join([some[row] for row in range(len(places))])
+                yield name, RowBlock(batch.source, batch.relative, batch.offsets[places], lines)
+        if failed:
+            yield NOBODY, RowBlock(batch.source, batch.relative, np.empty(0, np.int64), b"", tuple(failed))
+
+    def _nameless(self, batch: InstanceBatch, row: int, token: str) -> FailedRow:
+        found = "nothing or null" if token == "null" else token[:60]
+        message = f"expected the name of a model in field {self.field!r}, which --model_field names; found {found}"
+        return batch.failed_row(row, Code.MODEL_NOT_FOUND, Stage.PREDICT, message)
+
+
+def _name(token: str) -> str | None:
+    """The name of a model from its JSON text: a string, or a whole number's digits."""
+    value = msgspec.json.decode(token)
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else None
+
+
+class _CutModels(beam.DoFn):
+    """Cuts the rows of one model into groups of a size that one worker may take."""
+
+    def process(self, model: tuple[str, Iterable[RowBlock]]) -> Iterator[tuple[str, list[RowBlock]]]:
+        name, blocks = model
+        group: list[RowBlock] = []
+        size = 0
+        for block in blocks:
+            group.append(block)
+            size += len(block.lines)
+            if size >= GROUP_BYTES:
+                yield name, group
+                group, size = [], 0
+        if group:
+            yield name, group
+
+
+class _ReadModel(beam.DoFn):
+    """Makes instances of the rows of one model, by its signature; rows of a model that is not there fail."""
+
+    def __init__(self, job: JobSpec) -> None:
+        self.job = job
+
+    def setup(self) -> None:
+        self.jobs: OrderedDict[str, tuple[JobSpec, str | None]] = OrderedDict()
+
+    def process(self, model: tuple[str, list[RowBlock]]) -> Iterator[InstanceBatch]:
+        name, blocks = model
+        job, reason = self._job_of(name)
+        parser = _parser(row_spec(job), threading.get_ident())
+        for chunk in _chunks(blocks):
+            piece = FileRange(chunk[0].source, 0, None, 0, chunk[0].relative)
+            for batch in parser.parse(_joined(chunk), piece, ("", 0)):
+                yield self._finished(batch, job, reason)
+        failed = [row for block in blocks for row in block.failed]
+        if failed:
+            yield dataclasses.replace(parser.parse_nothing(FileRange("", 0, None, 0, ""), ("", 0)), failed=failed, job=job)
+
+    def _finished(self, batch: InstanceBatch, job: JobSpec, reason: str | None) -> InstanceBatch:
+        batch.job = job
+        if reason is not None:
+            failed = [batch.failed_row(row, Code.MODEL_NOT_FOUND, Stage.PREDICT, reason) for row in range(len(batch))]
+            return dataclasses.replace(batch.take(np.empty(0, np.int64)), failed=[*batch.failed, *failed])
+        assert job.route is not None
+        if job.route.column is not None:
+            version = msgspec.json.encode(job.model.version or job.model.location).decode()
+            batch.passthrough = batch.passthrough | {job.route.column: pa.array([version] * len(batch), pa.string())}
+        return batch
+
+    def _job_of(self, name: str) -> tuple[JobSpec, str | None]:
+        if name not in self.jobs:
+            self.jobs[name] = self._find(name)
+            if len(self.jobs) > KEPT_JOBS:
+                self.jobs.popitem(last=False)
+        self.jobs.move_to_end(name)
+        return self.jobs[name]
+
+    def _find(self, name: str) -> tuple[JobSpec, str | None]:
+        """Gives the job of the rows that name this model, and why it can't be found, if it can't."""
+        route = self.job.route
+        assert route is not None
+        if name == NOBODY:
+            return self.job, None
+        folder = ""
+        try:
+            folder = folder_of(route, name)
+            model = locate_model(
+                folder,
+                version=route.version,
+                signature_name=route.signature_name,
+                tags=route.tags,
+                batch_size=route.batch_size,
+                allow_unsafe_ops=route.allow_unsafe_ops,
+                threads=route.threads,
+                shares=True,
+            )
+        except (ModelError, ValueError) as error:
+            LOG.warning("%s", error)
+            return self._without_model(route, folder), str(error)
+        return dataclasses.replace(self.job, model=model), None
+
+    def _without_model(self, route: RouteSpec, folder: str) -> JobSpec:
+        return dataclasses.replace(self.job, model=stand_in(route, folder or route.template))
+
+
+@functools.lru_cache(KEPT_PARSERS)
+def _parser(spec: RowSpec, thread: int) -> LineParser:
+    return LineParser(spec)
+
+
+def _chunks(blocks: list[RowBlock]) -> Iterator[list[RowBlock]]:
+    """Gives the blocks of one file together, as far as they are parsed together."""
+    chunk: list[RowBlock] = []
+    size = 0
+    for block in sorted((block for block in blocks if len(block.offsets)), key=lambda block: (block.source, block.offsets[0])):
+        if chunk and (chunk[0].source != block.source or size >= CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(block)
+        size += len(block.lines)
+    if chunk:
+        yield chunk
+
+
+def _joined(chunk: list[RowBlock]) -> _ScatteredBlock:
+    data = b"\n".join([block.lines for block in chunk])
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+    return _ScatteredBlock(0, data, False, np.concatenate(([0], ends + 1)), np.concatenate([block.offsets for block in chunk]))
+
+
+@dataclasses.dataclass
+class RouteRows(beam.PTransform):
+    """Reads rows that name their models, brings those of each model together and makes instances of them.
+
+    Expects: ``Split``s. Gives: what ReadInstances gives, ``batches`` one model after the other.
+    Guarantees: every row that is not blank is in exactly one batch; rows of a model that is not there cost no other's.
+    """
+
+    job: JobSpec
+    progress_folder: str | None
+
+    def expand(self, splits: beam.PCollection) -> RoutedRows:
+        route = beam.ParDo(_Route(self.job, self.progress_folder)).with_output_types(tuple[str, RowBlock])
+        routed = splits | "Route" >> route.with_outputs("counts", "hashes", main="rows")
+        batches = (
+            routed.rows
+            | "GroupByModel" >> beam.GroupByKey()
+            | "CutModels" >> beam.ParDo(_CutModels()).with_output_types(tuple[str, list[RowBlock]])
+            | "SpreadModels" >> beam.Reshuffle()
+            | "ReadModel" >> beam.ParDo(_ReadModel(self.job)).with_output_types(InstanceBatch)
+        )
+        return RoutedRows(batches, routed.counts, routed.hashes)
+
+
+class RoutedRows(NamedTuple):
+    """The collections that RouteRows gives."""
+
+    batches: beam.PCollection
+    counts: beam.PCollection
+    hashes: beam.PCollection

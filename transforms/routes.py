@@ -1,0 +1,50 @@
+"""How rows name their models."""
+
+from __future__ import annotations
+
+import re
+
+from transforms.signature import Signature
+from transforms.specs import OWN_FIELDS, JobSpec, ModelSpec, RouteSpec, SpecError
+
+# One folder's name: what a row says must not lead anywhere else.
+SAFE = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
+
+
+def check_route(job: JobSpec) -> None:
+    """Refuses what can't be had where each row names its model."""
+    route, output = job.route, job.output
+    if route is None:
+        return
+    if job.input.is_bigquery or job.input.format not in (None, "jsonl"):
+        raise SpecError("model_field", "is for rows of JSON-lines; make a task of each model with --model_map for other inputs")
+    if output.format != "jsonl":
+        raise SpecError(
+            "model_field", f"--output_format={output.format} has the columns of one model; leave it out, or give tasks with --model_map"
+        )
+    if output.layout != "sharded":
+        raise SpecError("output_layout", "'mirror' keeps a file's rows together, and --model_field parts them by model: leave it out")
+    taken = (*OWN_FIELDS[output.style], *output.passthrough_fields)
+    if route.column is not None and (output.style == "raw" or "*" in taken or route.column in taken):
+        raise SpecError("model_column", f"{route.column!r} has no place of its own with --output_style={output.style} and these fields")
+
+
+def fixed_folder(route: RouteSpec) -> str:
+    """The folder below which all the models lie."""
+    return route.template.partition(route.placeholder)[0].rpartition("/")[0]
+
+
+def folder_of(route: RouteSpec, name: str) -> str:
+    """Gives the folder of the model that a row calls ``name``.
+
+    Raises:
+      ValueError: it is no plain folder's name.
+    """
+    if not SAFE.fullmatch(name) or name in (".", ".."):
+        raise ValueError(f"field {route.field!r} is {name[:60]!r}, expected the name of one folder, without '/'")
+    return route.template.replace(route.placeholder, name)
+
+
+def stand_in(route: RouteSpec, location: str) -> ModelSpec:
+    """Gives what stands where a job has its model: of rows that have none yet, or none at all."""
+    return ModelSpec(location, Signature(route.signature_name or "", route.tags or (), (), ()))

@@ -1,0 +1,32 @@
+"""The account by model, where each row names its own."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import msgspec
+
+from transforms.specs import JobSpec
+from transforms.write.gate import Accounts
+
+NAME = "models-00000-of-00001.jsonl"
+PUBLISHED = re.compile(r"models-\d+-of-\d+\.jsonl")
+
+
+def account(job: JobSpec, accounts: Accounts) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Gives the manifest's entry and the file of a line a model; nothing where the run has one model."""
+    if job.route is None:
+        return {}, {}
+    counts: dict[tuple[str, str | None], Counter[str]] = {}
+    for shard in accounts.shards:
+        for location, version, rows in shard.models:
+            counts.setdefault((location, version), Counter())[shard.kind] += rows
+    lines = [
+        {"location": location, "version": version, "predicted": rows["results"], "failed": rows["errors"]}
+        for (location, version), rows in sorted(counts.items(), key=lambda item: (item[0][0], item[0][1] or ""))
+    ]
+    failed = sum(bool(line["failed"]) for line in lines)
+    entry = {"models": {"count": len(lines), "with_failed_rows": failed, "files": [NAME]}}
+    return entry, {NAME: b"".join(msgspec.json.encode(line) + b"\n" for line in lines)}
