@@ -31,8 +31,9 @@ check: setup  ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup  ## measure against the hand-written loop and Beam's documented way; writes benchmarks/RESULTS.md
+bench: setup  ## measure against hand-written loops and what else there is; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.many_run
 
 docs: setup  ## write the generated tables into README.md and docs/, and the template's metadata
 	$(BIN)/python docs/generate.py

@@ -1,18 +1,13 @@
-"""Measurements → the tables of ``RESULTS.md``: medians, and ratios pair by pair within a round."""
+"""Measurements of W1, W2 and W3 → their tables in ``RESULTS.md``: medians, and ratios pair by pair within a round."""
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import importlib.metadata
-import os
-import platform
 from collections.abc import Callable, Sequence
 from statistics import median
 
 from benchmarks.workloads import WORKLOADS
 
-PACKAGES = ("apache-beam", "tensorflow", "numpy", "pyarrow", "msgspec")
 TITLES = {
     "loop": "hand-written loop, one process, no Beam",
     "documented": "Beam's documented way, one process",
@@ -103,15 +98,9 @@ class Measurements:
 
 
 def write(measured: Sequence[Measurement], rounds: int) -> str:
-    """Gives the whole report as Markdown."""
+    """Gives the part as Markdown."""
     found = Measurements(measured)
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    machine = f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}"
     lines = [
-        "# Results of `make bench`",
-        "",
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {machine}, {versions}.",
-        "",
         f"Medians of {rounds} round{'s' if rounds > 1 else ''}; in each the ways take turns on the same file, each in a fresh process. "
         "Rows a second are from the job's start to the end of its output, model loading included and Python imports excluded. "
         "A ratio is the median of the rounds' own ratios. CPU s are user and system seconds of the processor, of all processes; "

@@ -1,0 +1,203 @@
+"""W4, many models: ``python -m benchmarks.many_run [--models=3000] [--rounds=1]`` measures in turn and writes its part of RESULTS.md.
+
+Ours is timed as a whole process; what it costs a model is the time beyond a run of ten models, which has the same imports and the
+same graph. The other ways are timed without their imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from benchmarks.results import write_part
+from benchmarks.workloads import DATA
+
+FEW = 10
+SOME = 500
+LOOP_MODELS = 100
+ARCHITECTURES = 20
+LARGE_ROWS = 200_000
+WHOLE_PROCESS = ("imports", "ours", "mixed")
+TITLES = {
+    "imports": "importing Beam and TensorFlow",
+    "ours": "ours",
+    "mixed": f"ours, {ARCHITECTURES} architectures, one input of {LARGE_ROWS:,} rows",
+    "loop": "hand-written loop, `tf.saved_model.load`",
+    "shared": "hand-written loop, one Session a graph (the limit)",
+    "keyed": "Beam's KeyedModelHandler",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One way on so many models: wall and processor's seconds, and for whole processes the largest resident memory."""
+
+    way: str
+    models: int
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+
+
+def _child(way: str, models: int, arguments: Sequence[str]) -> Measurement:
+    """Measures one fresh process, and takes what it says of itself where it times itself."""
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    started = time.perf_counter()
+    process = subprocess.Popen([sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    printed, complaints = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{way} ended with status {process.returncode}:\n{printed[-2000:]}\n{complaints[-2000:]}")
+    seconds = time.perf_counter() - started
+    if way in WHOLE_PROCESS:
+        usage = json.loads(printed.splitlines()[-1])
+        measured = Measurement(way, models, seconds, usage["cpu_seconds"], usage["peak_mb"])
+    else:
+        measured = Measurement(way, models, peak_mb=0.0, **json.loads(printed.splitlines()[-1]))
+    print(f"  {way:<8} {models:>6,} models {measured.seconds:7.1f} s, {measured.cpu_seconds:7.1f} s of processor", flush=True)
+    return measured
+
+
+def _build(folder: Path, *sizes: int) -> Path:
+    """Builds models and inputs, where they are not, in a process of its own: a child's peak memory begins with its parent's."""
+    if not (folder / "tasks.jsonl").exists():
+        print(f"building {folder.name}", flush=True)
+        subprocess.run([sys.executable, "-m", "benchmarks.many_models", str(folder), *map(str, sizes)], check=True, capture_output=True)
+    return folder / "tasks.jsonl"
+
+
+def _whole(code: str) -> list[str]:
+    """A process that runs ``code`` and prints what it took, imports and all."""
+    return ["-c", f"{code}\nfrom benchmarks.many_run import print_usage\nprint_usage()"]
+
+
+def print_usage() -> None:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps({"cpu_seconds": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024}))
+
+
+def _ours(way: str, folder: Path, tasks: Path, models: int) -> Measurement:
+    few = folder / f"tasks-{models}.jsonl"
+    few.write_text("".join(f"{line}\n" for line in tasks.read_text().splitlines()[:models]))
+    output = folder / "out"
+    shutil.rmtree(output, ignore_errors=True)
+    arguments = ["run", f"--model_map={few}", f"--output={output}", "--key_field=id"]
+    measured = _child(way, models, _whole(f"from pipeline.main import main\nassert main({arguments!r}) == 0"))
+    report = json.loads((output / "manifest.json").read_text())
+    if report["tasks"]["done"] != models or not (output / "_SUCCESS").exists():
+        raise RuntimeError(f"{way}: {report['tasks']['done']} of {models} tasks are done")
+    shutil.rmtree(output)
+    return measured
+
+
+def measure(models: int) -> list[Measurement]:
+    """Measures each way once."""
+    folder, mixed = DATA / f"w4-{models}", DATA / f"w4-{models}-mixed"
+    tasks, mixed_tasks = _build(folder, models), _build(mixed, models, ARCHITECTURES, LARGE_ROWS)
+    other = DATA / "w4-out"
+    found = [_child("imports", 0, _whole("import apache_beam, tensorflow"))]
+    found += [_ours("ours", folder, tasks, count) for count in (FEW, min(SOME, models // 2), models)]
+    found.append(_ours("mixed", mixed, mixed_tasks, models))
+    for way, count in (("loop", LOOP_MODELS), ("shared", min(SOME, models)), ("keyed", LOOP_MODELS)):
+        shutil.rmtree(other, ignore_errors=True)
+        found.append(_child(way, count, ["-m", "benchmarks.many_ways", way, str(tasks), str(count), str(other)]))
+    shutil.rmtree(other, ignore_errors=True)
+    return found
+
+
+class Rounds:
+    """What was measured, of which the medians are asked for."""
+
+    def __init__(self, rounds: Sequence[Sequence[Measurement]], models: int) -> None:
+        self.rounds, self.models, self.some = rounds, models, min(SOME, models // 2)
+
+    def middle(self, way: str, count: int, value: str) -> float:
+        return median(getattr(one, value) for found in self.rounds for one in found if (one.way, one.models) == (way, count))
+
+    def cost(self, value: str) -> float:
+        """Seconds a model beyond the imports."""
+        return (self.middle("ours", self.models, value) - self.middle("imports", 0, value)) / self.models
+
+    def growth(self, value: str) -> float:
+        """How many times ``some`` models' cost all models cost, beyond the few's, to what their numbers say."""
+        few = self.middle("ours", FEW, value)
+        grown = (self.middle("ours", self.models, value) - few) / (self.middle("ours", self.some, value) - few)
+        return grown * (self.some - FEW) / (self.models - FEW)
+
+
+def report(found: Rounds) -> str:
+    """Gives W4's part of RESULTS.md."""
+    count = len(found.rounds)
+    lines = [
+        "## W4: many models, 20 rows each",
+        "",
+        f"Medians of {count} round{'s' if count > 1 else ''}. Ours are whole processes, imports included; the others are timed "
+        "without theirs. A model's cost is ours beyond the imports. Exports of five runs of one program (mixed: of each of 20), each "
+        "model with variables of its own.",
+        "",
+        "| way | models | seconds | CPU s | ms a model | CPU ms a model | peak MB |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+        *(_line(found, one.way, one.models) for one in found.rounds[0]),
+        "",
+        "| what | target | measured | |",
+        "|---|--:|--:|---|",
+        *_targets(found),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _line(found: Rounds, way: str, models: int) -> str:
+    seconds, cpu, peak = (found.middle(way, models, value) for value in ("seconds", "cpu_seconds", "peak_mb"))
+    imports = [found.middle("imports", 0, value) if way in ("ours", "mixed") else 0.0 for value in ("seconds", "cpu_seconds")]
+    by_model = ["", ""]
+    if models > FEW:
+        by_model = [f"{1000 * (value - less) / models:.1f}" for value, less in zip((seconds, cpu), imports, strict=True)]
+    count = f"{models:,}" if models else ""
+    return f"| {TITLES[way]} | {count} | {seconds:.1f} | {cpu:.1f} | {' | '.join(by_model)} | {f'{peak:,.0f}' if peak else ''} |"
+
+
+def _targets(found: Rounds) -> list[str]:
+    models, some = found.models, found.some
+    loop = found.middle("loop", LOOP_MODELS, "cpu_seconds") / LOOP_MODELS
+    growth = found.growth("cpu_seconds")
+    flat = found.middle("ours", models, "peak_mb") / found.middle("ours", some, "peak_mb")
+    whole, each = found.middle("ours", models, "seconds"), 1000 * found.cost("seconds")
+    times = loop / found.cost("cpu_seconds")
+    targets = [
+        (f"{models:,} models from start to `_SUCCESS`, seconds, at most", "60", whole, whole <= 60),
+        ("ms a model beyond the imports, at most", "8", each, each <= 8),
+        ("the plain loop's CPU to ours, a model, at least", "10", times, times >= 10),
+        (f"CPU of {models:,} models to {some}, to what the numbers say", "0.9–1.1", growth, 0.9 <= growth <= 1.1),
+        (f"peak memory at {models:,} to that at {some}, at most", "1.1", flat, flat <= 1.1),
+    ]
+    return [f"| {what} | {target} | {value:.2f} | {'met' if met else 'missed'} |" for what, target, value, met in targets]
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.many_run", description=__doc__)
+    parser.add_argument("--models", type=int, default=3000, help="how many models (default: 3000)")
+    parser.add_argument("--rounds", type=int, default=1, help="how often everything is measured (default: 1)")
+    flags = parser.parse_args([*shlex.split(os.environ.get("BENCH_MANY_FLAGS", "")), *argv])
+    rounds = []
+    for number in range(flags.rounds):
+        print(f"W4, round {number + 1} of {flags.rounds}", flush=True)
+        rounds.append(measure(flags.models))
+    text = report(Rounds(rounds, flags.models))
+    print(text)
+    if flags.models == 3000:
+        write_part("w4", text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
