@@ -15,7 +15,7 @@ from pipeline.findings import Findings
 from pipeline.misfits import candidate_keys, find_misfits
 from pipeline.options import Options
 from pipeline.sample import plan_input, predict_sample, read_sample
-from transforms.model.locate import find_version, read_meta_graphs
+from transforms.model.locate import find_folder, read_meta_graphs
 from transforms.read.formats import format_of
 from transforms.signature import ModelError, select_meta_graph
 
@@ -67,7 +67,7 @@ def look(options: CheckOptions, beam_options: PipelineOptions) -> Findings:
 def _fitting(options: Options, beam_options: PipelineOptions) -> Iterator[str]:
     """Gives the signatures of the same MetaGraph under which every row of a small sample is predicted."""
     try:
-        folder, _ = find_version(options.model, options.model_version)
+        folder, _ = find_folder(options.model, options.model_version)
         graph = select_meta_graph(read_meta_graphs(folder), options.tags, options.model)
     except (ModelError, OSError):
         return

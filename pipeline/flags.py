@@ -83,7 +83,10 @@ def _choices(flag: str, group: str, help_text: str, allowed: tuple[str, ...], de
 
 
 FLAGS = (
-    Flag("model", "Model", "SavedModel folder, local or gs://, or a folder of numbered versions", "a folder", default_help="required"),
+    Flag(
+        "model", "Model", "SavedModel folder, local or gs://, a folder of numbered versions, or projects/P/locations/L/models/M[@version] "
+        "of Vertex AI's registry", "a folder or a registered model", default_help="required",
+    ),
     Flag(
         "model_map", "Model", "many models in one run: a file of tasks {model, input, output}, JSON-lines or CSV, for --model and --input",
         "a file", default_help="none",

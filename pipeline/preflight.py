@@ -24,6 +24,7 @@ from pipeline.options import Options
 from transforms import files
 from transforms.bigquery import TableError
 from transforms.model.locate import locate_model
+from transforms.model.registry import is_registered
 from transforms.read.bigquery import find_table
 from transforms.read.field_types import known_types
 from transforms.read.formats import FormatError, format_of
@@ -124,7 +125,7 @@ def _model(options: Options, beam_options: PipelineOptions) -> ModelSpec:
 def _stand_in(route: RouteSpec) -> ModelSpec:
     """Looks as far as can be seen before the rows: there is something where the models should be."""
     folder = fixed_folder(route)
-    if folder and not files.list_children(folder):
+    if folder and not is_registered(route.template) and not files.list_children(folder):
         raise ModelError(f"no models at {folder}, the folder of --model={route.template}: it does not exist or is empty")
     return stand_in(route, route.template)
 

@@ -1,5 +1,6 @@
-"""A stand-in for the REST of Dataflow and Cloud Scheduler: checks each body against the service's proto and records it.
+"""A stand-in for the REST of Dataflow, Cloud Scheduler and Vertex AI's Model Registry.
 
+It checks each body against the service's proto and records it.
 A launched job is pending, then running, then done; one whose name holds "fails" fails. A second active job of a name is refused.
 Run as ``python services.py FD LOG``; each request is a line of JSON in the log.
 """
@@ -13,6 +14,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 JOBS: dict[str, dict[str, Any]] = {}
 SCHEDULED: dict[str, dict[str, Any]] = {}
@@ -32,11 +34,11 @@ class Handler(BaseHTTPRequestHandler):
             with open(self.log_path, "a", encoding="utf-8") as log:
                 log.write(json.dumps({"method": self.command, "path": self.path, "body": body.decode()}) + "\n")
             try:
-                status, answer = self._route(self.path.split("?")[0], json.loads(body or b"{}"))
+                status, answer = self._route(unquote(self.path.split("?")[0]), json.loads(body or b"{}"))
             except ValueError as error:  # what the proto does not know
                 status, answer = 400, str(error)
         if isinstance(answer, str):
-            names = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 409: "ALREADY_EXISTS"}
+            names = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 409: "ALREADY_EXISTS"}
             answer = {"error": {"code": status, "message": answer, "status": names[status]}}
         data = json.dumps(answer).encode()
         self.send_response(status)
@@ -54,10 +56,26 @@ class Handler(BaseHTTPRequestHandler):
             return _job(found[1], bool(found[2]))
         if found := re.fullmatch(r"/v1/(projects/[^/]+/locations/[^/]+/jobs)(/[^/]+)?", path):
             return _schedule(self.command, found[1], found[2], body)
+        if found := re.fullmatch(r"/v1/projects/test-project/locations/europe-west1/models/([^/@]+)(?:@([^/]+))?", path):
+            return _model(found[1], found[2] or "default")
         return 404, f"no such path: {path}"
 
     def log_message(self, *_: object) -> None:
         """Says nothing: the log is for requests."""
+
+
+def _model(number: str, version: str) -> tuple[int, Any]:
+    """A registered model: version 1, and 2, which is the default and has an alias.
+
+    ``empty`` has no artifact, ``closed`` is not to be seen.
+    """
+    if number == "closed":
+        return 403, "Permission 'aiplatform.models.get' denied"
+    version = {"default": "2", "champion": "2"}.get(version, version)
+    if number not in ("half_plus_two", "empty") or version not in ("1", "2"):
+        return 404, f"The Model does not exist: {number}@{version}"
+    artifact = {} if number == "empty" else {"artifactUri": f"gs://registry-of-models/{number}/{version}"}
+    return 200, {"name": f"projects/test-project/locations/europe-west1/models/{number}", "versionId": version, **artifact}
 
 
 def _launch(project: str, region: str, body: dict[str, Any]) -> tuple[int, Any]:

@@ -107,7 +107,8 @@ class StandIns:
         routes += [f"bigquery.googleapis.com={ports['bigquery']}", f"bigquerystorage.googleapis.com={ports['bigquery-storage']},h2"]
         self._spawn_on("services", PROGRAMS / "services.py", self._service_requests)
         services = self._sockets["services"].getsockname()[1]
-        routes += [f"{host}={services}" for host in ("dataflow.googleapis.com", "cloudscheduler.googleapis.com")]
+        hosts = ("dataflow.googleapis.com", "cloudscheduler.googleapis.com", "europe-west1-aiplatform.googleapis.com")
+        routes += [f"{host}={services}" for host in hosts]
         self._spawn_on("front", PROGRAMS / "front.py", self.folder, *routes)
         for name, port in (("gcs-server", server), ("gcs-proxy", proxy)):
             self._wait(name, port)

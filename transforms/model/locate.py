@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 
 from transforms import files
+from transforms.model.registry import find_artifact, is_registered
 from transforms.model.structure import structure_of
 from transforms.signature import MetaGraph, ModelError, check_outputs, parse_saved_model, select_meta_graph, select_signature
 from transforms.specs import ModelSpec
@@ -45,7 +46,7 @@ def locate_model(
     Raises:
       ModelError: there is no such model, version or signature, or it can't or may not run here.
     """
-    folder, version = find_version(model, version)
+    folder, version = find_folder(model, version)
     graph = select_meta_graph(read_meta_graphs(folder), tags, model)
     if graph.unsafe_ops and not allow_unsafe_ops:
         raise ModelError(
@@ -68,6 +69,18 @@ def locate_model(
         threads=threads,
         structure=structure_of(graph, signature, folder) if shares else None,
     )
+
+
+def find_folder(model: str, version: str | None) -> tuple[str, str | None]:
+    """Gives the SavedModel folder that ``model``, a folder or a registered name, stands for, and its version.
+
+    Raises:
+      ModelError: there is no such model, version or SavedModel.
+    """
+    if not is_registered(model):
+        return find_version(model, version)
+    artifact, registered = find_artifact(model, version)
+    return find_version(artifact, None)[0], registered
 
 
 def find_version(model: str, version: str | None) -> tuple[str, str | None]:

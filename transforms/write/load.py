@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from google.api_core.exceptions import Conflict, NotFound
 from google.cloud import bigquery
 
@@ -18,6 +17,7 @@ from transforms.specs import JobSpec
 from transforms.tables import TableName, parse_table
 from transforms.write import manifest
 from transforms.write.bigquery import TableEncoder, schema_field
+from transforms.write.commit import SUCCESS
 from transforms.write.failed import SCHEMA
 from transforms.write.gate import check_gate
 from transforms.write.publish import MANIFEST, Publisher
@@ -61,7 +61,9 @@ class TablePublisher(Publisher):
         if why is None:
             encoder = TableEncoder(self.job.model.signature, self.job.output, self.job.key.fields)
             report["load_job"] = run_load(self.job, Load(RESULTS, output, list(results.values()), encoder.fields))
-        files.write_bytes(files.join(self.folder, MANIFEST), msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
+        files.write_bytes(files.join(self.folder, MANIFEST), manifest.encode(report))
+        if why is None:
+            files.write_bytes(files.join(self.folder, SUCCESS), b"")
         return report
 
     def _prepare_dataset(self, output: TableName) -> None:
