@@ -161,6 +161,10 @@ FLAGS = (
     Flag("create_dataset", "Output", "make the dataset of a table, in --location, if there is none", "true or false", _boolean, False),
     Flag("partition_field", "Output", "column that partitions a new table", "a column of DATE, DATETIME or TIMESTAMP", default_help="none"),
     Flag("cluster_fields", "Output", "columns that cluster a new table", "up to 4 column names separated by commas", _names, (), "none"),
+    _choices(
+        "report", "Output", "gather statistics of the rows and write statistics.json and report.html; tasks: for each task of many too",
+        specs.REPORTS, "true",
+    ),
     Flag(
         "location", "Run", "where BigQuery runs queries and loads", "a location of BigQuery, such as EU or us-central1",
         default_help="where the data lies",

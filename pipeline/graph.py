@@ -27,7 +27,7 @@ def build(pipeline: beam.Pipeline, spec: JobSpec | RunSpec) -> beam.PCollection:
     read = splits | (RouteRows(job, spec.progress_folder) if job and job.route else ReadInstances(job, spec.progress_folder))
     model = job.model if job and not job.route else None
     predictions = read.batches | Predict(model, spec.model_memory_bytes, spec.processes)
-    shards = predictions | WriteShards(spec.progress_folder)
+    written = predictions | WriteShards(spec.progress_folder)
     duplicates, places = read.hashes | CheckKeys(job, splits)
     publisher = TablePublisher if job and job.output.table else Publisher
-    return shards | Publish(run, plans, read.counts, duplicates, places, publisher)
+    return written.shards | Publish(run, plans, read.counts, duplicates, places, written.statistics, publisher)

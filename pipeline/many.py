@@ -59,6 +59,7 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, I
         flags=options.given,
         model_memory_bytes=memory_bytes(options),
         processes=processes(beam_options),
+        report=options.report,
     )
     try:
         tasks = list(check_tasks(_tasks(options), run))

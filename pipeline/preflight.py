@@ -84,6 +84,7 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
             model_memory_bytes=memory_bytes(options),
             processes=processes(beam_options),
             route=route,
+            report=options.report != "false",
         )
         check_route(job)
         if route is None:

@@ -92,7 +92,8 @@ def _run_lines(report: dict[str, Any], run: RunSpec) -> list[str]:
     folder = run.folder.rstrip("/")
     if report["status"] != "done":
         lines += [f"  {report['reason']}", f"  run the failed tasks again: --retry_failed={folder}/manifest.json"]
-    return [*lines, f"  a line a task in {folder}/tasks-*.jsonl"]
+    lines.append(f"  a line a task in {folder}/tasks-*.jsonl")
+    return [*lines, f"  report in {folder}/report.html"] if run.report != "false" else lines
 
 
 def _job_lines(report: dict[str, Any], job: JobSpec) -> list[str]:
@@ -116,6 +117,8 @@ def _job_lines(report: dict[str, Any], job: JobSpec) -> list[str]:
         lines.append(f"  nothing was published: {report['reason']}")
         if report.get("kept_results"):
             lines.append(f"  the results of run {report['kept_results']['run_id']} are left as they were, without _SUCCESS")
+    if job.report:
+        lines.append(f"  report in {output.rstrip('/')}/report.html")
     return lines
 
 

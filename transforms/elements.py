@@ -138,7 +138,8 @@ class InstanceBatch:
 
     ``columns`` holds one column an input, each ``n`` rows; ``keys`` is ``n`` JSON texts; ``rows`` is the ``n`` rows as
     read; ``passthrough`` is ``n`` JSON texts a field. ``failed`` are the rows of the same bytes that did not become
-    instances. ``bytes`` is the input they all came from. ``job`` is whose they are: set by the read step, whatever the format.
+    instances. ``bytes`` is the input they all came from. ``job`` is whose they are, and ``seconds`` what reading them took: set by
+    the read step, whatever the format.
     """
 
     order: tuple[str, int]
@@ -152,6 +153,7 @@ class InstanceBatch:
     failed: list[FailedRow]
     bytes: int
     job: JobSpec | None = None
+    seconds: float = 0.0
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -176,12 +178,19 @@ class InstanceBatch:
 
 @dataclasses.dataclass
 class PredictionBatch:
-    """A batch with the model's outputs: row ``i`` of each output belongs to instance ``kept[i]``."""
+    """A batch with the model's outputs: row ``i`` of each output belongs to instance ``kept[i]``.
+
+    ``calls`` are the rows of each model call, ``seconds`` what they took, and ``load_seconds`` what loading each model took that
+    was loaded before them.
+    """
 
     instances: InstanceBatch
     kept: np.ndarray
     outputs: dict[str, Column]
     failed: list[FailedRow]
+    calls: tuple[int, ...] = ()
+    seconds: float = 0.0
+    load_seconds: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.kept)

@@ -18,6 +18,7 @@ OUTPUT_STYLES = ("keyed", "vertex", "aiplatform", "raw")
 OUTPUT_LAYOUTS = ("sharded", "mirror")
 DUPLICATE_KEYS = ("fail", "allow")
 NAN_POLICIES = ("null", "string", "error")
+REPORTS = ("true", "tasks", "false")
 WRITE_DISPOSITIONS = ("truncate", "append", "empty")
 OWN_FIELDS = {
     "keyed": ("key", "prediction"),
@@ -268,6 +269,7 @@ class JobSpec:
     """One job: a run, or one task (``task`` is its number) of a run of many.
 
     ``launch`` tells two launches of one ``run_id`` apart. Key hashes are compared in ``key_buckets`` parts.
+    With ``report``, statistics of the rows are gathered, and written with a report beside the manifest.
     """
 
     input: InputSpec
@@ -286,6 +288,7 @@ class JobSpec:
     task: int = 0
     key_buckets: int = 64
     route: RouteSpec | None = None
+    report: bool = True
 
     def __post_init__(self) -> None:
         if self.input.is_bigquery and not self.key.fields:

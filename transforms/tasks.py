@@ -66,6 +66,7 @@ class RunSpec:
     progress_folder: str | None = None
     model_memory_bytes: int | None = None
     processes: int = 1
+    report: str = "true"
 
     def staging_in(self, folder: str) -> str:
         """The folder inside ``folder`` that holds this launch's unfinished files."""

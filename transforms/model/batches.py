@@ -38,6 +38,7 @@ class BatchRunner:
         self.model = model
         self.signature = model.signature
         self.failed: list[FailedRow] = []
+        self.calls: list[int] = []
 
     def run(self, batch: InstanceBatch) -> PredictionBatch:
         """Gives the outputs of each instance, or its failure.
@@ -56,7 +57,7 @@ class BatchRunner:
         if (np.diff(kept) < 0).any():  # only groups of rows by shape come out of order; sorting the others would only copy
             order = np.argsort(kept, kind="stable")
             kept, outputs = kept[order], {name: take(column, order) for name, column in outputs.items()}
-        return PredictionBatch(batch, kept, outputs, [*batch.failed, *self.failed])
+        return PredictionBatch(batch, kept, outputs, [*batch.failed, *self.failed], tuple(self.calls))
 
     # --- which rows may be fed together ---
 
@@ -143,6 +144,7 @@ class BatchRunner:
             cells = [np.concatenate([cell, np.repeat(cell[-1:], padding, axis=0)]) for cell in cells]
         metrics.model_calls.inc()
         metrics.model_call_rows.update(len(rows))
+        self.calls.append(len(rows))
         return self.model.call(cells)
 
     def _feed(self, column: Column, rows: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -52,7 +53,11 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool])
         if not len(batch) and batch.job.route is not None:  # the failed rows of a model that was not found, or of none
             return [_all_failed(batch, "")]
         try:
-            return [BatchRunner(model.get(batch.job.model)).run(batch)]
+            runner = BatchRunner(model.get(batch.job.model))
+            started = time.perf_counter()
+            predictions = runner.run(batch)
+            seconds = time.perf_counter() - started
+            return [dataclasses.replace(predictions, seconds=seconds, load_seconds=model.take_load_seconds())]
         except ModelError as error:
             if self.first is not None:
                 raise

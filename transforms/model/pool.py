@@ -10,6 +10,7 @@ import gc
 import logging
 import os
 import threading
+import time
 from collections import OrderedDict
 
 import numpy as np
@@ -62,6 +63,7 @@ class ModelPool:
         self._trusted: set[str] = set()
         self._alone: set[str] = set()
         self._failed: dict[str, ModelError] = {}
+        self._load_seconds: list[float] = []
 
     def get(self, spec: ModelSpec) -> LoadedModel:
         """Gives the model, loading it where it is not.
@@ -122,15 +124,23 @@ class ModelPool:
         return len(results[0]) == len(results[1]) and all(map(_is_equal, *results))
 
     def _load(self, name: str, spec: ModelSpec) -> LoadedModel:
-        before = resident_bytes()
+        before, started = resident_bytes(), time.perf_counter()
         model, is_new = kept.load(spec)
         self.has_loaded = self.has_loaded or is_new
+        if is_new:
+            self._load_seconds.append(time.perf_counter() - started)
         size = max(resident_bytes() - before, 1)
         self._loaded[name] = model, size
         if spec.structure and model.session is not None and _digest(spec) not in self._alone:
             self._leaders[_digest(spec)] = name
         self._make_room(name)
         return model
+
+    def take_load_seconds(self) -> tuple[float, ...]:
+        """Gives what each model took that was loaded since this was asked last, those that share a Session left out."""
+        with self._lock:
+            taken, self._load_seconds = tuple(self._load_seconds), []
+        return taken
 
     def _make_room(self, kept: str) -> None:
         """Lets go of the least recently used models while all take more than the pool may; calls under way keep theirs."""

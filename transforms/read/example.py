@@ -210,7 +210,7 @@ def _spread(columns: Sequence[Column], rows: Sequence[np.ndarray], count: int, t
 
 
 def _schema(inputs: Sequence[TensorSpec]) -> bytes:
-    from tensorflow_metadata.proto.v0 import schema_pb2  # type: ignore[import-untyped]
+    from tensorflow_metadata.proto.v0 import schema_pb2
 
     schema = schema_pb2.Schema()
     for tensor in inputs:

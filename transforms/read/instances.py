@@ -69,7 +69,7 @@ class _ReadInstances(beam.DoFn):
         rows, size, damaged = 0, 0, []
         hashes: list[np.ndarray] = []
         for piece in split.ranges:
-            batches = reader.read(piece, split.order)
+            batches = timed(reader.read(piece, split.order))
             # A process that has more than one core to itself reads with one while it predicts with the others.
             for batch in read_ahead(batches) if job.model.threads > 1 and piece.size_bytes > BLOCK_BYTES else batches:
                 batch.job = job
@@ -99,6 +99,15 @@ class _ReadInstances(beam.DoFn):
 
     def finish_bundle(self) -> None:
         self.progress.write()
+
+
+def timed(batches: Iterator[InstanceBatch]) -> Iterator[InstanceBatch]:
+    """Gives ``batches``, each with the seconds it took to read and convert."""
+    started = time.perf_counter()
+    for batch in batches:
+        batch.seconds = time.perf_counter() - started
+        yield batch
+        started = time.perf_counter()
 
 
 def hashes_of(batch: InstanceBatch) -> np.ndarray:

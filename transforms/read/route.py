@@ -24,7 +24,7 @@ from transforms.elements import FailedRow, FileRange, InstanceBatch, Split, Spli
 from transforms.model.locate import locate_model
 from transforms.read.blocks import Block
 from transforms.read.formats import RangeReader
-from transforms.read.instances import by_bucket, hashes_of, row_spec
+from transforms.read.instances import by_bucket, hashes_of, row_spec, timed
 from transforms.read.jsonl import LineParser
 from transforms.read.row import RowSpec
 from transforms.routes import folder_of, stand_in
@@ -164,7 +164,7 @@ class _ReadModel(beam.DoFn):
         parser = _parser(row_spec(job), threading.get_ident())
         for chunk in _chunks(blocks):
             piece = FileRange(chunk[0].source, 0, None, 0, chunk[0].relative)
-            for batch in parser.parse(_joined(chunk), piece, ("", 0)):
+            for batch in timed(parser.parse(_joined(chunk), piece, ("", 0))):
                 yield self._finished(batch, job, reason)
         failed = [row for block in blocks for row in block.failed]
         if failed:

@@ -89,6 +89,7 @@ class _PlanTask(beam.DoFn):
             max_error_ratio=run.max_error_ratio,
             flags=run.flags,
             task=task.number,
+            report=run.report == "tasks",
             key_buckets=min(MAX_KEY_BUCKETS, 1 + size // KEY_BUCKET_BYTES),
         )
         reason = format_of(ranges[0].path, spec.format).refuse(row_spec(job), ranges[0].path)

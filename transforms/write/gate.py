@@ -11,6 +11,7 @@ from transforms.codes import EXPLANATIONS, Code
 from transforms.elements import Shard, SplitCount
 from transforms.keys import DuplicateKey, Duplicates
 from transforms.specs import JobSpec
+from transforms.statistics.gather import Statistics
 from transforms.write.formats import FORMATS
 
 
@@ -22,6 +23,7 @@ class Accounts:
     counts: tuple[SplitCount, ...]
     duplicates: tuple[Duplicates, ...]
     places: tuple[DuplicateKey, ...]
+    statistics: Statistics | None = None
 
     def rows(self, kind: str) -> int:
         return sum(shard.rows for shard in self.shards if shard.kind == kind)

@@ -21,6 +21,7 @@ from transforms.write.commit import SUCCESS
 from transforms.write.failed import SCHEMA
 from transforms.write.gate import check_gate
 from transforms.write.publish import MANIFEST, Publisher
+from transforms.write.report import report_files
 
 DISPOSITIONS = {"truncate": "WRITE_TRUNCATE", "append": "WRITE_APPEND", "empty": "WRITE_EMPTY"}
 RESULTS = "results"
@@ -61,6 +62,8 @@ class TablePublisher(Publisher):
         if why is None:
             encoder = TableEncoder(self.job.model.signature, self.job.output, self.job.key.fields)
             report["load_job"] = run_load(self.job, Load(RESULTS, output, list(results.values()), encoder.fields))
+        for name, content in report_files(self.job, report, self.accounts, {}).items():
+            files.write_bytes(files.join(self.folder, name), content)
         files.write_bytes(files.join(self.folder, MANIFEST), manifest.encode(report))
         if why is None:
             files.write_bytes(files.join(self.folder, SUCCESS), b"")

@@ -11,6 +11,7 @@ import msgspec
 from transforms import files
 from transforms.elements import Shard
 from transforms.specs import JobSpec
+from transforms.statistics.effort import STEPS, Effort
 from transforms.tasks import Plan, RunSpec
 from transforms.write.gate import Accounts, count_codes
 
@@ -75,6 +76,7 @@ def make(
             "inputs": [str(spec) for spec in signature.inputs],
             "outputs": [str(spec) for spec in signature.outputs],
         },
+        **({"effort": effort(accounts.statistics.effort)} if accounts.statistics is not None else {}),
         "results": [_entry(name, shard) for name, shard in results.items()],
         "failed_rows": [_entry(name, shard) for name, shard in errors.items()],
         "flags": dict(job.flags),
@@ -84,6 +86,18 @@ def make(
         run_id = before.get("kept_results", before).get("run_id")
         report["kept_results"] = {"run_id": run_id, "names": sorted(result_names(before))}
     return report
+
+
+def effort(took: Effort) -> dict[str, Any]:
+    """Gives what a job took: seconds added up over its processes, model calls, models loaded."""
+    return {
+        "processes": len(took.workers),
+        "seconds": {step: round(took.seconds[step], 3) for step in STEPS},
+        "model_calls": sum(took.calls.values()),
+        "models_loaded": took.loads,
+        "load_seconds": round(took.load_seconds, 3),
+        "longest_load_seconds": round(took.longest_load_seconds, 3),
+    }
 
 
 def unplanned(run: RunSpec, plan: Plan) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from transforms import files
 from transforms.elements import Shard, SplitCount
 from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs import STAGING, JobSpec
+from transforms.statistics.gather import MergeStatistics, Statistics
 from transforms.tasks import Plan, RunSpec
 from transforms.write import manifest, models
 from transforms.write.commit import SUCCESS, FolderChange, LostShardError, commit
 from transforms.write.formats import FORMATS, SUFFIXES, make_encoder
 from transforms.write.gate import Accounts, check_gate, count_codes, shard_order
 from transforms.write.manifest import MANIFEST
+from transforms.write.report import REPORT_FILES, report_files
 from transforms.write.run import publish_run
 from transforms.write.shards import Place, ShardFile
 
@@ -82,7 +84,9 @@ class Publisher:
         if reason is None:
             predicted.placed = {name: shard.path for name, shard in results.items()}
             predicted.removed |= (_published(there, RESULTS) | manifest.result_names(before)) - {*results}
-        last = model_lines | {MANIFEST: manifest.encode(report)}
+        described = report_files(self.job, report, self.accounts, model_lines)
+        predicted.removed |= {*REPORT_FILES} - {*described}
+        last = model_lines | described | {MANIFEST: manifest.encode(report)}
         if reason is None:
             last[SUCCESS] = b""
         if self.errors_folder == self.folder:  # one folder, one change
@@ -150,7 +154,9 @@ def _accounts(grouped: Mapping[str, Iterable[Any]]) -> Accounts:
     shards: Iterable[Shard] = grouped["shards"]
     counts: Iterable[SplitCount] = grouped["counts"]
     duplicates: Iterable[Duplicates] = grouped["duplicates"]
-    return Accounts(tuple(shards), tuple(counts), tuple(duplicates), tuple(sorted(places)[:LISTED_DUPLICATES]))
+    statistics: Iterable[Statistics] = grouped["statistics"]
+    listed = tuple(sorted(places)[:LISTED_DUPLICATES])
+    return Accounts(tuple(shards), tuple(counts), tuple(duplicates), listed, next(iter(statistics), None))
 
 
 class _PublishJob(beam.DoFn):
@@ -207,8 +213,9 @@ def publish_task(run: RunSpec, plan: Plan, accounts: Accounts) -> dict[str, Any]
 class Publish(beam.PTransform):
     """Opens the gates and publishes, as the last step of the graph, since a template's launcher is gone by then.
 
-    Expects: all ``Shard``s. ``counts``, ``duplicates`` and ``places`` come from the read step, ``plans`` from the first; each
-    is a pair whose first is the task's number. ``run`` is None where the run has one job. Gives: the run's manifest.
+    Expects: all ``Shard``s. ``counts``, ``duplicates`` and ``places`` come from the read step, ``plans`` from the first,
+    ``statistics`` from the last; each is a pair whose first is the task's number. ``run`` is None where the run has one job.
+    Gives: the run's manifest.
     Guarantees: each job's output is whole, ending with ``_SUCCESS``, or not there; done twice, it ends the same.
     """
 
@@ -217,10 +224,18 @@ class Publish(beam.PTransform):
     counts: beam.PCollection
     duplicates: beam.PCollection
     places: beam.PCollection
+    statistics: beam.PCollection
     publisher: type[Publisher] = Publisher
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
-        parts = {"plans": self.plans, "shards": shards, "counts": self.counts, "duplicates": self.duplicates, "places": self.places}
+        parts = {
+            "plans": self.plans,
+            "shards": shards,
+            "counts": self.counts,
+            "duplicates": self.duplicates,
+            "places": self.places,
+            "statistics": self.statistics | beam.CombinePerKey(MergeStatistics()).with_output_types(tuple[int, Statistics]),
+        }
         grouped = parts | "GroupByTask" >> beam.CoGroupByKey()
         if self.run is None:
             return grouped | "PublishJob" >> beam.ParDo(_PublishJob(self.publisher))

@@ -14,6 +14,7 @@ from transforms.tasks import RunSpec
 from transforms.write import manifest
 from transforms.write.commit import SUCCESS
 from transforms.write.manifest import MANIFEST
+from transforms.write.report import REPORT_FILES, run_report
 
 TASKS = "tasks"
 TASKS_A_FILE = 10_000
@@ -35,6 +36,10 @@ def publish_run(run: RunSpec, tasks: Sequence[dict[str, Any]]) -> dict[str, Any]
         some = ordered[number * TASKS_A_FILE : (number + 1) * TASKS_A_FILE]
         files.write_bytes(files.join(run.folder, name), b"".join(msgspec.json.encode(line) + b"\n" for line in some))
     files.delete([files.join(run.folder, name) for name in sorted(before - {*names})])
+    described = run_report(run, report, ordered)
+    files.delete([files.join(run.folder, name) for name in {*REPORT_FILES} - {*described}])
+    for name, content in described.items():
+        files.write_bytes(files.join(run.folder, name), content)
     files.write_bytes(files.join(run.folder, MANIFEST), manifest.encode(report))
     if report["status"] == "done":
         files.write_bytes(files.join(run.folder, SUCCESS), b"")

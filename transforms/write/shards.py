@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import apache_beam as beam
 import google_crc32c
+from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import files, metrics
 from transforms.elements import FailedRow, PredictionBatch, Shard
 from transforms.specs import JobSpec
+from transforms.statistics.gather import Statistics
 from transforms.write.failed import failed_row_writer
 from transforms.write.formats import make_encoder
 from transforms.write.rows import refuse_non_finite
@@ -80,9 +84,11 @@ class _WriteShards(beam.DoFn):
         self.rows: Counter[str] = Counter()
         self.codes: dict[tuple[str, str], tuple[int, str]] = {}
         self.models: dict[str, Counter[tuple[str, str | None]]] = {"results": Counter(), "errors": Counter()}
+        self.statistics: dict[int, Statistics] = {}
 
     def process(self, batch: PredictionBatch) -> Iterator[tuple[int, Shard]]:
         job = batch.job
+        started = time.perf_counter()
         mirrored = job.output.layout == "mirror"
         instances = batch.instances
         place = (instances.order, instances.relative, instances.source) if mirrored else (instances.order, "", "")
@@ -101,6 +107,13 @@ class _WriteShards(beam.DoFn):
         if batch.failed:
             self._write_errors(batch.failed, job, place)
         self.progress.add(len(batch) + len(batch.failed), len(batch), len(batch.failed))
+        if job.report:
+            self._gather(batch, time.perf_counter() - started)
+
+    def _gather(self, batch: PredictionBatch, write_seconds: float) -> None:
+        statistics = self.statistics.setdefault(batch.job.task, Statistics())
+        statistics.add(batch)
+        statistics.effort.add(batch, write_seconds)
 
     def _take_model(self, job: JobSpec) -> None:
         """Goes on in the same files with the rows of another model."""
@@ -111,7 +124,9 @@ class _WriteShards(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         self.progress.write()
         for shard in self._finish():
-            yield WindowedValue(shard, GlobalWindow().max_timestamp(), [GlobalWindow()])
+            yield _at_the_end(shard)
+        for statistics in self.statistics.items():
+            yield TaggedOutput("statistics", _at_the_end(statistics))
 
     def _write_results(self, batch: PredictionBatch, job: JobSpec, place: Place) -> None:
         if self.results is None:
@@ -153,15 +168,21 @@ class _WriteShards(beam.DoFn):
         return dataclasses.replace(shard, models=tuple((*model, rows) for model, rows in models.items())) if models else shard
 
 
+def _at_the_end(element: Any) -> WindowedValue:
+    return WindowedValue(element, GlobalWindow().max_timestamp(), [GlobalWindow()])
+
+
 @dataclasses.dataclass
 class WriteShards(beam.PTransform):
     """Writes predictions and failed rows to temporary files.
 
-    Expects: ``PredictionBatch``es, those of a split one after the other. Gives: pairs of task and ``Shard``.
+    Expects: ``PredictionBatch``es, those of a split one after the other. Gives: ``shards``, pairs of task and ``Shard``, and
+    ``statistics``, pairs of task and ``Statistics`` of some of its batches.
     Guarantees: every row of a batch is in one shard; a file that a dead worker left behind is in none.
     """
 
     progress_folder: str | None
 
-    def expand(self, predictions: beam.PCollection) -> beam.PCollection:
-        return predictions | beam.ParDo(_WriteShards(self.progress_folder)).with_output_types(tuple[int, Shard])
+    def expand(self, predictions: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
+        write = beam.ParDo(_WriteShards(self.progress_folder)).with_output_types(tuple[int, Shard])
+        return predictions | write.with_outputs("statistics", main="shards")

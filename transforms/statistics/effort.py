@@ -1,0 +1,83 @@
+"""What a job took: seconds by step, rows by second, rows a model call, models loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import time
+from collections import Counter
+
+from transforms.elements import PredictionBatch
+
+STEPS = ("read", "predict", "write")
+# A timeline of more parts than this is made coarser, until it has half as many.
+MOST_PARTS = 240
+LISTED_WORKERS = 1000
+
+
+@dataclasses.dataclass
+class Effort:
+    """Seconds are those that processes spent, added up over them; ``timeline`` counts rows by ``width`` seconds of the clock."""
+
+    seconds: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(STEPS, 0.0))
+    calls: Counter[int] = dataclasses.field(default_factory=Counter)
+    timeline: Counter[int] = dataclasses.field(default_factory=Counter)
+    width: int = 1
+    loads: int = 0
+    load_seconds: float = 0.0
+    longest_load_seconds: float = 0.0
+    workers: set[tuple[str, int]] = dataclasses.field(default_factory=set)
+
+    def add(self, batch: PredictionBatch, write_seconds: float) -> None:
+        """Counts one batch, which took ``write_seconds`` to write."""
+        self.seconds["read"] += batch.instances.seconds
+        self.seconds["predict"] += batch.seconds
+        self.seconds["write"] += write_seconds
+        self.calls.update(1 << (rows - 1).bit_length() for rows in batch.calls)
+        self.timeline[int(time.time()) // self.width] += len(batch) + len(batch.failed)
+        for seconds in batch.load_seconds:
+            self.loads += 1
+            self.load_seconds += seconds
+            self.longest_load_seconds = max(self.longest_load_seconds, seconds)
+        self.workers.add(_worker())
+        self._thin()
+
+    def merge(self, other: Effort) -> None:
+        for step, seconds in other.seconds.items():
+            self.seconds[step] += seconds
+        self.calls.update(other.calls)
+        self.loads += other.loads
+        self.load_seconds += other.load_seconds
+        self.longest_load_seconds = max(self.longest_load_seconds, other.longest_load_seconds)
+        if len(self.workers) < LISTED_WORKERS:
+            self.workers |= other.workers
+        width = max(self.width, other.width)
+        self.timeline = _coarser(self.timeline, width // self.width)
+        self.timeline.update(_coarser(other.timeline, width // other.width))
+        self.width = width
+        self._thin()
+
+    def _thin(self) -> None:
+        while len(self.timeline) > MOST_PARTS or (self.timeline and max(self.timeline) - min(self.timeline) >= 2 * MOST_PARTS):
+            self.timeline, self.width = _coarser(self.timeline, 2), self.width * 2
+
+    def rows_a_second(self) -> list[tuple[float, float]]:
+        """Gives seconds since the first rows, and rows a second from then on, without gaps."""
+        if not self.timeline:
+            return []
+        first, last = min(self.timeline), max(self.timeline)
+        return [(float((part - first) * self.width), self.timeline[part] / self.width) for part in range(first, last + 1)]
+
+
+def _worker() -> tuple[str, int]:
+    return socket.gethostname(), os.getpid()
+
+
+def _coarser(timeline: Counter[int], factor: int) -> Counter[int]:
+    if factor == 1:
+        return timeline
+    found: Counter[int] = Counter()
+    for part, rows in timeline.items():
+        found[part // factor] += rows
+    return found

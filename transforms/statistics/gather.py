@@ -1,0 +1,170 @@
+"""The statistics of some splits' rows, of inputs and of predictions, gathered a batch at a time and merged."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import apache_beam as beam
+import numpy as np
+
+from transforms.codec import Column, Ragged
+from transforms.codes import Code
+from transforms.elements import FailedRow, PredictionBatch
+from transforms.signature import TensorSpec
+from transforms.statistics.effort import Effort
+from transforms.statistics.sketches import NumberSketch, Sketch, TextSketch, count_moments
+
+# Of a worker's first batches more rows are looked at than of those that follow: what a row stands for is counted in, so few rows
+# are described well, and of many it costs little. All of W1's numbers would take 10 % of its time, at 50 ns each.
+FIRST_BATCHES = 4
+SAMPLED_ROWS = (1024, 128)
+SAMPLED_VALUES = (8192, 1024)
+SAMPLED_TEXTS = (256, 32)
+# A sketch is a few KB; a model of thousands of inputs must not make every split's statistics larger than its rows.
+MOST_FEATURES = 300
+EXAMPLES_A_CODE = 3
+EXAMPLE_BYTES = 1000
+NAMED_INPUT = re.compile(r"'([^']+)'")
+MISSING = (Code.INPUT_MISSING, Code.NULL_VALUE)
+
+
+@dataclasses.dataclass
+class Statistics:
+    """What the rows of some splits looked like and took; ``left_out`` are features beyond ``MOST_FEATURES``."""
+
+    batches: int = 0
+    instances: int = 0
+    predictions: int = 0
+    inputs: dict[str, Sketch] = dataclasses.field(default_factory=dict)
+    outputs: dict[str, Sketch] = dataclasses.field(default_factory=dict)
+    missing: Counter[str] = dataclasses.field(default_factory=Counter)
+    examples: dict[tuple[str, str], list[str]] = dataclasses.field(default_factory=dict)
+    left_out: set[str] = dataclasses.field(default_factory=set)
+    effort: Effort = dataclasses.field(default_factory=Effort)
+
+    def add(self, batch: PredictionBatch) -> None:
+        """Takes a batch's inputs, outputs and failed rows."""
+        signature = batch.job.model.signature
+        self.batches += 1
+        self.instances += len(batch.instances)
+        self.predictions += len(batch)
+        self._add_columns(self.inputs, batch.instances.columns, signature.inputs, len(batch.instances))
+        self._add_columns(self.outputs, batch.outputs, signature.outputs, len(batch))
+        for row in batch.failed:
+            self._add_failed(row)
+
+    def _add_columns(self, sketches: dict[str, Sketch], columns: dict[str, Column], specs: Iterable[TensorSpec], rows: int) -> None:
+        if not rows:
+            return
+        later = int(self.batches > FIRST_BATCHES)
+        alike: dict[tuple[np.dtype, tuple[int, ...]], list[tuple[NumberSketch, np.ndarray]]] = {}
+        for spec in specs:
+            if spec.dtype.startswith("complex") or spec.name not in columns:
+                continue
+            if spec.name not in sketches and len(sketches) >= MOST_FEATURES:
+                self.left_out.add(spec.name)
+                continue
+            sketch = sketches.setdefault(spec.name, _sketch(spec.dtype))
+            column = columns[spec.name]
+            column = _flat(column.rows) if isinstance(column, Ragged) else column
+            if isinstance(sketch, TextSketch):
+                sketch.add(column, *_sampled(column, SAMPLED_TEXTS[later]))
+                continue
+            if column.dtype.kind not in "fiu":  # bool, and bfloat16 and its like
+                column = column.astype(np.float32)
+            alike.setdefault((column.dtype, column.shape), []).append((sketch, column))
+        for (_, shape), some in alike.items():
+            wanted = min(SAMPLED_ROWS[later], SAMPLED_VALUES[later] // max(1, int(np.prod(shape[1:]))))
+            _add_numbers([sketch for sketch, _ in some], np.stack([column for _, column in some]), max(1, wanted))
+
+    def _add_failed(self, row: FailedRow) -> None:
+        if row.code in MISSING:
+            self.missing.update(NAMED_INPUT.findall(row.message.split(";")[0])[:1])
+        examples = self.examples.setdefault((row.stage, row.code), [])
+        if len(examples) < EXAMPLES_A_CODE:
+            examples.append(row.to_json()[:EXAMPLE_BYTES].decode(errors="replace"))
+
+    def merge(self, other: Statistics) -> None:
+        self.instances += other.instances
+        self.predictions += other.predictions
+        _merge(self.inputs, other.inputs)
+        _merge(self.outputs, other.outputs)
+        self.missing.update(other.missing)
+        for code, rows in other.examples.items():
+            self.examples[code] = [*self.examples.get(code, ()), *rows][:EXAMPLES_A_CODE]
+        self.left_out |= other.left_out
+        self.effort.merge(other.effort)
+
+
+def _sketch(dtype: str) -> Sketch:
+    return TextSketch() if dtype == "string" else NumberSketch(whole=dtype == "bool" or "int" in dtype)
+
+
+@functools.lru_cache(64)
+def _sample(rows: int, wanted: int) -> tuple[np.ndarray | None, int]:
+    """Gives the places of rows to look at, one of each ``stride`` at a place by chance, and the stride; None for all rows."""
+    stride = 1 << max(0, (rows // wanted).bit_length() - 1)
+    if stride == 1:
+        return None, 1
+    starts = np.arange(0, rows - stride + 1, stride)
+    return starts + np.random.default_rng(rows).integers(0, stride, len(starts)), stride
+
+
+def _sampled(column: np.ndarray, wanted: int) -> tuple[np.ndarray, int]:
+    places, stride = _sample(len(column), wanted)
+    return column if places is None else column[places], stride
+
+
+def _add_numbers(sketches: Sequence[NumberSketch], features: np.ndarray, wanted: int) -> None:
+    """Adds columns of one shape and type at once: ``features`` has one for each sketch, then rows, then values."""
+    count, rows = features.shape[:2]
+    places, stride = _sample(rows, wanted)
+    samples = (features if places is None else features[:, places]).reshape(count, -1)
+    for sketch, moments, sample in zip(sketches, count_moments(features.reshape(count, -1)), samples, strict=True):
+        sketch.add(rows, moments, sample, stride)
+
+
+def _flat(rows: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.ravel(row) for row in rows]) if rows else np.empty(0, np.float32)
+
+
+def _merge(mine: dict[str, Sketch], others: dict[str, Sketch]) -> None:
+    for name, other in others.items():
+        sketch = mine.get(name)
+        if sketch is None:
+            if len(mine) < MOST_FEATURES:
+                mine[name] = _copy(other)
+        elif isinstance(sketch, NumberSketch) and isinstance(other, NumberSketch):
+            sketch.merge(other)
+        elif isinstance(sketch, TextSketch) and isinstance(other, TextSketch):
+            sketch.merge(other)  # models of one run may differ in what a name means: the first one's kind stays
+
+
+def _copy(sketch: Sketch) -> Sketch:
+    empty: Sketch = TextSketch() if isinstance(sketch, TextSketch) else NumberSketch(sketch.whole)
+    empty.merge(sketch)  # type: ignore[arg-type]
+    return empty
+
+
+class MergeStatistics(beam.CombineFn):
+    """Merges the statistics of a task's splits, in any order, before they travel and after."""
+
+    def create_accumulator(self) -> Statistics:
+        return Statistics()
+
+    def add_input(self, accumulator: Statistics, statistics: Statistics) -> Statistics:
+        accumulator.merge(statistics)
+        return accumulator
+
+    def merge_accumulators(self, accumulators: Iterable[Statistics]) -> Statistics:
+        merged = Statistics()
+        for some in accumulators:
+            merged.merge(some)
+        return merged
+
+    def extract_output(self, accumulator: Statistics) -> Statistics:
+        return accumulator

@@ -1,0 +1,112 @@
+"""Statistics → TensorFlow Metadata's ``DatasetFeatureStatisticsList``, the field's own schema, and back from its JSON.
+
+Source: https://github.com/tensorflow/metadata/blob/master/tensorflow_metadata/proto/v0/statistics.proto. Two data sets:
+``inputs`` has a feature for each input of the signature, ``predictions`` one for each output.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from google.protobuf import json_format
+from tensorflow_metadata.proto.v0 import statistics_pb2
+
+from transforms.statistics.gather import Statistics
+from transforms.statistics.sketches import NumberSketch, Sketch, TextSketch
+
+INPUTS, PREDICTIONS = "inputs", "predictions"
+BUCKETS = 20
+QUANTILES = 10
+TOP_VALUES = 20
+SAMPLED = "estimated from a sample"
+
+
+def describe(statistics: Statistics) -> statistics_pb2.DatasetFeatureStatisticsList:
+    """Gives statistics as a proto: counts, means, lowest and highest are exact; the feature's custom statistic says what is not."""
+    described = statistics_pb2.DatasetFeatureStatisticsList()
+    for name, rows, sketches in (
+        (INPUTS, statistics.instances, statistics.inputs),
+        (PREDICTIONS, statistics.predictions, statistics.outputs),
+    ):
+        data = described.datasets.add(name=name, num_examples=rows)
+        for feature, sketch in sorted(sketches.items()):
+            missing = statistics.missing[feature] if name == INPUTS else 0
+            _describe_feature(data.features.add(), feature, sketch, missing)
+    return described
+
+
+def encode(described: statistics_pb2.DatasetFeatureStatisticsList) -> bytes:
+    """Gives ``statistics.json``."""
+    return json_format.MessageToJson(described).encode() + b"\n"
+
+
+def decode(content: bytes) -> statistics_pb2.DatasetFeatureStatisticsList:
+    """Reads a ``statistics.json``.
+
+    Raises:
+      ValueError: it is none; the message says where.
+    """
+    try:
+        return json_format.Parse(content, statistics_pb2.DatasetFeatureStatisticsList())
+    except json_format.ParseError as error:
+        raise ValueError(f"expected the statistics.json of a run, found something else: {error}") from None
+
+
+def _describe_feature(feature: statistics_pb2.FeatureNameStatistics, name: str, sketch: Sketch, missing: int) -> None:
+    feature.path.step.append(name)
+    if isinstance(sketch, NumberSketch):
+        feature.type = statistics_pb2.FeatureNameStatistics.INT if sketch.whole else statistics_pb2.FeatureNameStatistics.FLOAT
+        _describe_numbers(feature, sketch)
+        common = feature.num_stats.common_stats
+    else:
+        feature.type = statistics_pb2.FeatureNameStatistics.STRING
+        _describe_texts(feature.string_stats, sketch)
+        common = feature.string_stats.common_stats
+    common.num_non_missing, common.num_missing, common.tot_num_values = sketch.rows, missing, sketch.values
+    common.avg_num_values = sketch.values / sketch.rows if sketch.rows else 0.0
+    if sketch.is_estimated:
+        feature.custom_stats.add(name=SAMPLED, str="quantiles, histograms and top values" if isinstance(sketch, NumberSketch) else "all")
+
+
+def _describe_numbers(feature: statistics_pb2.FeatureNameStatistics, sketch: NumberSketch) -> None:
+    numbers = feature.num_stats
+    if sketch.infinite:
+        feature.custom_stats.add(name="num_infinite", num=sketch.infinite)
+    standard = numbers.histograms.add(type=statistics_pb2.Histogram.STANDARD, num_nan=sketch.nan, num_undefined=sketch.infinite)
+    if not sketch.finite:
+        return
+    mean = sketch.total / sketch.finite
+    numbers.mean, numbers.std_dev = mean, math.sqrt(max(0.0, sketch.squares / sketch.finite - mean * mean))
+    numbers.num_zeros, numbers.min, numbers.max = sketch.zeros, sketch.low, sketch.high
+    numbers.median = sketch.quantile(0.5)
+    _fill_buckets(standard, sketch)
+    deciles = [sketch.low, *(sketch.quantile(part / QUANTILES) for part in range(1, QUANTILES)), sketch.high]
+    quantiles = numbers.histograms.add(type=statistics_pb2.Histogram.QUANTILES)
+    for low, high in itertools.pairwise(deciles):
+        quantiles.buckets.add(low_value=low, high_value=high, sample_count=sketch.finite / QUANTILES)
+    if sketch.whole and sketch.classes:
+        ranked = feature.custom_stats.add(name="top_values").rank_histogram
+        for rank, (value, count) in enumerate(sorted(sketch.classes.items(), key=lambda item: (-item[1], item[0]))[:TOP_VALUES]):
+            ranked.buckets.add(low_rank=rank, high_rank=rank, label=str(value), sample_count=count)
+
+
+def _fill_buckets(histogram: statistics_pb2.Histogram, sketch: NumberSketch) -> None:
+    """Fills buckets of one width; one alone where all values are one."""
+    low, high = sketch.low, sketch.high
+    count = BUCKETS if high > low and math.isfinite(high - low) else 1
+    edges = [low + (high - low) * part / count for part in range(1, count)]
+    shares = [0.0, *(sketch.shares(edges).tolist() if edges else []), 1.0]
+    borders = [low, *edges, high]
+    for part in range(count):
+        rows = (shares[part + 1] - shares[part]) * sketch.finite
+        histogram.buckets.add(low_value=borders[part], high_value=borders[part + 1], sample_count=max(0.0, rows))
+
+
+def _describe_texts(texts: statistics_pb2.StringStatistics, sketch: TextSketch) -> None:
+    texts.unique = min(round(sketch.distinct.get_estimate()), sketch.values)
+    texts.avg_length = sketch.size_bytes / sketch.sampled if sketch.sampled else 0.0
+    texts.invalid_utf8_count = sketch.not_utf8
+    for rank, (value, count) in enumerate(sketch.top(TOP_VALUES)):
+        texts.top_values.add(value=value, frequency=count)
+        texts.rank_histogram.buckets.add(low_rank=rank, high_rank=rank, label=value, sample_count=count)

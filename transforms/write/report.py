@@ -1,0 +1,262 @@
+"""report.html and statistics.json: what a run did and saw, for a person and for machines."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import math
+import platform
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+import msgspec
+from markupsafe import Markup
+from tensorflow_metadata.proto.v0 import statistics_pb2
+
+from transforms.specs import JobSpec
+from transforms.statistics import metadata
+from transforms.statistics.effort import STEPS, Effort
+from transforms.statistics.gather import Statistics
+from transforms.tasks import RunSpec
+from transforms.write import charts
+from transforms.write.gate import Accounts
+
+REPORT, STATISTICS = "report.html", "statistics.json"
+REPORT_FILES = (REPORT, STATISTICS)
+# 3,000 models are below 2 MB; of more, those that failed and then the slowest are shown.
+MOST_MODELS = 3000
+MOST_FEATURES = 150
+MOST_FILES = 50
+TEXT_CHARACTERS = 300
+PACKAGES = ("apache-beam", "tensorflow", "numpy", "pyarrow")
+STEP_NAMES = {"read": "read and convert", "predict": "predict", "write": "write"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Feature:
+    """One input or output as the report shows it."""
+
+    name: str
+    kind: str
+    facts: list[tuple[str, str]]
+    chart: Markup
+    top: list[tuple[str, int, float]]
+
+
+def report_files(job: JobSpec, report: dict[str, Any], accounts: Accounts, model_lines: dict[str, bytes]) -> dict[str, bytes]:
+    """Gives the two files of a job by their names; none where it was not asked for them. ``report`` is its manifest."""
+    if not job.report:
+        return {}
+    statistics = accounts.statistics or Statistics()
+    described = metadata.describe(statistics)
+    by_name = {data.name: data for data in described.datasets}
+    page = _page(
+        report=report,
+        errors=_errors(report, statistics),
+        effort=_effort(statistics.effort),
+        sections=[(title, *_features(by_name[name])) for title, name in (("Predictions", "predictions"), ("Inputs", "inputs"))],
+        models=[_model_row(msgspec.json.decode(line)) for content in model_lines.values() for line in content.splitlines()],
+        columns=("model", "version", "predicted", "failed"),
+        left_out=sorted(statistics.left_out),
+    )
+    return {STATISTICS: metadata.encode(described), REPORT: page}
+
+
+def run_report(run: RunSpec, report: dict[str, Any], tasks: Sequence[dict[str, Any]]) -> dict[str, bytes]:
+    """Gives the report of a run of many, with a line a task; ``report`` is its manifest."""
+    if run.report == "false":
+        return {}
+    shown = sorted(tasks, key=lambda line: (line["status"] == "done", -line["seconds"]))[:MOST_MODELS]
+    page = _page(
+        report=report,
+        models=[_task_row(line) for line in sorted(shown, key=lambda line: line["number"])],
+        columns=("model", "version", "status", "read", "predicted", "failed", "seconds", "reason"),
+    )
+    return {REPORT: page}
+
+
+def _task_row(line: dict[str, Any]) -> list[Any]:
+    counts = line["counts"]
+    name = _cut(line["model"])
+    return [
+        name, line["version"] or "", line["status"], counts["read"], counts["predicted"], counts["failed"], round(line["seconds"], 3),
+        _cut(line["reason"] or ""),
+    ]  # fmt: skip
+
+
+def _model_row(line: dict[str, Any]) -> list[Any]:
+    return [_cut(line["location"]), line["version"] or "", line["predicted"], line["failed"]]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 1] + "…"
+
+
+# --- parts of the page -----------------------------------------------------------------------------------------------------
+
+
+def _errors(report: dict[str, Any], statistics: Statistics) -> list[dict[str, Any]]:
+    failed = report["counts"]["failed"] or 1
+    return [
+        row | {"share": row["count"] / failed, "examples": statistics.examples.get((row["stage"], row["code"]), [])}
+        for row in report["errors"]
+    ]
+
+
+def _effort(took: Effort) -> dict[str, Any]:
+    whole = sum(took.seconds[step] for step in STEPS) or 1.0
+    rates = took.rows_a_second()
+    calls = sorted(took.calls.items())
+    return {
+        "steps": [(STEP_NAMES[step], took.seconds[step], took.seconds[step] / whole) for step in STEPS],
+        "processes": len(took.workers),
+        "throughput": charts.area(
+            rates,
+            f"rows a second over time, up to {charts.short(max((rate for _, rate in rates), default=0))}",
+            "0 s",
+            f"{charts.short(rates[-1][0] + took.width)} s" if rates else "",
+        ),
+        "most_rows_a_second": max((rate for _, rate in rates), default=0.0),
+        "calls": charts.bars(
+            [(f"up to {rows:,} rows: {count:,} calls", count) for rows, count in calls],
+            "model calls by their number of rows",
+            f"≤ {calls[0][0]:,} rows" if calls else "",
+            f"≤ {calls[-1][0]:,} rows" if len(calls) > 1 else "",
+        ),
+        "call_count": sum(took.calls.values()),
+        "loads": took.loads,
+        "load_seconds": took.load_seconds,
+        "longest_load_seconds": took.longest_load_seconds,
+    }
+
+
+def _features(data: statistics_pb2.DatasetFeatureStatistics) -> tuple[list[Feature], int]:
+    """Gives the features that are shown, and how many there are."""
+    return [_feature(one) for one in data.features[:MOST_FEATURES]], len(data.features)
+
+
+def _feature(feature: statistics_pb2.FeatureNameStatistics) -> Feature:
+    name = _cut(feature.path.step[0])
+    sampled = any(custom.name == metadata.SAMPLED for custom in feature.custom_stats)
+    note = "≈ " if sampled else ""
+    if feature.HasField("num_stats"):
+        kind = "whole numbers" if feature.type == statistics_pb2.FeatureNameStatistics.INT else "numbers"
+        return Feature(name, kind, _number_facts(feature, note), _histogram(feature.num_stats), _classes(feature))
+    texts = feature.string_stats
+    facts = [("different", f"≈ {texts.unique:,}"), ("mean bytes", note + charts.short(texts.avg_length)), *_common(texts.common_stats)]
+    if texts.invalid_utf8_count:
+        facts.append(("not UTF-8", f"{note}{texts.invalid_utf8_count:,}"))
+    rows = texts.common_stats.tot_num_values or 1
+    top = [(_cut(one.value), round(one.frequency), one.frequency / rows) for one in texts.top_values[:10]]
+    return Feature(name, "text", facts, Markup(), top)
+
+
+def _common(common: statistics_pb2.CommonStatistics) -> list[tuple[str, str]]:
+    facts = [("rows", f"{common.num_non_missing:,}")]
+    if common.tot_num_values != common.num_non_missing:
+        facts.append(("values a row", charts.short(common.avg_num_values)))
+    if common.num_missing:
+        whole = common.num_missing + common.num_non_missing
+        facts.append(("missing", f"{common.num_missing:,} ({common.num_missing / whole:.1%})"))
+    return facts
+
+
+def _number_facts(feature: statistics_pb2.FeatureNameStatistics, note: str) -> list[tuple[str, str]]:
+    numbers = feature.num_stats
+    facts = [
+        ("mean", charts.short(numbers.mean)),
+        ("deviation", charts.short(numbers.std_dev)),
+        ("lowest", charts.short(numbers.min)),
+        ("median", note + charts.short(numbers.median)),
+        ("highest", charts.short(numbers.max)),
+        *_common(numbers.common_stats),
+    ]
+    if numbers.num_zeros:
+        facts.append(("zeros", f"{numbers.num_zeros:,}"))
+    undefined = numbers.histograms[0]
+    for name, count in (("NaN", undefined.num_nan), ("infinite", undefined.num_undefined)):
+        if count:
+            facts.append((name, f"{count:,}"))
+    return facts
+
+
+def _histogram(numbers: statistics_pb2.NumericStatistics) -> Markup:
+    buckets = numbers.histograms[0].buckets
+    if not buckets:
+        return Markup()
+    bars = [
+        (f"{charts.short(one.low_value)} to {charts.short(one.high_value)}: {one.sample_count:,.0f}", one.sample_count) for one in buckets
+    ]
+    low, high = charts.short(numbers.min), charts.short(numbers.max)
+    return charts.bars(bars, f"histogram from {low} to {high}, median {charts.short(numbers.median)}", low, high)
+
+
+def _classes(feature: statistics_pb2.FeatureNameStatistics) -> list[tuple[str, int, float]]:
+    values = feature.num_stats.common_stats.tot_num_values or 1
+    for custom in feature.custom_stats:
+        if custom.name == "top_values" and len(custom.rank_histogram.buckets) <= metadata.TOP_VALUES:
+            return [(one.label, round(one.sample_count), one.sample_count / values) for one in custom.rank_histogram.buckets[:10]]
+    return []
+
+
+# --- the page --------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("transforms.write", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["short"] = charts.short
+    environment.filters["seconds"] = lambda seconds: f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+    environment.filters["size"] = _size
+    return environment.get_template("report.html.j2")
+
+
+def _size(count: float) -> str:
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def _page(report: dict[str, Any], columns: Sequence[str], models: Sequence[Sequence[Any]], **parts: Any) -> bytes:
+    defaults: dict[str, Any] = {"errors": [], "effort": None, "sections": [], "left_out": []}
+    page = _template().render(
+        **(defaults | parts),
+        report=report,
+        columns=columns,
+        models=models[:MOST_MODELS],
+        model_count=report.get("tasks", {}).get("count", len(models)),
+        files=[*report.get("results", ()), *report.get("failed_rows", ())][:MOST_FILES],
+        file_count=len(report.get("results", ())) + len(report.get("failed_rows", ())),
+        versions=versions(),
+        rate=report["counts"]["read"] / report["seconds"] if report.get("seconds") else math.nan,
+    )
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    sources = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts)
+    return page.replace("SCRIPT-SOURCES", sources or "'none'", 1).encode()
+
+
+@functools.cache
+def versions() -> list[tuple[str, str]]:
+    """Gives what the worker that publishes runs."""
+    found = [("nightshift", _version("nightshift")), ("Python", platform.python_version())]
+    return [*found, *((name, _version(name)) for name in PACKAGES)]
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
