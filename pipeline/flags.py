@@ -62,11 +62,14 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
-def _ratio(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise ValueError(text)
-    return value
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise ValueError(text)
+        return value
+
+    return parse
 
 
 def _choice(*allowed: str) -> Callable[[str], str]:
@@ -151,7 +154,7 @@ FLAGS = (
     ),
     Flag("errors", "Output", "folder of the failed rows", "a folder", default_help="beside the results"),
     Flag(
-        "max_error_ratio", "Output", "failed ÷ read above which nothing is published", "a number from 0 to 1", _ratio, 0.1,
+        "max_error_ratio", "Output", "failed ÷ read above which nothing is published", "a number from 0 to 1", _number(0, 1), 0.1,
     ),
     _choices("nan", "Output", "NaN and infinities in text: null, a string, or the row fails", specs.NAN_POLICIES, "null"),
     _choices(
@@ -164,6 +167,34 @@ FLAGS = (
     _choices(
         "report", "Output", "gather statistics of the rows and write statistics.json and report.html; tasks: for each task of many too",
         specs.REPORTS, "true",
+    ),
+    Flag(
+        "baseline", "Compare", "an earlier run, whose statistics.json inputs and predictions are held against",
+        "a run's folder, or the file", default_help="none",
+    ),
+    Flag(
+        "max_drift", "Compare", "drift of any of them above which nothing is published", "a number from 0 to 100", _number(0, 100), None,
+        "none: the summary names what drifts more than 0.2",
+    ),
+    Flag(
+        "compare_model", "Compare", "a second model that predicts the same rows, to be compared with the first", "as --model",
+        default_help="none",
+    ),
+    Flag(
+        "compare_version", "Compare", "which numbered version of the second model", "the name of a version's folder",
+        default_help="the highest",
+    ),
+    Flag(
+        "compare_tolerance", "Compare", "how far two numbers may be apart and still agree, absolute or relative", "a number from 0 to 1",
+        _number(0, 1), 0.01,
+    ),
+    Flag(
+        "max_disagreement", "Compare", "share of the rows on which the two may disagree; above it nothing is published",
+        "a number from 0 to 1", _number(0, 1), None, "none",
+    ),
+    Flag(
+        "compare_share", "Compare", "instead of comparing: the second model predicts this share of the keys in the first's place, "
+        "always the same ones; the field model_variant says which did", "a number from 0 to 1", _number(0, 1), None, "none",
     ),
     Flag(
         "location", "Run", "where BigQuery runs queries and loads", "a location of BigQuery, such as EU or us-central1",

@@ -26,7 +26,7 @@ def build(pipeline: beam.Pipeline, spec: JobSpec | RunSpec) -> beam.PCollection:
     splits, plans = pipeline | (PlanJob(job) if job else PlanTasks(run))
     read = splits | (RouteRows(job, spec.progress_folder) if job and job.route else ReadInstances(job, spec.progress_folder))
     model = job.model if job and not job.route else None
-    predictions = read.batches | Predict(model, spec.model_memory_bytes, spec.processes)
+    predictions = read.batches | Predict(model, spec.model_memory_bytes, spec.processes, spec.compare)
     written = predictions | WriteShards(spec.progress_folder)
     duplicates, places = read.hashes | CheckKeys(job, splits)
     publisher = TablePublisher if job and job.output.table else Publisher

@@ -54,6 +54,7 @@ def parse(argv: Sequence[str]) -> Options:
         key_spec(options),
         output_spec(options),
         bigquery_spec(options, None),
+        compare_spec(options),
     )  # each checks itself, before anything heavy is imported
     if options.run_id is not None and not specs.RUN_ID.fullmatch(options.run_id):
         raise UsageError(f"--run_id={options.run_id}: expected {BY_NAME['run_id'].allowed}, beginning with a letter or digit")
@@ -160,6 +161,48 @@ def route_spec(options: Options, threads: int = 1) -> specs.RouteSpec | None:
     )
 
 
+def compare_spec(options: Options) -> specs.CompareSpec:
+    """What the run is held against; its second model is found in preflight."""
+    for name, needed in (
+        ("max_drift", "baseline"),
+        ("compare_version", "compare_model"),
+        ("max_disagreement", "compare_model"),
+        ("compare_share", "compare_model"),
+    ):
+        if options.values[name] is not None and options.values[needed] is None:
+            raise specs.SpecError(name, f"has no meaning without --{needed}: give it too")
+    if options.compare_model is not None or options.baseline is not None:
+        given = "compare_model" if options.compare_model is not None else "baseline"
+        many = next((name for name in (*MANY, "model_field") if options.values[name]), None)
+        if many:
+            raise specs.SpecError(given, f"and --{many} exclude each other: one run compares one model's rows")
+    if options.baseline is not None and options.report == "false":
+        raise specs.SpecError("report", "'false' gathers no statistics, and --baseline compares them: leave one out")
+    spec = specs.CompareSpec(
+        baseline=options.baseline,
+        max_drift=options.max_drift,
+        max_disagreement=options.max_disagreement,
+        tolerance=options.compare_tolerance,
+        share=options.compare_share,
+    )
+    if options.compare_model is not None:
+        _check_second_model(options)
+    return spec
+
+
+def _check_second_model(options: Options) -> None:
+    if options.compare_share is None:
+        if tables.is_table(options.output):
+            raise specs.SpecError("compare_model", "writes both predictions of each row to files: give a folder as --output")
+        return
+    if options.max_disagreement is not None:
+        raise specs.SpecError("max_disagreement", "compares two predictions of a row; with --compare_share each has one: leave one out")
+    if options.output_layout == "mirror":
+        raise specs.SpecError("compare_share", "parts the rows of a file, whose order --output_layout=mirror keeps: leave one out")
+    if options.output_style == "raw":
+        raise specs.SpecError("compare_share", f"--output_style=raw has no place for the field {specs.VARIANT}; use another style")
+
+
 def key_spec(options: Options) -> specs.KeySpec:
     return specs.KeySpec(options.key_field, options.duplicate_keys)
 
@@ -170,6 +213,9 @@ def bigquery_spec(options: Options, project: str | None) -> specs.BigQuerySpec:
 
 def output_spec(options: Options) -> specs.OutputSpec:
     table = tables.name_or_default(options.output) if tables.is_table(options.output) else None
+    passed = options.passthrough_fields
+    if options.compare_share is not None and "*" not in passed:
+        passed = (*(name for name in passed if name != specs.VARIANT), specs.VARIANT)
     return specs.OutputSpec(
         folder=options.output,
         table=table,
@@ -177,7 +223,7 @@ def output_spec(options: Options) -> specs.OutputSpec:
         format=options.output_format or ("bigquery" if table else "jsonl"),
         style=options.output_style,
         layout=options.output_layout,
-        passthrough_fields=options.passthrough_fields,
+        passthrough_fields=passed,
         nan=options.nan,
         write_disposition=options.write_disposition,
     )

@@ -19,6 +19,7 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
+from pipeline import comparing
 from pipeline import options as flags
 from pipeline.options import Options
 from transforms import files
@@ -33,6 +34,7 @@ from transforms.routes import check_route, fixed_folder, stand_in
 from transforms.signature import ModelError, import_tensorflow
 from transforms.specs import JobSpec, ModelSpec, OutputSpec, RouteSpec, SpecError
 from transforms.tables import parse_table
+from transforms.write.differences import BaselineError
 from transforms.write.formats import make_encoder
 from transforms.write.load import check_table
 from transforms.write.publish import PUBLISHED, SUCCESS
@@ -85,6 +87,7 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
             processes=processes(beam_options),
             route=route,
             report=options.report != "false",
+            compare=comparing.compare_spec(options, model, threads(beam_options)),
         )
         check_route(job)
         if route is None:
@@ -99,7 +102,7 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
         _check_disposition(job)
         if probe_output:
             _check_output(job)
-    except (ModelError, FormatError, SpecError, TableError, BeamIOError, OSError) as error:
+    except (ModelError, FormatError, SpecError, TableError, BaselineError, BeamIOError, OSError) as error:
         raise PreflightError(str(error)) from error
     return job, found
 

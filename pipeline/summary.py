@@ -21,6 +21,7 @@ from transforms.tables import is_table
 from transforms.tasks import RunSpec
 
 LOG = logging.getLogger("nightshift")
+NAMED = 5  # features that drifted
 LINE_EVERY_SECONDS = 15.0
 
 
@@ -117,8 +118,25 @@ def _job_lines(report: dict[str, Any], job: JobSpec) -> list[str]:
         lines.append(f"  nothing was published: {report['reason']}")
         if report.get("kept_results"):
             lines.append(f"  the results of run {report['kept_results']['run_id']} are left as they were, without _SUCCESS")
+    lines += _differences(report, output)
     if job.report:
         lines.append(f"  report in {output.rstrip('/')}/report.html")
+    return lines
+
+
+def _differences(report: dict[str, Any], output: str) -> list[str]:
+    """What a person should know of the drift from an earlier run, and of a second model."""
+    lines = []
+    if "drift" in report:
+        limit = report["drift"]["warned_above"]
+        far = [one for one in report["drift"]["features"] if one["drift"] > limit and not one.get("note", "").startswith("too few")]
+        lines.append(f"  drift from {report['drift']['baseline']}: {len(far)} of {report['drift']['count']} features above {limit}")
+        lines += [f"    {one['drift']:>10.3f} {one['data']} {one['feature']!r}, {one.get('note') or one['measure']}" for one in far[:NAMED]]
+    if "comparison" in report:
+        said = report["comparison"]
+        lines.append(f"  agreement with {said['model']}: {said['agreement']:.2%} of {said['rows'] + said['only_first_predicted']:,} rows")
+        if said.get("lines"):
+            lines.append(f"  both predictions of each in {output.rstrip('/')}/prediction.comparison-*")
     return lines
 
 

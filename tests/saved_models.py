@@ -35,6 +35,34 @@ class Models:
 
         self._save(path, lambda x: {"y": 0.5 * x + 2.0}, tf.TensorSpec([None], tf.float32, "x"))
 
+    def _retrained(self, path: Path) -> None:
+        """As half_plus_two up to 50, and more beyond; refuses what is above 1,000."""
+        import tensorflow as tf
+
+        def function(x):
+            with tf.control_dependencies([tf.debugging.assert_less(x, 1000.0)]):
+                return {"y": 0.5 * x + 2.0 + tf.maximum(0.0, x - 50.0)}
+
+        self._save(path, function, tf.TensorSpec([None], tf.float32, "x"))
+
+    def _classifier(self, path: Path) -> None:
+        import tensorflow as tf
+
+        def function(x):
+            scores = tf.nn.softmax(tf.stack([x, 50.0 - x], axis=1))
+            return {"scores": scores, "name": tf.where(x > 25.0, "high", "low")}
+
+        self._save(path, function, tf.TensorSpec([None], tf.float32, "x"))
+
+    def _classifier_retrained(self, path: Path) -> None:
+        import tensorflow as tf
+
+        def function(x):
+            scores = tf.nn.softmax(tf.stack([x, 60.0 - x], axis=1))
+            return {"scores": scores, "name": tf.where(x > 30.0, "high", "low")}
+
+        self._save(path, function, tf.TensorSpec([None], tf.float32, "x"))
+
     def _two_outputs(self, path: Path) -> None:
         import tensorflow as tf
 

@@ -181,7 +181,7 @@ class PredictionBatch:
     """A batch with the model's outputs: row ``i`` of each output belongs to instance ``kept[i]``.
 
     ``calls`` are the rows of each model call, ``seconds`` what they took, and ``load_seconds`` what loading each model took that
-    was loaded before them.
+    was loaded before them. ``compared`` is what a second model made of the same instances.
     """
 
     instances: InstanceBatch
@@ -191,6 +191,7 @@ class PredictionBatch:
     calls: tuple[int, ...] = ()
     seconds: float = 0.0
     load_seconds: tuple[float, ...] = ()
+    compared: PredictionBatch | None = None
 
     def __len__(self) -> int:
         return len(self.kept)

@@ -261,6 +261,26 @@ class BigQuerySpec:
             raise SpecError("cluster_fields", f"names {len(self.cluster_fields)} fields; BigQuery takes 4 at most")
 
 
+# The field that says which model predicted, where two share the keys.
+VARIANT = "model_variant"
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareSpec:
+    """What a run is held against: the ``statistics.json`` of an earlier run, and a second model on the same rows.
+
+    A limit of None only warns. With a ``share`` the second model predicts that part of the keys in the first one's place.
+    """
+
+    baseline: str | None = None
+    max_drift: float | None = None
+    model: ModelSpec | None = None
+    max_disagreement: float | None = None
+    tolerance: float = 0.01
+    share: float | None = None
+
+
+NO_COMPARISON = CompareSpec()
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -289,6 +309,7 @@ class JobSpec:
     key_buckets: int = 64
     route: RouteSpec | None = None
     report: bool = True
+    compare: CompareSpec = NO_COMPARISON
 
     def __post_init__(self) -> None:
         if self.input.is_bigquery and not self.key.fields:

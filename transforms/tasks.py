@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from transforms import files
-from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec, SpecError, staging_in
+from transforms.specs import NO_COMPARISON, CompareSpec, InputSpec, JobSpec, KeySpec, OutputSpec, SpecError, staging_in
 
 REQUIRED = ("model", "input", "output")
 OPTIONAL = ("signature_name", "model_version", "key_field")
@@ -67,6 +67,7 @@ class RunSpec:
     model_memory_bytes: int | None = None
     processes: int = 1
     report: str = "true"
+    compare: CompareSpec = NO_COMPARISON
 
     def staging_in(self, folder: str) -> str:
         """The folder inside ``folder`` that holds this launch's unfinished files."""

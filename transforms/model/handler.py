@@ -9,29 +9,37 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
+import msgspec
 import numpy as np
+import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from transforms import metrics
 from transforms.codec import Column
 from transforms.codes import Code, Stage
 from transforms.elements import InstanceBatch, PredictionBatch
+from transforms.keys import hash_keys
 from transforms.model.batches import BatchRunner
 from transforms.model.pool import ModelPool
 from transforms.signature import ModelError
-from transforms.specs import ModelSpec
+from transforms.specs import NO_COMPARISON, VARIANT, CompareSpec, ModelSpec
+
+# The finest share of the keys that a second model can be given.
+SHARES = 10_000
 
 
 class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool]):
     """Runs each batch's model on it, batches that are formed already.
 
     ``first`` is the one model of a run that has one: loaded at once, and if it can't be, the run's failure. In a run of many a
-    model's failure is its rows'.
+    model's failure is its rows'. ``compare`` may hold a second model for the rows of the first.
     """
 
-    def __init__(self, first: ModelSpec | None, memory_bytes: int | None = None, processes: int = 1) -> None:
+    def __init__(
+        self, first: ModelSpec | None, memory_bytes: int | None = None, processes: int = 1, compare: CompareSpec = NO_COMPARISON
+    ) -> None:
         super().__init__()
-        self.first, self.memory_bytes, self.processes = first, memory_bytes, processes
+        self.first, self.memory_bytes, self.processes, self.compare = first, memory_bytes, processes, compare
 
     def load_model(self) -> ModelPool:
         from transforms.signature import import_tensorflow
@@ -40,6 +48,8 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool])
         pool = ModelPool(self.memory_bytes, self.processes)
         if self.first is not None:
             pool.get(self.first)
+        if self.compare.model is not None:
+            pool.get(self.compare.model)
         if self.first is None or pool.has_loaded:
             # The collector would walk TensorFlow's millions of objects again and again: JSON is read 1.5 times faster without.
             gc.collect()
@@ -53,11 +63,12 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool])
         if not len(batch) and batch.job.route is not None:  # the failed rows of a model that was not found, or of none
             return [_all_failed(batch, "")]
         try:
-            runner = BatchRunner(model.get(batch.job.model))
-            started = time.perf_counter()
-            predictions = runner.run(batch)
-            seconds = time.perf_counter() - started
-            return [dataclasses.replace(predictions, seconds=seconds, load_seconds=model.take_load_seconds())]
+            if self.compare.model is None:
+                return [_predict(model, batch.job.model, batch)]
+            if self.compare.share is None:
+                compared = _predict(model, self.compare.model, batch)
+                return [dataclasses.replace(_predict(model, batch.job.model, batch), compared=compared)]
+            return _predict_parts(model, batch, self.compare.model, self.compare.share)
         except ModelError as error:
             if self.first is not None:
                 raise
@@ -71,6 +82,29 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool])
 
     def should_skip_batching(self) -> bool:
         return True
+
+
+def _predict(pool: ModelPool, spec: ModelSpec, batch: InstanceBatch) -> PredictionBatch:
+    runner = BatchRunner(pool.get(spec))
+    started = time.perf_counter()
+    predictions = runner.run(batch)
+    seconds = time.perf_counter() - started
+    return dataclasses.replace(predictions, seconds=seconds, load_seconds=pool.take_load_seconds())
+
+
+def _predict_parts(pool: ModelPool, batch: InstanceBatch, second: ModelSpec, share: float) -> list[PredictionBatch]:
+    """Gives the predictions of each model for its part of the keys; which keys are whose depends on nothing but the key."""
+    assert batch.job is not None
+    hers = hash_keys(batch.keys) % np.uint64(SHARES) < np.uint64(round(share * SHARES))
+    parts: list[PredictionBatch] = []
+    for spec, mine in ((batch.job.model, ~hers), (second, hers)):
+        part = batch.take(np.flatnonzero(mine))
+        variant = msgspec.json.encode(spec.version or spec.location).decode()
+        part.passthrough = part.passthrough | {VARIANT: pa.array([variant] * len(part), pa.string())}
+        if parts:  # the rows that failed before the models, and the seconds they all took, count once
+            part = dataclasses.replace(part, failed=[], bytes=0, seconds=0.0)
+        parts.append(_predict(pool, spec, part))
+    return parts
 
 
 def _all_failed(batch: InstanceBatch, message: str) -> PredictionBatch:
@@ -92,7 +126,8 @@ class Predict(beam.PTransform):
     model: ModelSpec | None
     memory_bytes: int | None = None
     processes: int = 1
+    compare: CompareSpec = NO_COMPARISON
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        handler = SavedModelHandler(self.model, self.memory_bytes, self.processes)
+        handler = SavedModelHandler(self.model, self.memory_bytes, self.processes, self.compare)
         return batches | RunInference(handler).with_output_types(PredictionBatch)

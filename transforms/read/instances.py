@@ -21,7 +21,7 @@ from transforms.read.ahead import read_ahead
 from transforms.read.blocks import BLOCK_BYTES
 from transforms.read.formats import RangeReader
 from transforms.read.row import RowSpec
-from transforms.specs import OWN_FIELDS, JobSpec
+from transforms.specs import OWN_FIELDS, VARIANT, JobSpec
 
 
 def row_spec(job: JobSpec) -> RowSpec:
@@ -32,7 +32,7 @@ def row_spec(job: JobSpec) -> RowSpec:
     return RowSpec(
         signature=job.model.signature,
         key_fields=job.key.fields,
-        passthrough_fields=job.output.passthrough_fields,
+        passthrough_fields=tuple(name for name in job.output.passthrough_fields if name != VARIANT or job.compare.share is None),
         include_fields=job.input.include_fields,
         exclude_fields=job.input.exclude_fields,
         own_fields=own,

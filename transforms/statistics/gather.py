@@ -15,6 +15,7 @@ from transforms.codec import Column, Ragged
 from transforms.codes import Code
 from transforms.elements import FailedRow, PredictionBatch
 from transforms.signature import TensorSpec
+from transforms.statistics.comparison import Comparison
 from transforms.statistics.effort import Effort
 from transforms.statistics.sketches import NumberSketch, Sketch, TextSketch, count_moments
 
@@ -45,6 +46,7 @@ class Statistics:
     examples: dict[tuple[str, str], list[str]] = dataclasses.field(default_factory=dict)
     left_out: set[str] = dataclasses.field(default_factory=set)
     effort: Effort = dataclasses.field(default_factory=Effort)
+    comparison: Comparison = dataclasses.field(default_factory=Comparison)
 
     def add(self, batch: PredictionBatch) -> None:
         """Takes a batch's inputs, outputs and failed rows."""
@@ -98,6 +100,7 @@ class Statistics:
             self.examples[code] = [*self.examples.get(code, ()), *rows][:EXAMPLES_A_CODE]
         self.left_out |= other.left_out
         self.effort.merge(other.effort)
+        self.comparison.merge(other.comparison)
 
 
 def _sketch(dtype: str) -> Sketch:

@@ -11,6 +11,7 @@ from transforms.codes import EXPLANATIONS, Code
 from transforms.elements import Shard, SplitCount
 from transforms.keys import DuplicateKey, Duplicates
 from transforms.specs import JobSpec
+from transforms.statistics.drift import Drift
 from transforms.statistics.gather import Statistics
 from transforms.write.formats import FORMATS
 
@@ -24,6 +25,7 @@ class Accounts:
     duplicates: tuple[Duplicates, ...]
     places: tuple[DuplicateKey, ...]
     statistics: Statistics | None = None
+    drifts: tuple[Drift, ...] = ()
 
     def rows(self, kind: str) -> int:
         return sum(shard.rows for shard in self.shards if shard.kind == kind)
@@ -61,6 +63,22 @@ def check_gate(job: JobSpec, accounts: Accounts) -> str | None:
         most = count_codes([shard for shard in accounts.shards if shard.kind == "errors"])[0]
         example = f"; most with {most['code']}, such as: {most['message']}"
         return f"{failed} of {read} rows failed ({ratio:.2%}), more than --max_error_ratio={job.max_error_ratio} allows{example}"
+    return _too_different(job, accounts)
+
+
+def _too_different(job: JobSpec, accounts: Accounts) -> str | None:
+    """Gives the reason why the run is too far from an earlier one, or a second model from the first, or None."""
+    spec = job.compare
+    far = [drift for drift in accounts.drifts if drift.counts and spec.max_drift is not None and drift.value > spec.max_drift]
+    if far:
+        named = ", ".join(f"{drift.data} {drift.feature!r} by {drift.value:.3f} ({drift.note or drift.measure})" for drift in far[:3])
+        return f"{len(far)} features drifted from {spec.baseline} by more than --max_drift={spec.max_drift}: {named}"
+    comparison = accounts.statistics.comparison if accounts.statistics is not None else None
+    if comparison is not None and spec.max_disagreement is not None and comparison.disagreement > spec.max_disagreement:
+        return (
+            f"the models disagree on {comparison.disagreement:.2%} of the rows, more than --max_disagreement={spec.max_disagreement} "
+            f"allows; prediction.comparison-* has both predictions of each row, which agree within --compare_tolerance={spec.tolerance}"
+        )
     return None
 
 

@@ -48,27 +48,27 @@ class LineEncoder:
     def encode(self, batch: PredictionBatch) -> Iterator[tuple[memoryview, int]]:
         """Gives blocks of whole lines and their number of rows."""
         for piece in pieces(batch, BLOCK_BYTES):
-            yield _buffer(self._lines(piece)), len(piece)
+            yield text_of(self._lines(piece)), len(piece)
 
     def _lines(self, batch: PredictionBatch) -> pa.Array:
         style = self.output.style
         texts = {spec.name: json_texts(batch.outputs[spec.name], spec, self.output.nan) for spec in self.signature.outputs}
         if style == "raw":
-            return _join([*_prediction(texts), "\n"])
+            return join_texts([*prediction_texts(texts), "\n"])
         # Rows are kept in order and each once: as many as there were are all of them, and taking all would only copy.
         kept = pa.array(batch.kept) if len(batch) < len(batch.instances) else None
         passed = self._passthrough(batch, kept)
-        keys = _taken(batch.instances.keys, kept)
+        keys = taken(batch.instances.keys, kept)
         if style == "aiplatform":
             pairs = [*self._key_pairs(keys, texts), *texts.items()]
-            return _join(["{", *_members(pairs), *passed, "}\n"])
+            return join_texts(["{", *_members(pairs), *passed, "}\n"])
         if style == "vertex" and not self.key_fields:
             rows = batch.instances.rows.take(batch.kept)
             instances = pa.array([_instance(rows[row]) for row in range(len(rows))], pa.binary()).cast(pa.string())
             first = ('{"instance": ', instances)
         else:
             first = ('{"key": ', keys)
-        return _join([*first, ', "prediction": ', *_prediction(texts), *passed, "}\n"])
+        return join_texts([*first, ', "prediction": ', *prediction_texts(texts), *passed, "}\n"])
 
     def _key_pairs(self, keys: pa.Array, texts: dict[str, pa.Array]) -> list[tuple[str, pa.Array]]:
         """The key under its fields' names, but for a name that the model gives out itself."""
@@ -82,7 +82,7 @@ class LineEncoder:
     def _passthrough(self, batch: PredictionBatch, kept: pa.Array | None) -> list[str | pa.Array]:
         pieces: list[str | pa.Array] = []
         for name, column in batch.instances.passthrough.items():
-            some = _taken(column, kept)
+            some = taken(column, kept)
             if name == "*":
                 pieces.append(pc.if_else(pc.equal(some, ""), "", pc.binary_join_element_wise(", ", some, "")))
             else:
@@ -98,11 +98,11 @@ def _instance(row: bytes) -> bytes:
         return row_as_json(row)
 
 
-def _taken(column: pa.Array, kept: pa.Array | None) -> pa.Array:
+def taken(column: pa.Array, kept: pa.Array | None) -> pa.Array:
     return column if kept is None else column.take(kept)
 
 
-def _prediction(texts: dict[str, pa.Array]) -> list[str | pa.Array]:
+def prediction_texts(texts: dict[str, pa.Array]) -> list[str | pa.Array]:
     """The bare value of a single output, else an object by output name; pieces, so that a line is joined once."""
     return list(texts.values()) if len(texts) == 1 else ["{", *_members(list(texts.items())), "}"]
 
@@ -115,11 +115,11 @@ def _members(pairs: list[tuple[str, pa.Array]]) -> list[str | pa.Array]:
     return pieces
 
 
-def _join(pieces: list[str | pa.Array]) -> pa.Array:
+def join_texts(pieces: list[str | pa.Array]) -> pa.Array:
     return pc.binary_join_element_wise(*pieces, "")
 
 
-def _buffer(lines: pa.Array) -> memoryview:
+def text_of(lines: pa.Array) -> memoryview:
     """The text of all lines, as it lies in memory."""
     _, offsets, data = lines.buffers()
     bounds = np.frombuffer(offsets, np.int32)

@@ -18,6 +18,7 @@ from transforms.tables import TableName, parse_table
 from transforms.write import manifest
 from transforms.write.bigquery import TableEncoder, schema_field
 from transforms.write.commit import SUCCESS
+from transforms.write.differences import with_drift
 from transforms.write.failed import SCHEMA
 from transforms.write.gate import check_gate
 from transforms.write.publish import MANIFEST, Publisher
@@ -50,6 +51,7 @@ class TablePublisher(Publisher):
     """Publishes one run to a table; the manifest lies in the staging folder, beside no results."""
 
     def _publish(self) -> dict[str, Any]:
+        self.accounts = with_drift(self.job, self.accounts)
         why = check_gate(self.job, self.accounts)
         errors = self._shards("errors")
         results = self._results() if why is None else {}

@@ -13,6 +13,7 @@ from transforms.elements import Shard
 from transforms.specs import JobSpec
 from transforms.statistics.effort import STEPS, Effort
 from transforms.tasks import Plan, RunSpec
+from transforms.write.differences import describe
 from transforms.write.gate import Accounts, count_codes
 
 MANIFEST = "manifest.json"
@@ -77,10 +78,15 @@ def make(
             "outputs": [str(spec) for spec in signature.outputs],
         },
         **({"effort": effort(accounts.statistics.effort)} if accounts.statistics is not None else {}),
+        **describe(job, accounts),
         "results": [_entry(name, shard) for name, shard in results.items()],
         "failed_rows": [_entry(name, shard) for name, shard in errors.items()],
         "flags": dict(job.flags),
     }
+    compared = [shard for shard in accounts.shards if shard.kind == "comparison"]
+    if compared:
+        report["comparison"]["lines"] = sum(shard.rows for shard in compared)
+        report["comparison"]["files"] = len(compared)
     if reason is not None and result_names(before):
         assert before is not None
         run_id = before.get("kept_results", before).get("run_id")

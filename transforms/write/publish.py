@@ -16,8 +16,9 @@ from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs import STAGING, JobSpec
 from transforms.statistics.gather import MergeStatistics, Statistics
 from transforms.tasks import Plan, RunSpec
-from transforms.write import manifest, models
+from transforms.write import comparison, manifest, models
 from transforms.write.commit import SUCCESS, FolderChange, LostShardError, commit
+from transforms.write.differences import with_drift
 from transforms.write.formats import FORMATS, SUFFIXES, make_encoder
 from transforms.write.gate import Accounts, check_gate, count_codes, shard_order
 from transforms.write.manifest import MANIFEST
@@ -28,8 +29,9 @@ from transforms.write.shards import Place, ShardFile
 RESULTS = "prediction.results"
 ERRORS = "prediction.errors"
 STATS = "prediction.errors_stats"
+COMPARISON = comparison.NAME
 NUMBERED = rf"-\d+-of-\d+({SUFFIXES})"
-PUBLISHED = re.compile(rf"({re.escape(RESULTS)}|{re.escape(ERRORS)}|{re.escape(STATS)}){NUMBERED}")
+PUBLISHED = re.compile(rf"({'|'.join(map(re.escape, (RESULTS, ERRORS, STATS, COMPARISON)))}){NUMBERED}")
 
 
 class GateShutError(Exception):
@@ -63,6 +65,7 @@ class Publisher:
 
     def _publish(self) -> dict[str, Any]:
         before = manifest.read(files.join(self.folder, MANIFEST))
+        self.accounts = with_drift(self.job, self.accounts)
         reason = check_gate(self.job, self.accounts)
         errors = self._shards("errors")
         placed_errors = {f"{ERRORS}-{number:05d}-of-{len(errors):05d}": shard for number, shard in enumerate(errors)}
@@ -84,6 +87,10 @@ class Publisher:
         if reason is None:
             predicted.placed = {name: shard.path for name, shard in results.items()}
             predicted.removed |= (_published(there, RESULTS) | manifest.result_names(before)) - {*results}
+        compared = self._shards("comparison")
+        placed = {f"{COMPARISON}-{number:05d}-of-{len(compared):05d}": shard.path for number, shard in enumerate(compared)}
+        predicted.placed |= placed
+        predicted.removed |= _published(there, COMPARISON) - {*placed}
         described = report_files(self.job, report, self.accounts, model_lines)
         predicted.removed |= {*REPORT_FILES} - {*described}
         last = model_lines | described | {MANIFEST: manifest.encode(report)}

@@ -108,6 +108,11 @@ def _errors(report: dict[str, Any], statistics: Statistics) -> list[dict[str, An
     ]
 
 
+def _drifts(report: dict[str, Any]) -> list[dict[str, Any]]:
+    limit = report.get("drift", {}).get("warned_above", 0.0)
+    return [one | {"far": one["drift"] > limit} for one in report.get("drift", {}).get("features", [])]
+
+
 def _effort(took: Effort) -> dict[str, Any]:
     whole = sum(took.seconds[step] for step in STEPS) or 1.0
     rates = took.rows_a_second()
@@ -212,13 +217,13 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("transforms.write", "."),
         autoescape=True,
-        undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["short"] = charts.short
     environment.filters["seconds"] = lambda seconds: f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
     environment.filters["size"] = _size
+    environment.filters["line"] = lambda row: msgspec.json.encode(row).decode()
     return environment.get_template("report.html.j2")
 
 
@@ -235,6 +240,7 @@ def _page(report: dict[str, Any], columns: Sequence[str], models: Sequence[Seque
     page = _template().render(
         **(defaults | parts),
         report=report,
+        drifts=_drifts(report),
         columns=columns,
         models=models[:MOST_MODELS],
         model_count=report.get("tasks", {}).get("count", len(models)),

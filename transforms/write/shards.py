@@ -20,6 +20,7 @@ from transforms import files, metrics
 from transforms.elements import FailedRow, PredictionBatch, Shard
 from transforms.specs import JobSpec
 from transforms.statistics.gather import Statistics
+from transforms.write.comparison import write_comparison
 from transforms.write.failed import failed_row_writer
 from transforms.write.formats import make_encoder
 from transforms.write.rows import refuse_non_finite
@@ -81,6 +82,7 @@ class _WriteShards(beam.DoFn):
         self.job: JobSpec | None = None
         self.results: ShardFile | None = None
         self.errors: ShardFile | None = None
+        self.comparison: ShardFile | None = None
         self.rows: Counter[str] = Counter()
         self.codes: dict[tuple[str, str], tuple[int, str]] = {}
         self.models: dict[str, Counter[tuple[str, str | None]]] = {"results": Counter(), "errors": Counter()}
@@ -106,9 +108,18 @@ class _WriteShards(beam.DoFn):
             self._write_results(batch, job, place)
         if batch.failed:
             self._write_errors(batch.failed, job, place)
+        if batch.compared is not None:
+            self._write_comparison(batch, job, place)
         self.progress.add(len(batch) + len(batch.failed), len(batch), len(batch.failed))
-        if job.report:
+        if job.report or batch.compared is not None:
             self._gather(batch, time.perf_counter() - started)
+
+    def _write_comparison(self, batch: PredictionBatch, job: JobSpec, place: Place) -> None:
+        if self.comparison is None:
+            self.comparison = ShardFile("comparison", job.staging_in(job.output.folder), place)
+        rows, comparison = write_comparison(batch, self.comparison, job.output.nan, job.compare.tolerance)
+        self.rows["comparison"] += rows
+        self.statistics.setdefault(job.task, Statistics()).comparison.merge(comparison)
 
     def _gather(self, batch: PredictionBatch, write_seconds: float) -> None:
         statistics = self.statistics.setdefault(batch.job.task, Statistics())
@@ -160,7 +171,9 @@ class _WriteShards(beam.DoFn):
         if self.errors is not None:
             self.failed_rows.close()
             yield task, self._with_models(self.errors.finish(self.rows["errors"], self.codes))
-        self.results, self.errors, self.rows, self.codes = None, None, Counter(), {}
+        if self.comparison is not None:
+            yield task, self.comparison.finish(self.rows["comparison"])
+        self.results, self.errors, self.comparison, self.rows, self.codes = None, None, None, Counter(), {}
         self.models = {"results": Counter(), "errors": Counter()}
 
     def _with_models(self, shard: Shard) -> Shard:

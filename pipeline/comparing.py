@@ -1,0 +1,55 @@
+"""What a run is held against, looked at before it starts: an earlier run's statistics, and a second model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pipeline import options as flags
+from pipeline.options import Options
+from transforms.model.locate import locate_model
+from transforms.signature import Signature
+from transforms.specs import CompareSpec, ModelSpec, SpecError
+from transforms.write.differences import read_baseline
+
+
+def compare_spec(options: Options, model: ModelSpec, threads: int) -> CompareSpec:
+    """Gives what the run is compared with.
+
+    Raises:
+      BaselineError: the earlier run has no statistics.
+      ModelError: the second model is not there or can't be read.
+      SpecError: the second model takes other inputs, or gives other outputs, so that the two can't be compared row by row.
+    """
+    spec = flags.compare_spec(options)
+    if spec.baseline is not None:
+        read_baseline(spec.baseline)
+    if options.compare_model is None:
+        return spec
+    second = locate_model(
+        options.compare_model,
+        version=options.compare_version,
+        signature_name=options.signature_name,
+        tags=options.tags,
+        batch_size=options.batch_size,
+        allow_unsafe_ops=options.allow_unsafe_ops,
+        threads=threads,
+    )
+    _check_alike(model.signature, second.signature, second.location)
+    return dataclasses.replace(spec, model=second)
+
+
+def _check_alike(first: Signature, second: Signature, location: str) -> None:
+    for what in ("inputs", "outputs"):
+        one, other = ({tensor.name: tensor for tensor in getattr(signature, what)} for signature in (first, second))
+        for name in [*one, *other]:
+            if one.get(name) != other.get(name):
+                raise SpecError(
+                    "compare_model",
+                    f"{location} has {_said(other.get(name), name)} among its {what}, and --model has {_said(one.get(name), name)}: two "
+                    "models are compared on the same rows by the same outputs. Export both with one signature, or name it with "
+                    "--signature_name",
+                )
+
+
+def _said(tensor: object, name: str) -> str:
+    return f"{tensor}" if tensor is not None else f"no {name!r}"

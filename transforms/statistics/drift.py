@@ -1,0 +1,175 @@
+"""How far a run's inputs and predictions are from those of an earlier run.
+
+For numbers the population stability index over the earlier run's deciles, 0 where they are spread alike; 0.1 to 0.2 is called a moderate
+shift, more a large one (N. Siddiqi, Credit Risk Scorecards, 2006). For categories the Jensen–Shannon divergence to base 2, from 0 to 1,
+as TensorFlow Data Validation measures it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tensorflow_metadata.proto.v0 import statistics_pb2
+
+from transforms.statistics import metadata
+from transforms.statistics.gather import Statistics
+from transforms.statistics.sketches import NumberSketch, Sketch, TextSketch
+
+# Of fewer rows, chance alone moves a tenth of them into another decile.
+FEWEST_ROWS = 200
+# A share of zero would make an index without bounds.
+LEAST_SHARE = 1e-4
+WARNED_DRIFT = 0.2
+NAMED_VALUES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Drift:
+    """One feature's distance. ``value`` is the larger of ``distance`` and the change of the share of missing rows.
+
+    ``note`` says why a feature can't be judged, or that it stands in one of the two runs only.
+    """
+
+    data: str
+    feature: str
+    measure: str
+    distance: float
+    missing_change: float
+    new_values: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def value(self) -> float:
+        return max(self.distance, abs(self.missing_change))
+
+    @property
+    def counts(self) -> bool:
+        """Whether the feature may be held against a limit."""
+        return not self.note.startswith("too few rows")
+
+
+def compare(baseline: statistics_pb2.DatasetFeatureStatisticsList, statistics: Statistics) -> list[Drift]:
+    """Gives the drift of each feature of either run, the largest first."""
+    before = {data.name: {feature.path.step[0]: feature for feature in data.features} for data in baseline.datasets}
+    found: list[Drift] = []
+    for data, sketches in ((metadata.INPUTS, statistics.inputs), (metadata.PREDICTIONS, statistics.outputs)):
+        missing = statistics.missing if data == metadata.INPUTS else {}
+        found += _compare_features(data, before.get(data, {}), sketches, missing)
+    return sorted(found, key=lambda drift: (-drift.value, drift.data, drift.feature))
+
+
+def _compare_features(
+    data: str, before: dict[str, statistics_pb2.FeatureNameStatistics], sketches: dict[str, Sketch], missing: dict[str, int]
+) -> Iterator[Drift]:
+    for name in sorted({*before, *sketches}):
+        if name not in before:
+            yield Drift(data, name, "none", 1.0, 0.0, note="the earlier run did not have it")
+        elif name not in sketches:
+            yield Drift(data, name, "none", 1.0, 0.0, note="only the earlier run had it")
+        else:
+            yield _compare(data, name, before[name], sketches[name], missing.get(name, 0))
+
+
+def _compare(data: str, name: str, before: statistics_pb2.FeatureNameStatistics, sketch: Sketch, missing: int) -> Drift:
+    is_text = before.HasField("string_stats")
+    common = before.string_stats.common_stats if is_text else before.num_stats.common_stats
+    if is_text != isinstance(sketch, TextSketch):
+        return Drift(data, name, "none", 1.0, 0.0, note=f"it was {'text' if is_text else 'numbers'} in the earlier run, and is not now")
+    change = _share(missing, sketch.rows) - _share(common.num_missing, common.num_non_missing)
+    fewest = min(sketch.rows, common.num_non_missing)
+    note = f"too few rows to judge: {fewest}, and {FEWEST_ROWS} are needed" if fewest < FEWEST_ROWS else ""
+    known = _categories(before)
+    mine = _counted(sketch, list(known))
+    if known and mine is not None:
+        complete = sum(known.values()) >= 0.999 * common.tot_num_values
+        distance = jensen_shannon(*_aligned(known, common.tot_num_values, mine, sketch.values))
+        new = tuple(value for value in _most_frequent(mine) if value not in known)[:NAMED_VALUES] if complete else ()
+        return Drift(data, name, "Jensen-Shannon divergence", distance, change, new, note)
+    if isinstance(sketch, NumberSketch):
+        return Drift(data, name, "population stability index", stability_index(*_by_decile(before, sketch)), change, (), note)
+    return Drift(data, name, "none", 0.0, change, (), note or "nearly every row has a text of its own")
+
+
+def _share(missing: int, present: int) -> float:
+    return missing / (missing + present) if missing + present else 0.0
+
+
+# --- categories ------------------------------------------------------------------------------------------------------------
+
+
+def _categories(before: statistics_pb2.FeatureNameStatistics) -> dict[str, float]:
+    """Gives the values that were counted one by one, with their rows; none for numbers that are no classes."""
+    if before.HasField("string_stats"):
+        return {one.value: one.frequency for one in before.string_stats.top_values}
+    for custom in before.custom_stats:
+        if custom.name == "top_values":
+            return {one.label: one.sample_count for one in custom.rank_histogram.buckets}
+    return {}
+
+
+def _counted(sketch: Sketch, values: Sequence[str]) -> dict[str, float] | None:
+    """Gives the rows of each of ``values`` now, and of those that are frequent now; None where they are no classes any more."""
+    if isinstance(sketch, TextSketch):
+        found: dict[str, float] = {value: sketch.frequent.get_estimate(value) for value in values}
+        scale = sketch.values / sketch.sampled if sketch.sampled else 1.0
+        return {value: rows * scale for value, rows in (found | dict(sketch.top(metadata.TOP_VALUES))).items()}
+    if not sketch.whole or sketch.classes is None:
+        return None
+    return {str(value): float(rows) for value, rows in sketch.classes.items()}
+
+
+def _most_frequent(counts: dict[str, float]) -> list[str]:
+    return sorted((value for value, rows in counts.items() if rows), key=lambda value: (-counts[value], value))
+
+
+def _aligned(known: dict[str, float], rows: float, mine: dict[str, float], my_rows: float) -> tuple[list[float], list[float]]:
+    """Gives the shares of the known values, of new ones where all are known, and of the rest, in both runs."""
+    complete = sum(known.values()) >= 0.999 * rows
+    names = [*known, *(value for value in mine if value not in known)] if complete else [*known]
+    before = [known.get(value, 0.0) / (rows or 1.0) for value in names]
+    now = [mine.get(value, 0.0) / (my_rows or 1.0) for value in names]
+    return [*before, max(0.0, 1 - sum(before))], [*now, max(0.0, 1 - sum(now))]
+
+
+def jensen_shannon(before: Sequence[float], now: Sequence[float]) -> float:
+    """Gives the divergence of two distributions, to base 2: 0 where they are one, 1 where they share nothing."""
+    total = 0.0
+    first, second = sum(before) or 1.0, sum(now) or 1.0
+    for p, q in zip((p / first for p in before), (q / second for q in now), strict=True):
+        middle = (p + q) / 2
+        total += sum(share * math.log2(share / middle) / 2 for share in (p, q) if share > 0)
+    return max(0.0, total)
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------------
+
+
+def _by_decile(before: statistics_pb2.FeatureNameStatistics, sketch: NumberSketch) -> tuple[list[float], list[float]]:
+    """Gives the shares of the values up to each different decile of the earlier run, in both runs, and of those that are no numbers."""
+    numbers = before.num_stats
+    deciles: Sequence[Any] = next((one.buckets for one in numbers.histograms if one.type == statistics_pb2.Histogram.QUANTILES), [])
+    borders = Counter(bucket.high_value for bucket in deciles[:-1])
+    edges = sorted(edge for edge in borders if edge < numbers.max)
+    values = numbers.common_stats.tot_num_values or 1
+    undefined = numbers.histograms[0].num_nan + numbers.histograms[0].num_undefined if numbers.histograms else 0
+    found = sketch.shares(edges).tolist() if edges and sketch.finite else [0.0] * len(edges)
+    expected = []
+    for edge, share in zip(edges, found, strict=True):
+        least = sum(bucket.high_value <= edge for bucket in deciles[:-1]) / len(deciles)
+        # A value that fills whole deciles may reach into the next one, how far is not known: that much is no drift.
+        expected.append(min(max(share, least), least + 1 / len(deciles)) if borders[edge] > 1 else least)
+    shares = []
+    for up_to, finite in ((expected, 1 - undefined / values), (found, sketch.finite / (sketch.values or 1))):
+        parts = [high - low for low, high in zip([0.0, *up_to], [*up_to, 1.0], strict=True)]
+        shares.append([*(part * finite for part in parts), 1 - finite])
+    return shares[0], shares[1]
+
+
+def stability_index(expected: Sequence[float], found: Sequence[float]) -> float:
+    """Gives the population stability index of two distributions over the same bins."""
+    pairs = [(max(e, LEAST_SHARE), max(f, LEAST_SHARE)) for e, f in zip(expected, found, strict=True) if e > 0 or f > 0]
+    return sum((f - e) * math.log(f / e) for e, f in pairs)

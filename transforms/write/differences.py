@@ -1,0 +1,99 @@
+"""What a run says of its distance to an earlier one, and of a second model's to the first."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import msgspec
+
+from transforms import files
+from transforms.specs import JobSpec
+from transforms.statistics import metadata
+from transforms.statistics.drift import WARNED_DRIFT, Drift, compare
+from transforms.statistics.gather import Statistics
+from transforms.write.gate import Accounts
+
+STATISTICS = "statistics.json"
+LISTED_DRIFTS = 50
+
+
+class BaselineError(ValueError):
+    """The baseline can't be read; the message says what was expected and found."""
+
+
+def baseline_path(baseline: str) -> str:
+    """Gives the file of a baseline: itself, or the one in a run's folder."""
+    return baseline if baseline.endswith(".json") else files.join(baseline, STATISTICS)
+
+
+def read_baseline(baseline: str) -> Any:
+    """Reads the statistics of an earlier run.
+
+    Raises:
+      BaselineError: there are none, or the file holds something else.
+    """
+    path = baseline_path(baseline)
+    if not files.exists(path):
+        raise BaselineError(f"--baseline={baseline}: there is no {path}; give the folder of a run that wrote a report, or its {STATISTICS}")
+    try:
+        return metadata.decode(files.read_bytes(path))
+    except ValueError as error:
+        raise BaselineError(f"--baseline={baseline}: {error}") from None
+
+
+def with_drift(job: JobSpec, accounts: Accounts) -> Accounts:
+    """Gives the accounts with the drift from the job's baseline, where it has one."""
+    if job.compare.baseline is None:
+        return accounts
+    found = compare(read_baseline(job.compare.baseline), accounts.statistics or Statistics())
+    return dataclasses.replace(accounts, drifts=tuple(found))
+
+
+def describe(job: JobSpec, accounts: Accounts) -> dict[str, Any]:
+    """Gives the manifest's entries on drift and comparison; none where the run was held against nothing."""
+    said: dict[str, Any] = {}
+    if job.compare.baseline is not None:
+        said["drift"] = {
+            "baseline": job.compare.baseline,
+            "warned_above": WARNED_DRIFT if job.compare.max_drift is None else job.compare.max_drift,
+            "features": [_line(drift) for drift in accounts.drifts[:LISTED_DRIFTS]],
+            "count": len(accounts.drifts),
+        }
+    if job.compare.model is not None and job.compare.share is None:
+        found = (accounts.statistics or Statistics()).comparison
+        said["comparison"] = {
+            "model": job.compare.model.location,
+            "version": job.compare.model.version,
+            "rows": found.rows,
+            "only_first_predicted": found.first_only,
+            "agreement": round(1 - found.disagreement, 6),
+            "tolerance": job.compare.tolerance,
+            "outputs": {name: output.describe() for name, output in sorted(found.outputs.items())},
+            "changed_most": [_row(line) for _, line in found.changed],
+        }
+    if job.compare.share is not None and job.compare.model is not None:
+        said["second_model"] = {
+            "model": job.compare.model.location,
+            "version": job.compare.model.version,
+            "share": job.compare.share,
+        }
+    return said
+
+
+def _line(drift: Drift) -> dict[str, Any]:
+    line: dict[str, Any] = {"data": drift.data, "feature": drift.feature, "drift": round(drift.value, 6), "measure": drift.measure}
+    if drift.missing_change:
+        line["missing_change"] = round(drift.missing_change, 6)
+    if drift.new_values:
+        line["new_values"] = list(drift.new_values)
+    if drift.note:
+        line["note"] = drift.note
+    return line
+
+
+def _row(line: str) -> Any:
+    try:
+        return msgspec.json.decode(line)
+    except msgspec.DecodeError:  # cut off: the row was too long to travel
+        return line
