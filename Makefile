@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench docs image template lock clean
+.PHONY: help setup demo test check bench docs image terraform-test template lock clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ docs: setup  ## write the generated tables into README.md and docs/, and the tem
 image: setup  ## build the image of launcher and worker; IMAGE=… names it, VARIANT=gpu adds CUDA, DOCKER=… another builder
 	@test -n "$(IMAGE)" || { echo "make image: name it, such as IMAGE=us-docker.pkg.dev/PROJECT/nightshift/nightshift:0.1.0" >&2; exit 2; }
 	$(or $(DOCKER),docker) build -f templates/Dockerfile -t '$(IMAGE)' --build-arg 'VARIANT=$(or $(VARIANT),cpu)' .
+
+terraform-test: setup  ## check Terraform's files against the provider's schema, fetched from npm
+	NIGHTSHIFT_TERRAFORM=1 $(BIN)/python -m pytest tests/test_operations.py -k "terraform or provider or schedules"
 
 template: docs  ## write the Flex Template's container spec; IMAGE=… names the image, TEMPLATE=… the file, local or gs://
 	@test -n "$(IMAGE)" || { echo "make template: name the image that was pushed, such as IMAGE=us-docker.pkg.dev/PROJECT/nightshift/nightshift:0.1.0" >&2; exit 2; }

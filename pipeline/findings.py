@@ -10,7 +10,8 @@ import pyarrow as pa
 from pipeline.estimate import Estimate
 from pipeline.misfits import Misfit
 from pipeline.sample import InputPlan, Sample
-from transforms.specs import JobSpec, SpecError
+from transforms.modelspecs import SpecError
+from transforms.specs import JobSpec
 from transforms.write.schema import make_table
 
 

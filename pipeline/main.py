@@ -18,7 +18,8 @@ from pipeline import options as flags
 from pipeline.check_flags import CheckOptions
 from pipeline.flags import UsageError
 from pipeline.options import Options
-from transforms.specs import JobSpec, SpecError
+from transforms.modelspecs import SpecError
+from transforms.specs import JobSpec
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions

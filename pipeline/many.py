@@ -16,8 +16,8 @@ from pipeline import options as flags
 from pipeline.options import Options
 from pipeline.preflight import InputFound, PreflightError, check_writable, make_run_id, memory_bytes, processes, threads
 from transforms import files
+from transforms.modelspecs import SpecError
 from transforms.signature import import_tensorflow
-from transforms.specs import SpecError
 from transforms.tasks import OPTIONAL, REQUIRED, RunSpec, Task, TaskError, check_tasks, make_tasks, read_tasks, write_tasks
 from transforms.write import manifest
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline import dates
 from pipeline.flags import BY_NAME, FLAGS, MANY, REQUIRED, UsageError, default_text
-from transforms import specs, tables
+from transforms import modelspecs, specs, tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,15 +140,15 @@ def input_spec(options: Options) -> specs.InputSpec:
     )
 
 
-def route_spec(options: Options, threads: int = 1) -> specs.RouteSpec | None:
+def route_spec(options: Options, threads: int = 1) -> modelspecs.RouteSpec | None:
     if options.model_field is None:
         if options.model_column is not None:
-            raise specs.SpecError("model_column", "is for rows that name their models: give --model_field too")
+            raise modelspecs.SpecError("model_column", "is for rows that name their models: give --model_field too")
         return None
     many = next((name for name in MANY if options.values[name]), None)
     if many:
-        raise specs.SpecError("model_field", f"and --{many} exclude each other: tasks name their models")
-    return specs.RouteSpec(
+        raise modelspecs.SpecError("model_field", f"and --{many} exclude each other: tasks name their models")
+    return modelspecs.RouteSpec(
         field=options.model_field,
         template=options.model,
         column=options.model_column,
@@ -161,7 +161,7 @@ def route_spec(options: Options, threads: int = 1) -> specs.RouteSpec | None:
     )
 
 
-def compare_spec(options: Options) -> specs.CompareSpec:
+def compare_spec(options: Options) -> modelspecs.CompareSpec:
     """What the run is held against; its second model is found in preflight."""
     for name, needed in (
         ("max_drift", "baseline"),
@@ -170,15 +170,15 @@ def compare_spec(options: Options) -> specs.CompareSpec:
         ("compare_share", "compare_model"),
     ):
         if options.values[name] is not None and options.values[needed] is None:
-            raise specs.SpecError(name, f"has no meaning without --{needed}: give it too")
+            raise modelspecs.SpecError(name, f"has no meaning without --{needed}: give it too")
     if options.compare_model is not None or options.baseline is not None:
         given = "compare_model" if options.compare_model is not None else "baseline"
         many = next((name for name in (*MANY, "model_field") if options.values[name]), None)
         if many:
-            raise specs.SpecError(given, f"and --{many} exclude each other: one run compares one model's rows")
+            raise modelspecs.SpecError(given, f"and --{many} exclude each other: one run compares one model's rows")
     if options.baseline is not None and options.report == "false":
-        raise specs.SpecError("report", "'false' gathers no statistics, and --baseline compares them: leave one out")
-    spec = specs.CompareSpec(
+        raise modelspecs.SpecError("report", "'false' gathers no statistics, and --baseline compares them: leave one out")
+    spec = modelspecs.CompareSpec(
         baseline=options.baseline,
         max_drift=options.max_drift,
         max_disagreement=options.max_disagreement,
@@ -193,14 +193,14 @@ def compare_spec(options: Options) -> specs.CompareSpec:
 def _check_second_model(options: Options) -> None:
     if options.compare_share is None:
         if tables.is_table(options.output):
-            raise specs.SpecError("compare_model", "writes both predictions of each row to files: give a folder as --output")
+            raise modelspecs.SpecError("compare_model", "writes both predictions of each row to files: give a folder as --output")
         return
     if options.max_disagreement is not None:
-        raise specs.SpecError("max_disagreement", "compares two predictions of a row; with --compare_share each has one: leave one out")
+        raise modelspecs.SpecError("max_disagreement", "compares two predictions of a row; with --compare_share each has one")
     if options.output_layout == "mirror":
-        raise specs.SpecError("compare_share", "parts the rows of a file, whose order --output_layout=mirror keeps: leave one out")
+        raise modelspecs.SpecError("compare_share", "parts the rows of a file, whose order --output_layout=mirror keeps: leave one out")
     if options.output_style == "raw":
-        raise specs.SpecError("compare_share", f"--output_style=raw has no place for the field {specs.VARIANT}; use another style")
+        raise modelspecs.SpecError("compare_share", f"--output_style=raw has no place for the field {modelspecs.VARIANT}")
 
 
 def key_spec(options: Options) -> specs.KeySpec:
@@ -215,7 +215,7 @@ def output_spec(options: Options) -> specs.OutputSpec:
     table = tables.name_or_default(options.output) if tables.is_table(options.output) else None
     passed = options.passthrough_fields
     if options.compare_share is not None and "*" not in passed:
-        passed = (*(name for name in passed if name != specs.VARIANT), specs.VARIANT)
+        passed = (*(name for name in passed if name != modelspecs.VARIANT), modelspecs.VARIANT)
     return specs.OutputSpec(
         folder=options.output,
         table=table,

@@ -26,13 +26,14 @@ from transforms import files
 from transforms.bigquery import TableError
 from transforms.model.locate import locate_model
 from transforms.model.registry import is_registered
+from transforms.modelspecs import ModelSpec, RouteSpec, SpecError
 from transforms.read.bigquery import find_table
 from transforms.read.field_types import known_types
 from transforms.read.formats import FormatError, format_of
 from transforms.read.instances import row_spec
 from transforms.routes import check_route, fixed_folder, stand_in
 from transforms.signature import ModelError, import_tensorflow
-from transforms.specs import JobSpec, ModelSpec, OutputSpec, RouteSpec, SpecError
+from transforms.specs import JobSpec, OutputSpec
 from transforms.tables import parse_table
 from transforms.write.differences import BaselineError
 from transforms.write.formats import make_encoder

@@ -22,7 +22,7 @@ from pipeline import commands
 from pipeline import options as flags
 from pipeline.flags import Flag, UsageError
 from pipeline.options import Options
-from transforms.specs import SpecError
+from transforms.modelspecs import SpecError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -49,10 +49,10 @@ PREFIXES = {"model": "allow_model", "input": "allow_input", "output": "allow_out
 ASKED = (
     "model", "model_version", "signature_name", "tags", "batch_size", "input", "input_format", "key_field", "duplicate_keys",
     "include_fields", "exclude_fields", "passthrough_fields", "output", "output_format", "output_style", "output_layout", "errors",
-    "max_error_ratio", "nan", "write_disposition", "run_id", "time_zone", "date",
+    "max_error_ratio", "nan", "write_disposition", "run_id", "report", "time_zone", "date",
 )  # fmt: skip
 # As Embedded-tf wrote: a file of predictions alone for each input file, with its relative path.
-DEFAULTS = {"output_layout": "mirror"}
+DEFAULTS = {"output_layout": "mirror", "report": "false"}
 DEFAULTS_OF_LINES = {"output_style": "raw"}
 STATUS = {2: HTTPStatus.BAD_REQUEST, 3: HTTPStatus.UNPROCESSABLE_ENTITY, 1: HTTPStatus.INTERNAL_SERVER_ERROR}
 # Each job freezes what it found in memory; now and then what is garbage among it must go.

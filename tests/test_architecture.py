@@ -22,6 +22,7 @@ LAYERS = (
     ("transforms.read.", "transforms.model.", "transforms.write."),
     ("transforms.",),
     ("transforms.elements", "transforms.specs", "transforms.metrics", "transforms.keys"),
+    ("transforms.modelspecs",),
     ("transforms.codec",),
     ("transforms.values",),
     ("transforms.signature", "transforms.codes", "transforms.tables"),

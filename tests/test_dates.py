@@ -10,7 +10,7 @@ import pytest
 from pipeline import dates
 from pipeline.flags import UsageError
 from pipeline.options import parse
-from transforms.specs import SpecError
+from transforms.modelspecs import SpecError
 
 NEEDED = [
     "--model=gs://b/models/{date:%Y}/",

@@ -13,6 +13,8 @@ import pytest
 
 ROWS = [{"id": f"k{number:03d}", "x": number / 4} for number in range(120)]
 
+REPORTED = ("report.html", "statistics.json")
+
 
 def jsonl(rows):
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
@@ -91,7 +93,7 @@ def test_job_from_bucket_to_bucket(gcs, model, bucket):
     output = f"{bucket}/out [1]"
     assert run(model, f"{bucket}/in/rows [1] #?.jsonl", output) == 0
     assert predictions(gcs, output) == expected(ROWS)
-    assert gcs.list(output) == ["_SUCCESS", "manifest.json", "prediction.results-00000-of-00001"]
+    assert gcs.list(output) == sorted(["_SUCCESS", "manifest.json", "prediction.results-00000-of-00001", *REPORTED])
     assert gcs.read(f"{output}/_SUCCESS") == b""
     report = manifest(gcs, output)
     assert report["status"] == "done"
@@ -107,10 +109,12 @@ def test_large_object_is_read_in_ranges_and_leaves_no_stale_shard(gcs, model, bu
     assert run(model, source, f"{bucket}/out") == 0
     assert predictions(gcs, f"{bucket}/out") == expected(rows)
     ends = [f"prediction.results-0000{number}-of-00002" for number in (0, 1)]
-    assert gcs.list(f"{bucket}/out") == ["_SUCCESS", "manifest.json", *ends]
+    assert gcs.list(f"{bucket}/out") == sorted(["_SUCCESS", "manifest.json", *ends, *REPORTED])
     assert run(model, gcs.write(f"{bucket}/small.jsonl", jsonl(ROWS)), f"{bucket}/out") == 0
     assert predictions(gcs, f"{bucket}/out") == expected(ROWS)
-    assert gcs.list(f"{bucket}/out") == ["_SUCCESS", "manifest.json", "prediction.results-00000-of-00001"]
+    assert gcs.list(f"{bucket}/out") == sorted(
+        ["_SUCCESS", "manifest.json", "prediction.results-00000-of-00001", "report.html", "statistics.json"]
+    )
 
 
 def test_highest_whole_version_of_a_model_in_a_folder_with_brackets(gcs, model_folder, bucket):
@@ -131,7 +135,9 @@ def test_mirrored_folder_with_failed_rows_in_another_bucket(gcs, model, bucket):
     gcs.write(f"{bucket}/in/_hidden.jsonl", b"not read")
     gcs.write(f"{bucket}/in/", b"")  # as the console makes a folder
     assert run(model, f"{bucket}/in", f"{bucket}/out", f"--errors={errors}", "--output_layout=mirror") == 0
-    assert gcs.list(f"{bucket}/out") == ["_SUCCESS", "a b [1].jsonl", "deep/c.jsonl", "manifest.json"]
+    assert gcs.list(f"{bucket}/out") == sorted(
+        ["_SUCCESS", "a b [1].jsonl", "deep/c.jsonl", "manifest.json", "report.html", "statistics.json"]
+    )
     for name, rows in (("a b [1].jsonl", ROWS[:40]), ("deep/c.jsonl", ROWS[40:])):
         written = [json.loads(line) for line in gcs.read(f"{bucket}/out/{name}").splitlines()]
         assert written == [{"key": key, "prediction": value} for key, value in expected(rows).items()]
@@ -145,7 +151,7 @@ def test_mirrored_folder_with_failed_rows_in_another_bucket(gcs, model, bucket):
 def test_shut_gate_publishes_failed_rows_only(gcs, model, bucket):
     source = gcs.write(f"{bucket}/rows.jsonl", jsonl(ROWS[:3]) + b"[]\n" * 3)
     assert run(model, source, f"{bucket}/out", f"--errors={bucket}/failed") == 3
-    assert gcs.list(f"{bucket}/out") == ["manifest.json"]
+    assert gcs.list(f"{bucket}/out") == sorted(["manifest.json", *REPORTED])
     assert len(lines(gcs, f"{bucket}/failed", "errors")) == 3
     report = manifest(gcs, f"{bucket}/out")
     assert (report["status"], report["counts"]) == ("failed", {"read": 6, "predicted": 3, "failed": 3})

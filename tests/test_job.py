@@ -22,6 +22,8 @@ from saved_models import Models
 from pipeline.main import main
 from transforms.read import blocks, splits
 
+REPORTED = {"report.html", "statistics.json"}
+
 
 def write_lines(path: Path, rows: Iterable[Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,7 +162,7 @@ def test_a_second_run_with_fewer_shards_leaves_nothing_of_the_first(
     check_output(out)
     (data / "big.jsonl").write_text('{"x": 1}\n')
     assert run(out, model=models.get("half_plus_two"), input=data) == 0
-    assert names_in(out) == {"notes.txt", "_SUCCESS", "manifest.json", "prediction.results-00000-of-00001"}
+    assert names_in(out) == REPORTED | {"notes.txt", "_SUCCESS", "manifest.json", "prediction.results-00000-of-00001"}
 
 
 def test_an_empty_input_is_a_result(models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,7 +181,7 @@ def test_mirrored_files_keep_name_and_order(models: Models, tmp_path: Path, monk
     write_lines(data / "b" / "none.jsonl", [])
     (data / "b" / "packed.jsonl.gz").write_bytes(gzip.compress(b'{"x": 1}\n{"x": 2}'))
     assert run(out, model=models.get("half_plus_two"), input=data, output_layout="mirror", output_style="raw") == 0
-    assert names_in(out) == {"_SUCCESS", "manifest.json", "a/many.jsonl", "a/few.jsonl", "b/none.jsonl", "b/packed.jsonl"}
+    assert names_in(out) == REPORTED | {"_SUCCESS", "manifest.json", "a/many.jsonl", "a/few.jsonl", "b/none.jsonl", "b/packed.jsonl"}
     np.testing.assert_array_equal([json.loads(line) for line in (out / "a/many.jsonl").read_text().splitlines()], np.arange(500) * 0.5 + 2)
     assert (out / "b/packed.jsonl").read_text() == "2.5\n3.0\n"
     assert (out / "b/none.jsonl").read_text() == ""
@@ -218,7 +220,7 @@ def test_failed_rows_have_a_folder_of_their_own(models: Models, tmp_path: Path) 
     for status, ratio in ((3, 0.1), (0, 1)):
         assert run(out, model=models.get("half_plus_two"), input=data, errors=errors, max_error_ratio=ratio) == status
         assert names_in(errors) == {"prediction.errors-00000-of-00001", "prediction.errors_stats-00000-of-00001"}
-    assert names_in(out) == {"_SUCCESS", "manifest.json", "prediction.results-00000-of-00001"}
+    assert names_in(out) == REPORTED | {"_SUCCESS", "manifest.json", "prediction.results-00000-of-00001"}
 
 
 def test_corrected_failed_rows_are_input_for_a_second_run(models: Models, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pipeline import options
 from pipeline.flags import BY_NAME, FLAGS, UsageError, default_text
 from pipeline.options import help_text, parse
-from transforms.specs import SpecError
+from transforms.modelspecs import SpecError
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ["--model=m", "--input=i", "--output=o"]

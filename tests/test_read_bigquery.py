@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from transforms.modelspecs import SpecError
 from transforms.read.bigquery import arrow_type, regroup
 from transforms.read.row import RowSpec
 from transforms.signature import Signature, TensorSpec
-from transforms.specs import BigQuerySpec, InputSpec, SpecError
+from transforms.specs import BigQuerySpec, InputSpec
 from transforms.tables import TableName, name_or_default, parse_table
 
 BIG = 2**60
@@ -90,7 +91,8 @@ def test_only_the_columns_needed_are_asked_for(numbers, gcs):
 
 
 def job_of(table, **output):
-    from transforms.specs import JobSpec, KeySpec, ModelSpec, OutputSpec
+    from transforms.modelspecs import ModelSpec
+    from transforms.specs import JobSpec, KeySpec, OutputSpec
 
     x = TensorSpec("x", "x:0", "float32", (None,))
     signature = Signature("serving_default", ("serve",), (x,), (x,))

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from transforms.modelspecs import ModelSpec, SpecError
 from transforms.signature import Signature, TensorSpec
-from transforms.specs import InputSpec, JobSpec, KeySpec, ModelSpec, OutputSpec, SpecError
+from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
 
 SIGNATURE = Signature("s", ("serve",), (TensorSpec("x", "x:0", "float32", (None,)),), (TensorSpec("y", "y:0", "float32", (None,)),))
 

@@ -17,7 +17,8 @@ from written import instances, output_spec, signature_of
 from transforms.codec import Ragged
 from transforms.codes import Code, Stage
 from transforms.elements import FailedRow, PredictionBatch
-from transforms.specs import InputSpec, JobSpec, KeySpec, ModelSpec, OutputSpec
+from transforms.modelspecs import ModelSpec
+from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.statistics import gather, metadata
 from transforms.statistics.effort import MOST_PARTS, Effort
 from transforms.statistics.gather import MergeStatistics, Statistics
@@ -171,6 +172,19 @@ def test_merging_in_any_order_counts_the_same(parts: list[list[float]]) -> None:
         assert numbers.common_stats.num_non_missing == len(everything)
         assert numbers.mean == pytest.approx(everything.mean(dtype=float), rel=1e-5, abs=1e-3)
         assert (numbers.min, numbers.max) == (everything.min(), everything.max())
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.floats(width=64), min_size=1, max_size=30), st.sampled_from(["float64", "float32", "float16"]))
+def test_any_numbers_are_described(values: list[float], dtype: str) -> None:
+    """NaN, infinities, numbers next to each other, numbers whose range or square is none: all are counted, and nothing raises."""
+    with np.errstate(over="ignore"):
+        column = np.array(values).astype(dtype)
+        described = feature(gathered(batch_of({"y": column}, {"y": dtype})), "y")
+    histogram = described.num_stats.histograms[0]
+    finite = np.isfinite(column).sum()
+    assert sum(bucket.sample_count for bucket in histogram.buckets) == pytest.approx(finite)
+    assert histogram.num_nan + histogram.num_undefined + finite == len(values)
 
 
 def test_merging_texts_over_a_wire() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from transforms.model.locate import locate_model
 from transforms.model.pool import ModelPool
-from transforms.specs import ModelSpec
+from transforms.modelspecs import ModelSpec
 
 
 def save(folder: Path, make: Callable[[Any], Callable[..., Any]], names: tuple[str, ...] = ("w", "b"), scale: float = 1.0) -> ModelSpec:

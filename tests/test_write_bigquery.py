@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from transforms.specs import BigQuerySpec, OutputSpec, SpecError
+from transforms.modelspecs import SpecError
+from transforms.specs import BigQuerySpec, OutputSpec
 from transforms.write.bigquery import output_type, schema_field, table_type, typed
 
 BIG = 2**60
@@ -83,7 +84,8 @@ def test_files_to_the_datasets_predictions_and_failed_rows_beside(bigquery, run,
     assert [json.loads(row["instance"]) for row in errors] == rows[40:]
     assert errors[0]["source"] == str(source)
     # staging is gone, the manifest stays
-    assert gcs.list(f"{run.folder}/tmp") == [f"nightshift/{dataset[5:]}.predictions/{name}" for name in ("_SUCCESS", "manifest.json")]
+    kept = ("_SUCCESS", "manifest.json", "report.html", "statistics.json")
+    assert gcs.list(f"{run.folder}/tmp") == [f"nightshift/{dataset[5:]}.predictions/{name}" for name in kept]
     report = json.loads(gcs.read(f"{run.folder}/tmp/nightshift/{dataset[5:]}.predictions/manifest.json"))
     assert report["table"] == f"{dataset}.predictions"
     assert report["counts"] == {"read": 42, "predicted": 40, "failed": 2}

@@ -22,9 +22,10 @@ from written import instances, names_in, objects, output_spec, predictions, run,
 
 from transforms.codes import Code
 from transforms.elements import PredictionBatch
+from transforms.modelspecs import SpecError
 from transforms.read import splits
 from transforms.signature import TensorSpec
-from transforms.specs import OutputSpec, SpecError
+from transforms.specs import OutputSpec
 from transforms.write.csv import CsvEncoder
 
 MANY = settings(deadline=None, derandomize=True, max_examples=80)
@@ -182,7 +183,7 @@ def test_an_empty_run_is_a_header(models: Models, tmp_path: Path) -> None:
     flags = {"model": models.get("half_plus_two"), "input": tmp_path / "none.jsonl", "output_format": "csv"}
     for layout, name in (("sharded", "prediction.results-00000-of-00001.csv"), ("mirror", "none.jsonl.csv")):
         assert run(tmp_path / layout, **flags, output_layout=layout) == 0
-        assert names_in(tmp_path / layout) == {"_SUCCESS", "manifest.json", name}
+        assert names_in(tmp_path / layout) == {"_SUCCESS", "manifest.json", "report.html", "statistics.json", name}
         assert (tmp_path / layout / name).read_bytes() == b'"key","y"\n'
         assert check_results(tmp_path / layout) == []
 
@@ -192,7 +193,7 @@ def test_mirrored_files_have_one_header(models: Models, tmp_path: Path, monkeypa
     data, out = tmp_path / "data", tmp_path / "out"
     write_lines(data / "a" / "many.jsonl", [{"x": number} for number in range(300)])
     assert run(out, model=models.get("half_plus_two"), input=data, output_layout="mirror", output_format="csv") == 0
-    assert names_in(out) == {"_SUCCESS", "manifest.json", "a/many.jsonl.csv"}
+    assert names_in(out) == {"_SUCCESS", "manifest.json", "report.html", "statistics.json", "a/many.jsonl.csv"}
     np.testing.assert_array_equal([float(row["y"]) for row in check_results(out)], np.arange(300) * 0.5 + 2)
 
 

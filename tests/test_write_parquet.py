@@ -23,9 +23,10 @@ from written import instances, names_in, objects, output_spec, predictions, run,
 from transforms.codec import Column, Ragged
 from transforms.codes import Code, Stage
 from transforms.elements import PredictionBatch
+from transforms.modelspecs import SpecError
 from transforms.read import splits
 from transforms.signature import DTYPES, TensorSpec
-from transforms.specs import OUTPUT_FORMATS, OutputSpec, SpecError
+from transforms.specs import OUTPUT_FORMATS, OutputSpec
 from transforms.write import parquet
 from transforms.write.formats import FORMATS
 from transforms.write.parquet import ParquetEncoder
@@ -349,7 +350,7 @@ def test_an_empty_run_is_an_empty_table(models: Models, tmp_path: Path) -> None:
         assert (
             run(out, model=models.get("half_plus_two"), input=tmp_path / "none.jsonl", output_format="parquet", output_layout=layout) == 0
         )
-        assert names_in(out) == {"_SUCCESS", "manifest.json", name}
+        assert names_in(out) == {"_SUCCESS", "manifest.json", "report.html", "statistics.json", name}
         assert check_results(out) == []
         assert pq.read_schema(out / name).names == ["key", "y"]
 
@@ -360,7 +361,7 @@ def test_mirrored_files_are_joined(models: Models, tmp_path: Path, monkeypatch: 
     write_lines(data / "a" / "many.jsonl", [{"x": number} for number in range(300)])
     (data / "packed.jsonl.gz").write_bytes(gzip.compress(b'{"x": 1}\n{"x": 2}'))
     assert run(out, model=models.get("half_plus_two"), input=data, output_layout="mirror", output_format="parquet") == 0
-    assert names_in(out) == {"_SUCCESS", "manifest.json", "a/many.jsonl.parquet", "packed.jsonl.parquet"}
+    assert names_in(out) == {"_SUCCESS", "manifest.json", "report.html", "statistics.json", "a/many.jsonl.parquet", "packed.jsonl.parquet"}
     many = pq.read_table(out / "a" / "many.jsonl.parquet")
     np.testing.assert_array_equal(many["y"].to_numpy(), np.arange(300) * 0.5 + 2)
     assert pq.read_table(out / "packed.jsonl.parquet")["y"].to_pylist() == [2.5, 3.0]
@@ -375,7 +376,7 @@ def test_a_run_in_another_format_leaves_nothing_of_the_first(models: Models, tmp
     of_folders = [format for format in FORMATS if format != "bigquery"]
     for format in (*of_folders, "jsonl"):
         assert run(out, **flags, output_format=format) == 0
-        (name,) = names_in(out) - {"_SUCCESS", "manifest.json"}
+        (name,) = names_in(out) - {"_SUCCESS", "manifest.json", "report.html", "statistics.json"}
         seen.append(name)
     assert len(set(seen)) == len(of_folders)
     assert run(out, **flags, write_disposition="empty") == 2
@@ -389,7 +390,7 @@ def test_the_gate_stays_shut_and_keeps_the_run_before(models: Models, tmp_path: 
     report = json.loads((out / "manifest.json").read_text())
     assert (report["status"], report["counts"]) == ("failed", {"read": 2, "predicted": 1, "failed": 1})
     assert names_in(out) == {
-        "manifest.json", "prediction.results-00000-of-00001.parquet", "prediction.errors-00000-of-00001",
+        "manifest.json", "report.html", "statistics.json", "prediction.results-00000-of-00001.parquet", "prediction.errors-00000-of-00001",
         "prediction.errors_stats-00000-of-00001",
     }  # fmt: skip
     assert pq.read_table(out / "prediction.results-00000-of-00001.parquet")["y"].to_pylist() == [2.5]

@@ -22,9 +22,10 @@ from written import instances, names_in, objects, output_spec, predictions, run,
 from transforms.codec import Column, Ragged
 from transforms.codes import Code
 from transforms.elements import PredictionBatch
+from transforms.modelspecs import SpecError
 from transforms.read import splits
 from transforms.signature import TensorSpec
-from transforms.specs import OutputSpec, SpecError
+from transforms.specs import OutputSpec
 from transforms.write.tfexample import head, varint
 from transforms.write.tfrecord import ExampleEncoder, record
 
@@ -224,9 +225,22 @@ def test_empty_and_mirrored_files(models: Models, tmp_path: Path, monkeypatch: p
     flags = {"model": models.get("half_plus_two"), "output_format": "tf-record"}
     features = {"y": tf.io.FixedLenFeature([], tf.float32)}
     assert run(tmp_path / "out", **flags, input=data, output_layout="mirror") == 0
-    assert names_in(tmp_path / "out") == {"_SUCCESS", "manifest.json", "a/many.jsonl.tfrecord", "none.jsonl.tfrecord"}
+    assert names_in(tmp_path / "out") == {
+        "_SUCCESS",
+        "manifest.json",
+        "report.html",
+        "statistics.json",
+        "a/many.jsonl.tfrecord",
+        "none.jsonl.tfrecord",
+    }
     found = check_results(tmp_path / "out", features)
     np.testing.assert_array_equal([row["y"] for row in found], np.arange(300) * 0.5 + 2)
     assert run(tmp_path / "empty", **flags, input=data / "none.jsonl") == 0
-    assert names_in(tmp_path / "empty") == {"_SUCCESS", "manifest.json", "prediction.results-00000-of-00001.tfrecord"}
+    assert names_in(tmp_path / "empty") == {
+        "_SUCCESS",
+        "manifest.json",
+        "report.html",
+        "statistics.json",
+        "prediction.results-00000-of-00001.tfrecord",
+    }
     assert check_results(tmp_path / "empty", features) == []

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING
 
-from transforms.signature import Signature
+from transforms.modelspecs import NO_COMPARISON, CompareSpec, ModelSpec, RouteSpec, SpecError, check_choice, check_names
 from transforms.tables import is_table, parse_table
 
 if TYPE_CHECKING:
@@ -27,27 +27,6 @@ OWN_FIELDS = {
     "raw": (),
 }
 STAGING = "_staging"
-
-
-class SpecError(ValueError):
-    """A value outside its range; ``flag`` is the flag that carries it."""
-
-    def __init__(self, flag: str, message: str) -> None:
-        super().__init__(f"--{flag}: {message}")
-        self.flag = flag
-
-
-def _check_choice(flag: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise SpecError(flag, f"{value!r} is not one of {', '.join(allowed)}")
-
-
-def _check_names(flag: str, names: tuple[str, ...]) -> None:
-    if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise SpecError(flag, f"{', '.join(twice)} is named twice")
-    if not all(names):
-        raise SpecError(flag, "holds an empty name; expected field names separated by single commas")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +56,9 @@ class InputSpec:
         elif not self.patterns or not all(self.patterns):
             raise SpecError("input", "is empty; expected files, folders or patterns separated by commas")
         if self.format is not None:
-            _check_choice("input_format", self.format, INPUT_FORMATS)
-        _check_names("include_fields", self.include_fields)
-        _check_names("exclude_fields", self.exclude_fields)
+            check_choice("input_format", self.format, INPUT_FORMATS)
+        check_names("include_fields", self.include_fields)
+        check_names("exclude_fields", self.exclude_fields)
         both = sorted(set(self.include_fields) & set(self.exclude_fields))
         if both:
             raise SpecError("exclude_fields", f"{', '.join(both)} is in --include_fields too")
@@ -113,62 +92,8 @@ class KeySpec:
     duplicates: str = "fail"
 
     def __post_init__(self) -> None:
-        _check_names("key_field", self.fields)
-        _check_choice("duplicate_keys", self.duplicates, DUPLICATE_KEYS)
-
-
-@dataclasses.dataclass(frozen=True)
-class Structure:
-    """What a model computes but for its variables' values, and those: pairs of the graph's node and the checkpoint's entry."""
-
-    digest: str
-    variables: tuple[tuple[str, str], ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSpec:
-    """One signature of one SavedModel folder; ``threads`` is TensorFlow's.
-
-    Models of one ``structure`` compute the same but for the values of their variables; None where that is not known.
-    """
-
-    location: str
-    signature: Signature
-    version: str | None = None
-    batch_size: int | None = None
-    allow_unsafe_ops: bool = False
-    threads: int = 1
-    structure: Structure | None = None
-
-    def __post_init__(self) -> None:
-        if self.batch_size is not None and not 1 <= self.batch_size <= 1_000_000:
-            raise SpecError("batch_size", f"{self.batch_size} is not between 1 and 1000000 rows")
-
-
-@dataclasses.dataclass(frozen=True)
-class RouteSpec:
-    """Each row's ``field`` takes the place of ``{field}`` in ``template``, which then is a model's folder.
-
-    The rest is what all the models have in common. ``column`` is the field of the results that gets the model's version.
-    """
-
-    field: str
-    template: str
-    column: str | None = None
-    version: str | None = None
-    signature_name: str | None = None
-    tags: tuple[str, ...] | None = None
-    batch_size: int | None = None
-    allow_unsafe_ops: bool = False
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        if self.placeholder not in self.template:
-            raise SpecError("model_field", f"{self.field!r} has no place in --model={self.template}: expected {self.placeholder} in it")
-
-    @property
-    def placeholder(self) -> str:
-        return "{" + self.field + "}"
+        check_names("key_field", self.fields)
+        check_choice("duplicate_keys", self.duplicates, DUPLICATE_KEYS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,12 +119,12 @@ class OutputSpec:
         if not self.folder:
             raise SpecError("output", "is empty; expected a folder")
         self._check_table()
-        _check_choice("output_format", self.format, OUTPUT_FORMATS)
-        _check_choice("output_style", self.style, OUTPUT_STYLES)
-        _check_choice("output_layout", self.layout, OUTPUT_LAYOUTS)
-        _check_choice("nan", self.nan, NAN_POLICIES)
-        _check_choice("write_disposition", self.write_disposition, WRITE_DISPOSITIONS)
-        _check_names("passthrough_fields", self.passthrough_fields)
+        check_choice("output_format", self.format, OUTPUT_FORMATS)
+        check_choice("output_style", self.style, OUTPUT_STYLES)
+        check_choice("output_layout", self.layout, OUTPUT_LAYOUTS)
+        check_choice("nan", self.nan, NAN_POLICIES)
+        check_choice("write_disposition", self.write_disposition, WRITE_DISPOSITIONS)
+        check_names("passthrough_fields", self.passthrough_fields)
         if "*" in self.passthrough_fields and len(self.passthrough_fields) > 1:
             raise SpecError("passthrough_fields", "'*' already names all fields; give it alone")
         if self.format != "jsonl":
@@ -256,31 +181,11 @@ class BigQuerySpec:
     cluster_fields: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_names("cluster_fields", self.cluster_fields)
+        check_names("cluster_fields", self.cluster_fields)
         if len(self.cluster_fields) > 4:
             raise SpecError("cluster_fields", f"names {len(self.cluster_fields)} fields; BigQuery takes 4 at most")
 
 
-# The field that says which model predicted, where two share the keys.
-VARIANT = "model_variant"
-
-
-@dataclasses.dataclass(frozen=True)
-class CompareSpec:
-    """What a run is held against: the ``statistics.json`` of an earlier run, and a second model on the same rows.
-
-    A limit of None only warns. With a ``share`` the second model predicts that part of the keys in the first one's place.
-    """
-
-    baseline: str | None = None
-    max_drift: float | None = None
-    model: ModelSpec | None = None
-    max_disagreement: float | None = None
-    tolerance: float = 0.01
-    share: float | None = None
-
-
-NO_COMPARISON = CompareSpec()
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 

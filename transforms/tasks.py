@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from transforms import files
-from transforms.specs import NO_COMPARISON, CompareSpec, InputSpec, JobSpec, KeySpec, OutputSpec, SpecError, staging_in
+from transforms.modelspecs import NO_COMPARISON, CompareSpec, SpecError
+from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec, staging_in
 
 REQUIRED = ("model", "input", "output")
 OPTIONAL = ("signature_name", "model_version", "key_field")

@@ -157,6 +157,10 @@ class StandIns:
                 time.sleep(0.02)
         raise RuntimeError(f"{name} does not answer:\n{(self.folder / f'{name}.log').read_text()[-3000:]}")
 
+    def port(self, name: str) -> int:
+        """Gives the port of one of them, for a client that takes an address and needs no proxy."""
+        return int(self._sockets[name].getsockname()[1])
+
     def requests(self) -> list[str]:
         """Gives the requests that reached Cloud Storage so far: method, path, number of parts."""
         return self._requests.read_text(encoding="utf-8").splitlines()

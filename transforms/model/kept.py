@@ -11,7 +11,7 @@ from collections import OrderedDict
 
 from transforms import files
 from transforms.model.session import LoadedModel
-from transforms.specs import ModelSpec
+from transforms.modelspecs import ModelSpec
 
 _lock = threading.Lock()
 _kept: OrderedDict[str, LoadedModel] = OrderedDict()

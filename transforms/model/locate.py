@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from transforms import files
 from transforms.model.registry import find_artifact, is_registered
 from transforms.model.structure import structure_of
+from transforms.modelspecs import ModelSpec
 from transforms.signature import MetaGraph, ModelError, check_outputs, parse_saved_model, select_meta_graph, select_signature
-from transforms.specs import ModelSpec
 
 PROTOBUFS = ("saved_model.pb", "saved_model.pbtxt")
 # Exports of one program are often the same but for their variables: graphs of up to so many bytes are parsed once.

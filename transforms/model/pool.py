@@ -17,8 +17,8 @@ import numpy as np
 
 from transforms.model import kept
 from transforms.model.session import LoadedModel, SharedSession
+from transforms.modelspecs import ModelSpec
 from transforms.signature import ModelError
-from transforms.specs import ModelSpec
 
 LOG = logging.getLogger("nightshift")
 # Of the memory that a process may take, the rest is for rows and their tensors.

@@ -17,8 +17,8 @@ import numpy as np
 
 from transforms import codec, metrics
 from transforms.model.locate import copy_to_worker
+from transforms.modelspecs import ModelSpec, Structure
 from transforms.signature import Batching, ModelError, Signature
-from transforms.specs import ModelSpec, Structure
 
 Call = Callable[..., Sequence[np.ndarray]]
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from transforms import files
 from transforms.model.restoring import VARIABLES, UnreadableRestoreError, restored_entries
+from transforms.modelspecs import Structure
 from transforms.signature import INIT_SIGNATURE, MetaGraph, Signature
-from transforms.specs import Structure
 
 # Attributes that name things or are notes for the runtime; all others count.
 UNTOLD = frozenset((

@@ -17,11 +17,12 @@ from transforms import metrics
 from transforms.codes import Code
 from transforms.elements import InstanceBatch, Split, SplitCount
 from transforms.keys import hash_keys
+from transforms.modelspecs import VARIANT
 from transforms.read.ahead import read_ahead
 from transforms.read.blocks import BLOCK_BYTES
 from transforms.read.formats import RangeReader
 from transforms.read.row import RowSpec
-from transforms.specs import OWN_FIELDS, VARIANT, JobSpec
+from transforms.specs import OWN_FIELDS, JobSpec
 
 
 def row_spec(job: JobSpec) -> RowSpec:

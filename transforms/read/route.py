@@ -22,6 +22,7 @@ from transforms import metrics
 from transforms.codes import Code, Stage
 from transforms.elements import FailedRow, FileRange, InstanceBatch, Split, SplitCount
 from transforms.model.locate import locate_model
+from transforms.modelspecs import RouteSpec
 from transforms.read.blocks import Block
 from transforms.read.formats import RangeReader
 from transforms.read.instances import by_bucket, hashes_of, row_spec, timed
@@ -29,7 +30,7 @@ from transforms.read.jsonl import LineParser
 from transforms.read.row import RowSpec
 from transforms.routes import folder_of, stand_in
 from transforms.signature import ModelError
-from transforms.specs import JobSpec, RouteSpec
+from transforms.specs import JobSpec
 
 LOG = logging.getLogger("nightshift")
 # Rows of one model that one worker gets in one go.

@@ -12,12 +12,13 @@ from apache_beam.pvalue import TaggedOutput
 from transforms import files
 from transforms.elements import FileRange, Split
 from transforms.model.locate import locate_model
+from transforms.modelspecs import SpecError
 from transforms.read.bigquery import PlanStreams
 from transforms.read.formats import FormatError, format_of
 from transforms.read.instances import row_spec
 from transforms.read.splits import SPLIT_BYTES, PlanSplits, split_file
 from transforms.signature import ModelError
-from transforms.specs import JobSpec, SpecError
+from transforms.specs import JobSpec
 from transforms.tasks import Plan, RunSpec, Task, read_tasks
 from transforms.write.formats import make_encoder
 

@@ -95,10 +95,11 @@ def _fill_buckets(histogram: statistics_pb2.Histogram, sketch: NumberSketch) -> 
     """Fills buckets of one width; one alone where all values are one."""
     low, high = sketch.low, sketch.high
     count = BUCKETS if high > low and math.isfinite(high - low) else 1
-    edges = [low + (high - low) * part / count for part in range(1, count)]
+    # Where the ends are next to each other there are fewer floats between them than buckets.
+    edges = sorted({edge for part in range(1, count) if low < (edge := low + (high - low) * part / count) < high})
     shares = [0.0, *(sketch.shares(edges).tolist() if edges else []), 1.0]
     borders = [low, *edges, high]
-    for part in range(count):
+    for part in range(len(borders) - 1):
         rows = (shares[part + 1] - shares[part]) * sketch.finite
         histogram.buckets.add(low_value=borders[part], high_value=borders[part + 1], sample_count=max(0.0, rows))
 

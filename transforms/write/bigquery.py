@@ -18,8 +18,9 @@ from google.cloud import bigquery
 
 from transforms.codes import Code
 from transforms.elements import PredictionBatch
+from transforms.modelspecs import SpecError
 from transforms.signature import Signature
-from transforms.specs import OutputSpec, SpecError
+from transforms.specs import OutputSpec
 from transforms.write.columns import as_text, not_utf8, output_array, refuse_unfit
 from transforms.write.join import Sink
 from transforms.write.parquet import PIECE_BYTES, ROW_GROUP_BYTES, ROW_GROUP_ROWS, ParquetEncoder

@@ -10,8 +10,9 @@ import dataclasses
 
 import pyarrow as pa
 
+from transforms.modelspecs import SpecError
 from transforms.signature import Batching, Shape, Signature, TensorSpec
-from transforms.specs import OutputSpec, SpecError
+from transforms.specs import OutputSpec
 
 KEY = "key"
 # The type that holds every value of a dtype, where it is not the dtype's own.

@@ -1,0 +1,106 @@
+"""Which models run on the rows, as frozen, checked values, and the error that all such values raise."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from transforms.signature import Signature
+
+
+class SpecError(ValueError):
+    """A value outside its range; ``flag`` is the flag that carries it."""
+
+    def __init__(self, flag: str, message: str) -> None:
+        super().__init__(f"--{flag}: {message}")
+        self.flag = flag
+
+
+def check_choice(flag: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises SpecError where ``value`` is not one of ``allowed``."""
+    if value not in allowed:
+        raise SpecError(flag, f"{value!r} is not one of {', '.join(allowed)}")
+
+
+def check_names(flag: str, names: tuple[str, ...]) -> None:
+    """Raises SpecError where a name is empty or stands twice."""
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise SpecError(flag, f"{', '.join(twice)} is named twice")
+    if not all(names):
+        raise SpecError(flag, "holds an empty name; expected field names separated by single commas")
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """What a model computes but for its variables' values, and those: pairs of the graph's node and the checkpoint's entry."""
+
+    digest: str
+    variables: tuple[tuple[str, str], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """One signature of one SavedModel folder; ``threads`` is TensorFlow's.
+
+    Models of one ``structure`` compute the same but for the values of their variables; None where that is not known.
+    """
+
+    location: str
+    signature: Signature
+    version: str | None = None
+    batch_size: int | None = None
+    allow_unsafe_ops: bool = False
+    threads: int = 1
+    structure: Structure | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and not 1 <= self.batch_size <= 1_000_000:
+            raise SpecError("batch_size", f"{self.batch_size} is not between 1 and 1000000 rows")
+
+
+@dataclasses.dataclass(frozen=True)
+class RouteSpec:
+    """Each row's ``field`` takes the place of ``{field}`` in ``template``, which then is a model's folder.
+
+    The rest is what all the models have in common. ``column`` is the field of the results that gets the model's version.
+    """
+
+    field: str
+    template: str
+    column: str | None = None
+    version: str | None = None
+    signature_name: str | None = None
+    tags: tuple[str, ...] | None = None
+    batch_size: int | None = None
+    allow_unsafe_ops: bool = False
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.placeholder not in self.template:
+            raise SpecError("model_field", f"{self.field!r} has no place in --model={self.template}: expected {self.placeholder} in it")
+
+    @property
+    def placeholder(self) -> str:
+        return "{" + self.field + "}"
+
+
+# The field that says which model predicted, where two share the keys.
+VARIANT = "model_variant"
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareSpec:
+    """What a run is held against: the ``statistics.json`` of an earlier run, and a second model on the same rows.
+
+    A limit of None only warns. With a ``share`` the second model predicts that part of the keys in the first one's place.
+    """
+
+    baseline: str | None = None
+    max_drift: float | None = None
+    model: ModelSpec | None = None
+    max_disagreement: float | None = None
+    tolerance: float = 0.01
+    share: float | None = None
+
+
+NO_COMPARISON = CompareSpec()
