@@ -91,8 +91,9 @@ FLAGS = (
         "of Vertex AI's registry", "a folder or a registered model", default_help="required",
     ),
     Flag(
-        "model_map", "Model", "many models in one run: a file of tasks {model, input, output}, JSON-lines or CSV, for --model and --input",
-        "a file", default_help="none",
+        "model_map", "Model", "many models in one run: tasks {model, input, output} as JSON-lines, CSV or a table of BigQuery, for "
+        "--model and --input",
+        "a file or table", default_help="none",
     ),
     Flag(
         "retry_failed", "Model", "instead of --model_map: the manifest.json of an earlier run, whose failed tasks run again",

@@ -10,14 +10,16 @@ from typing import Any
 
 import msgspec
 from apache_beam.io.filesystem import BeamIOError
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from pipeline import options as flags
 from pipeline.options import Options
 from pipeline.preflight import InputFound, PreflightError, check_writable, make_run_id, memory_bytes, processes, threads
 from transforms import files
+from transforms.bigquery import ERRORS, client, reason
 from transforms.modelspecs import SpecError
 from transforms.signature import import_tensorflow
+from transforms.tables import is_table, parse_table
 from transforms.tasks import OPTIONAL, REQUIRED, RunSpec, Task, TaskError, check_tasks, make_tasks, read_tasks, write_tasks
 from transforms.write import manifest
 
@@ -62,7 +64,7 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, I
         report=options.report,
     )
     try:
-        tasks = list(check_tasks(_tasks(options), run))
+        tasks = list(check_tasks(_tasks(options, beam_options.view_as(GoogleCloudOptions).project), run))
     except (TaskError, SpecError, BeamIOError, OSError) as error:
         raise PreflightError(f"{error}") from error
     if not tasks:
@@ -79,7 +81,27 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, I
     return dataclasses.replace(run, tasks=path, count=len(tasks)), InputFound(0, 0, whole=False)
 
 
-def _tasks(options: Options) -> Iterator[Task]:
+def _table_rows(name: str, project: str | None, location: str | None) -> Iterator[tuple[int, Any]]:
+    """Gives the rows of a table of tasks, with their numbers; columns without a value are left out."""
+    columns = [*REQUIRED, *OPTIONAL]
+    try:
+        table = client(project, location).get_table(parse_table(name).dotted)
+        fields = [field for field in table.schema if field.name in columns]
+        missing = [column for column in REQUIRED if column not in {field.name for field in fields}]
+        if missing:
+            found = ", ".join(field.name for field in table.schema)
+            raise TaskError(f"--model_map={name}: the table has no column {', '.join(missing)}; it has {found}")
+        for number, row in enumerate(client(project, location).list_rows(table, selected_fields=fields), 1):
+            yield number, {column: value for column, value in row.items() if value is not None}
+    except ERRORS as error:
+        raise TaskError(f"--model_map={name} can't be read: {reason(error)}") from error
+    except ValueError as error:
+        raise TaskError(f"--model_map={error}") from None
+
+
+def _tasks(options: Options, project: str | None) -> Iterator[Task]:
+    if options.model_map and is_table(options.model_map):
+        return make_tasks(_table_rows(options.model_map, project, options.location), options.model_map)
     if options.model_map:
         return read_tasks(options.model_map)
     return _failed_tasks(options.retry_failed)

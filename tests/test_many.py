@@ -198,3 +198,24 @@ def test_flags_that_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureFix
     assert "--model and --model_map exclude each other" in capsys.readouterr().err
     assert run(tmp_path, model_map=tmp_path / "none.jsonl") == 2
     assert "none.jsonl" in capsys.readouterr().err
+
+
+def test_tasks_of_a_table(bigquery: Any, models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table of tasks, with a column that is none of a task's and one that a task leaves out."""
+    source = write_lines(tmp_path / "in.jsonl", [{"id": "a", "x": 1.0}, {"id": "b", "x": 2.0}])
+    model = models.get("half_plus_two")
+    rows = [
+        {"model": model, "input": str(source), "output": "north", "key_field": "id", "owner": "someone"},
+        {"model": model, "input": str(source), "output": "south", "key_field": None, "owner": "someone"},
+    ]
+    name = bigquery.load(f"{bigquery.make_dataset()}.tasks", rows)
+    assert run(tmp_path / "out", model_map=name, project="test-project") == 0
+    assert [line["key"] for line in read_lines(tmp_path / "out/north/prediction.results-00000-of-00001")] == ["a", "b"]
+    assert [line["prediction"] for line in read_lines(tmp_path / "out/south/prediction.results-00000-of-00001")] == [2.5, 3.0]
+    lacking = bigquery.load(f"{bigquery.make_dataset()}.tasks", [{"model": model, "output": "north"}])
+    for wrong, said in (
+        (lacking if lacking.startswith("bq://") else f"bq://{lacking}", "no column input"),
+        (f"{name}_none", "can't be read"),
+    ):
+        assert run(tmp_path / "other", model_map=wrong, project="test-project") == 2
+        assert said in capsys.readouterr().err
