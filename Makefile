@@ -34,6 +34,7 @@ check: setup  ## format, lint and types
 bench: setup  ## measure against hand-written loops and what else there is; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.many_run
+	$(BIN)/python -m benchmarks.bigquery
 
 docs: setup  ## write the generated tables into README.md and docs/, and the template's metadata
 	$(BIN)/python docs/generate.py
