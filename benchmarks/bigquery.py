@@ -94,7 +94,7 @@ def report(middle: dict[str, list[float]], arguments: argparse.Namespace) -> str
         "## BigQuery: a table of W1 through the Storage Read API",
         "",
         f"{arguments.rows:,} rows of the emulator's, medians of {arguments.rounds} rounds in one warm process. The emulator works on the "
-        "same machine and takes longer than either way, so that the clock says little. The processor's time is that.",
+        "same machine and takes longer than either way, so that the clock says little. The processor's time is the client's process's.",
         "",
         "| way | rows/s by the clock | rows a second of processor |",
         "|---|--:|--:|",
