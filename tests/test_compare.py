@@ -111,6 +111,27 @@ def test_shares_are_stable_whatever_the_workers(models: Models, night: dict[str,
     assert hers < grown, "a larger share adds keys and moves none"
 
 
+def test_parts_of_a_batch_know_how_large_their_rows_are(models: Models) -> None:
+    """Rows a call follow from it: a part that thought its rows small would feed a thousand images at once."""
+    from written import instances
+
+    from transforms.model import handler
+    from transforms.model.locate import locate_model
+    from transforms.modelspecs import ModelSpec
+    from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
+
+    first, second = (locate_model(models.get(name)) for name in ("half_plus_two", "retrained"))
+    assert isinstance(first, ModelSpec)
+    batch = instances([f'"k{number}"' for number in range(200)])
+    batch.columns, batch.bytes = {"x": np.zeros(200, np.float32)}, 200 * 5000
+    batch.job = JobSpec(InputSpec(("in",)), KeySpec(), first, OutputSpec("out"), "run", "launch", "now")
+    pool = handler.ModelPool()
+    parts = handler._predict_parts(pool, batch, second, 0.3)
+    assert sum(len(part) for part in parts) == 200
+    for part in parts:
+        assert part.instances.bytes == 5000 * len(part.instances) > 0
+
+
 def test_shares_in_a_table_have_a_column(models: Models, night: dict[str, Any], tmp_path: Path) -> None:
     flags = night | {"compare_model": models.get("retrained"), "compare_share": 0.3, "output_format": "parquet"}
     assert run(tmp_path / "out", **flags) == 0

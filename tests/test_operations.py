@@ -104,14 +104,15 @@ def run_flags(container: dict[str, Any]) -> list[str]:
     return list(container["args"])
 
 
-def test_kubernetes_takes_the_cron_job() -> None:
+def test_kubernetes_takes_the_cron_job(capsys: pytest.CaptureFixture[str]) -> None:
     import kubernetes_validate
 
     job = yaml.safe_load((ROOT / "templates/kubernetes/cronjob.yaml").read_text())
     kubernetes_validate.validate(job, "1.29", strict=True)
     pod = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    assert main([*run_flags(container), "--nothing=1"]) == 2  # the unknown flag is all that is wrong with them
+    assert main([*run_flags(container), "--nothing=1"]) == 2
+    assert "unknown flag --nothing" in capsys.readouterr().err, "the last one is the first that is not known"
     assert container["resources"]["limits"]["memory"] == container["resources"]["requests"]["memory"]
     assert container["securityContext"]["readOnlyRootFilesystem"]
 
@@ -122,7 +123,7 @@ def test_cloud_runs_flags_are_ours(name: str, capsys: pytest.CaptureFixture[str]
     (container,) = (spec["template"]["spec"] if name == "job" else spec)["containers"]
     flags = run_flags(container)
     assert main([*flags, "--nothing=1"]) == 2
-    assert "nothing" in capsys.readouterr().err
+    assert ("unknown flag --nothing" if name == "job" else "--nothing") in capsys.readouterr().err
 
 
 def test_the_workflow_launches_what_the_template_knows() -> None:
@@ -178,6 +179,7 @@ def test_the_schedules_request_is_the_launchs() -> None:
 
     text = (ROOT / "templates/terraform/schedule.tf").read_text()
     names = set(re.findall(r"^ {8,12}(\w+) += ", text[text.index("launchParameter") :], re.MULTILINE))
+    assert names >= {"jobName", "containerSpecGcsPath", "parameters", "machineType", "maxWorkers", "serviceAccountEmail", "tempLocation"}
     known = {"jobName", "containerSpecGcsPath", "parameters", "environment"}
     environment = {name: 1 if name == "maxWorkers" else "x" for name in names - known - {"service_account_email", "scope"}}
     environment["flexrsGoal"] = "FLEXRS_COST_OPTIMIZED"

@@ -66,6 +66,17 @@ def test_the_page_says_what_happened_and_escapes_what_rows_hold(reported: Path) 
     assert len(page) < 100_000
 
 
+def test_the_documents_way_to_read_statistics_runs(reported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    (reported.parent / "demo").mkdir()
+    (reported.parent / "demo/out").symlink_to(reported)
+    monkeypatch.chdir(reported.parent)
+    page = (Path(__file__).resolve().parents[1] / "docs/report.md").read_text()
+    program = page.split("python -c '")[1].split("'\n```")[0]
+    capsys.readouterr()
+    exec(program, {})
+    assert "predictions double" in capsys.readouterr().out
+
+
 def test_a_shut_gate_says_why(models: Models, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", [{"x": "a"}, {"x": 1.0}])
     assert run(tmp_path / "out", model=models.get("half_plus_two"), input=source) == 3

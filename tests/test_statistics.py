@@ -142,7 +142,8 @@ def test_texts() -> None:
 def test_ragged_columns() -> None:
     rows = Ragged([np.arange(3, dtype=np.float32), np.arange(5, dtype=np.float32)])
     found = feature(gathered(batch_of({"y": rows}, {"y": "float32"})), "y").num_stats
-    assert found.common_stats.tot_num_values == 8
+    assert (found.common_stats.num_non_missing, found.common_stats.tot_num_values) == (2, 8)
+    assert found.common_stats.avg_num_values == 4
     assert found.max == 4.0
 
 

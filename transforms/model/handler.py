@@ -99,10 +99,11 @@ def _predict_parts(pool: ModelPool, batch: InstanceBatch, second: ModelSpec, sha
     parts: list[PredictionBatch] = []
     for spec, mine in ((batch.job.model, ~hers), (second, hers)):
         part = batch.take(np.flatnonzero(mine))
+        part.bytes = batch.bytes * len(part) // max(1, len(batch))  # how large a row is says how many go into a call
         variant = msgspec.json.encode(spec.version or spec.location).decode()
         part.passthrough = part.passthrough | {VARIANT: pa.array([variant] * len(part), pa.string())}
         if parts:  # the rows that failed before the models, and the seconds they all took, count once
-            part = dataclasses.replace(part, failed=[], bytes=0, seconds=0.0)
+            part = dataclasses.replace(part, failed=[], seconds=0.0)
         parts.append(_predict(pool, spec, part))
     return parts
 

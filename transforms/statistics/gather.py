@@ -72,7 +72,10 @@ class Statistics:
                 continue
             sketch = sketches.setdefault(spec.name, _sketch(spec.dtype))
             column = columns[spec.name]
-            column = _flat(column.rows) if isinstance(column, Ragged) else column
+            if isinstance(column, Ragged):  # its values are looked at as one column, and its rows stay as many as they are
+                sketch.rows += len(column)
+                column = _flat(column.rows)
+                sketch.rows -= len(column)
             if isinstance(sketch, TextSketch):
                 sketch.add(column, *_sampled(column, SAMPLED_TEXTS[later]))
                 continue

@@ -191,10 +191,7 @@ class TextSketch:
     values: int = 0
     sampled: int = 0
     not_utf8: int = 0
-    long: int = 0
     size_bytes: int = 0
-    shortest: float = math.inf
-    longest: int = 0
     frequent: datasketches.frequent_strings_sketch = dataclasses.field(default_factory=_frequent)
     distinct: datasketches.hll_sketch = dataclasses.field(default_factory=lambda: datasketches.hll_sketch(DISTINCT_LG_SIZE))
     is_estimated: bool = False
@@ -212,10 +209,8 @@ class TextSketch:
         size = len(value)
         self.sampled += count
         self.size_bytes += size * count
-        self.shortest, self.longest = min(self.shortest, size), max(self.longest, size)
         self.distinct.update(xxhash.xxh3_64_intdigest(value) >> 1)
         if size > RANKED_BYTES:
-            self.long += count
             return
         try:
             self.frequent.update(value.decode(), count)
@@ -223,9 +218,8 @@ class TextSketch:
             self.not_utf8 += count
 
     def merge(self, other: TextSketch) -> None:
-        for name in ("rows", "values", "sampled", "not_utf8", "long", "size_bytes"):
+        for name in ("rows", "values", "sampled", "not_utf8", "size_bytes"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.shortest, self.longest = min(self.shortest, other.shortest), max(self.longest, other.longest)
         self.frequent.merge(other.frequent)
         union = datasketches.hll_union(DISTINCT_LG_SIZE)
         union.update(self.distinct)
