@@ -97,7 +97,7 @@ def test_packing_ends_at_a_splits_size() -> None:
     packer = splits._SplitFiles(InputSpec(("a",)))
     packer.start_bundle()
     small = splits.SPLIT_BYTES // 4
-    made = [split for number in range(10) for split in packer.process(("", [FoundFile(f"{number}.jsonl", small, f"{number}.jsonl")] * 2))]
+    made = [split for number in range(10) for split in packer.process(FoundFile(f"{number}.jsonl", small, f"{number}.jsonl"))]
     made += [windowed.value for windowed in packer.finish_bundle()]
     assert [len(split.ranges) for split in made] == [4, 4, 2]
     assert [piece.path for split in made for piece in split.ranges] == [f"{number}.jsonl" for number in range(10)]

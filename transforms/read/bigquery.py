@@ -158,7 +158,7 @@ class _MakeStreams(beam.DoFn):
     def __init__(self, job: JobSpec) -> None:
         self.job = job
 
-    def process(self, _: None) -> Iterator[Split]:
+    def process(self, _: bytes) -> Iterator[Split]:
         name = _run_query(self.job) if self.job.input.query is not None else parse_table(self.job.input.patterns[0])
         session = _make_session(self.job, name, MAX_STREAMS)
         for number, stream in enumerate(session.streams):
@@ -180,7 +180,7 @@ class PlanStreams(beam.PTransform):
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
         return (
             pipeline
-            | "Table" >> beam.Create([None], reshuffle=False)
+            | beam.Impulse()
             | "MakeStreams" >> beam.ParDo(_MakeStreams(self.job)).with_output_types(Split)
             | "Spread" >> beam.Reshuffle()
         )

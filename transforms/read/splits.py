@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
@@ -40,9 +40,12 @@ def split_file(found: FoundFile, format: Format) -> Iterator[FileRange]:
 
 
 class _MatchFiles(beam.DoFn):
-    def process(self, pattern: str) -> Iterator[tuple[str, FoundFile]]:
-        for found in files.match(pattern):
-            yield found.path, found
+    def __init__(self, patterns: tuple[str, ...]) -> None:
+        self.patterns = patterns
+
+    def process(self, _: bytes) -> Iterator[FoundFile]:
+        for pattern in self.patterns:
+            yield from files.match(pattern)
 
 
 class _SplitFiles(beam.DoFn):
@@ -55,8 +58,7 @@ class _SplitFiles(beam.DoFn):
         self.packed: list[FileRange] = []
         self.packed_bytes = 0
 
-    def process(self, matches: tuple[str, Iterable[FoundFile]]) -> Iterator[Split]:
-        found = next(iter(matches[1]))  # several, where patterns overlap: the file is read once
+    def process(self, found: FoundFile) -> Iterator[Split]:
         ranges = list(split_file(found, format_of(found.path, self.spec.format)))
         if len(ranges) > 1 or ranges[0].size_bytes >= SPLIT_BYTES // 2:
             yield from (Split((piece,)) for piece in ranges)
@@ -86,12 +88,12 @@ class PlanSplits(beam.PTransform):
     spec: InputSpec
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
-        return (
-            pipeline
-            | "Patterns" >> beam.Create(list(self.spec.patterns), reshuffle=False)
-            | "MatchFiles" >> beam.ParDo(_MatchFiles()).with_output_types(tuple[str, FoundFile])
-            # One pattern names each file once; several may overlap, and a file is read once all the same.
-            | ("EachOnce" >> beam.GroupByKey() if len(self.spec.patterns) > 1 else beam.MapTuple(lambda path, found: (path, (found,))))
-            | "SplitFiles" >> beam.ParDo(_SplitFiles(self.spec)).with_output_types(Split)
-            | "Spread" >> beam.Reshuffle()
-        )
+        found = pipeline | beam.Impulse() | "MatchFiles" >> beam.ParDo(_MatchFiles(self.spec.patterns)).with_output_types(FoundFile)
+        if len(self.spec.patterns) > 1:  # one names each file once; several may overlap, and a file is read once all the same
+            found = (
+                found
+                | "NameFiles" >> beam.Map(lambda file: (file.path, file)).with_output_types(tuple[str, FoundFile])
+                | "EachOnce" >> beam.GroupByKey()
+                | "OneOfEach" >> beam.Map(lambda named: next(iter(named[1]))).with_output_types(FoundFile)
+            )
+        return found | "SplitFiles" >> beam.ParDo(_SplitFiles(self.spec)).with_output_types(Split) | "Spread" >> beam.Reshuffle()

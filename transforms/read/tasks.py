@@ -30,8 +30,11 @@ MAX_KEY_BUCKETS = 64
 
 
 class _ReadTasks(beam.DoFn):
-    def process(self, path: str) -> Iterator[Task]:
-        yield from read_tasks(path)
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def process(self, _: bytes) -> Iterator[Task]:
+        yield from read_tasks(self.path)
 
 
 class _PlanTask(beam.DoFn):
@@ -130,8 +133,8 @@ class PlanTasks(beam.PTransform):
     def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection, beam.PCollection]:
         planned = (
             pipeline
-            | "Tasks" >> beam.Create([self.run.tasks], reshuffle=False)
-            | "ReadTasks" >> beam.ParDo(_ReadTasks()).with_output_types(Task)
+            | beam.Impulse()
+            | "ReadTasks" >> beam.ParDo(_ReadTasks(self.run.tasks)).with_output_types(Task)
             | "SpreadTasks" >> beam.Reshuffle()
             | "PlanTask" >> beam.ParDo(_PlanTask(self.run)).with_output_types(tuple[str, Split]).with_outputs("plans", main="splits")
         )
@@ -155,6 +158,7 @@ class PlanJob(beam.PTransform):
     job: JobSpec
 
     def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection, beam.PCollection]:
-        plans = pipeline | "Plan" >> beam.Create([(self.job.task, Plan(None, self.job))], reshuffle=False)
+        plan = self.job.task, Plan(None, self.job)
+        plans = pipeline | beam.Impulse() | "Plan" >> beam.Map(lambda _: plan).with_output_types(tuple[int, Plan])
         splits = pipeline | (PlanStreams(self.job) if self.job.input.is_bigquery else PlanSplits(self.job.input))
         return splits, plans
