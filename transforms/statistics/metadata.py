@@ -79,9 +79,9 @@ def _describe_numbers(feature: statistics_pb2.FeatureNameStatistics, sketch: Num
     mean = sketch.total / sketch.finite
     numbers.mean, numbers.std_dev = mean, math.sqrt(max(0.0, sketch.squares / sketch.finite - mean * mean))
     numbers.num_zeros, numbers.min, numbers.max = sketch.zeros, sketch.low, sketch.high
-    numbers.median = sketch.quantile(0.5)
+    numbers.median, *inner = sketch.quantile_values([0.5, *(part / QUANTILES for part in range(1, QUANTILES))])
     _fill_buckets(standard, sketch)
-    deciles = [sketch.low, *(sketch.quantile(part / QUANTILES) for part in range(1, QUANTILES)), sketch.high]
+    deciles = [sketch.low, *inner, sketch.high]
     quantiles = numbers.histograms.add(type=statistics_pb2.Histogram.QUANTILES)
     for low, high in itertools.pairwise(deciles):
         quantiles.buckets.add(low_value=low, high_value=high, sample_count=sketch.finite / QUANTILES)

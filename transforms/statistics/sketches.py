@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import datasketches
@@ -152,19 +152,12 @@ class NumberSketch:
             found += weight * np.asarray(sketch.get_cdf(edges, True))[: len(edges)]
         return found
 
-    def quantile(self, share: float) -> float:
-        """Gives the value that ``share`` of the values do not exceed."""
-        parts = list(self._weighed())
-        if len(parts) == 1:
-            return float(parts[0][1].get_quantile(share, True))
-        low, high = self.low, self.high  # halving the interval, since sketches of other strides don't merge
-        for _ in range(60):
-            middle = (low + high) / 2
-            if float(self.shares([middle])[0]) < share:
-                low = middle
-            else:
-                high = middle
-        return high
+    def quantile_values(self, shares: Sequence[float]) -> list[float]:
+        """Gives for each of ``shares`` the value that this share of the values do not exceed."""
+        kept = [(value, weight * stride) for stride, sketch in self.quantiles.items() for value, weight in sketch]
+        values, weights = np.array(sorted(kept)).T  # what sketches of several strides kept, each with the rows it stands for
+        counts = np.cumsum(weights)
+        return values[np.searchsorted(counts, np.array(shares) * counts[-1])].tolist()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"quantiles": {stride: sketch.serialize() for stride, sketch in self.quantiles.items()}}
