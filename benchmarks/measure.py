@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.workloads import WORKLOADS, Workload
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-WAYS = ("loop", "documented", "ours", "unreported", "two")
+WAYS = ("loop", "documented", "ours", "unreported", "compared", "two")
 EVERYTHING = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 
@@ -49,6 +49,8 @@ def _prepare(way: str, workload: Workload, rows: int, output: Path) -> Callable[
     arguments = ["run", f"--model={workload.model}", f"--input={source}", "--key_field=id", f"--output={output}"]
     if way == "unreported":
         arguments.append("--report=false")
+    if way == "compared":
+        arguments.append(f"--compare_model={workload.model}")
     if way == "two":
         arguments += ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
 

@@ -14,6 +14,7 @@ TITLES = {
     "loops": "two hand-written loops at once (the limit of two workers)",
     "ours": "ours, one process",
     "unreported": "ours, one process, without statistics and report",
+    "compared": "ours, one process, a second model on the same rows (`--compare_model`)",
     "two": "ours, two worker processes, start-up included",
 }
 # What the steps of the loop and the profile of each way say; the shares are filled in from the run.

@@ -53,7 +53,7 @@ def cases(names: Sequence[str], divisor: int) -> list[Case]:
         documented = min(rows, DOCUMENTED_ROWS.get(name, rows))
         ways = {"loop": rows, "documented": documented, "ours": rows}
         if name == "w1":
-            ways |= {"unreported": rows, "loops": 2 * rows}
+            ways |= {"unreported": rows, "compared": rows, "loops": 2 * rows}
         if name == "w1":
             found.append(Case("w1", "ten", {"ours": TEN_ROWS, "two": TEN_ROWS}))
             found.append(Case("w1", "small", dict.fromkeys(("loop", "documented", "ours"), rows // 10)))
