@@ -206,6 +206,10 @@ FLAGS = (
         default_help="made from the time",
     ),
     Flag(
+        "resume", "Run", "with the run_id of a run that failed or was stopped: what it had finished counts, and only the rest is predicted",
+        "true or false", _boolean, False,
+    ),
+    Flag(
         "job", "Run", "body of an AI Platform or Vertex AI batch prediction job, whose fields stand for flags; those given here win",
         "a file of JSON", default_help="none",
     ),

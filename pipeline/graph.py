@@ -30,4 +30,4 @@ def build(pipeline: beam.Pipeline, spec: JobSpec | RunSpec) -> beam.PCollection:
     written = predictions | WriteShards(spec.progress_folder)
     duplicates, places = read.hashes | CheckKeys(job, splits)
     publisher = TablePublisher if job and job.output.table else Publisher
-    return written.shards | Publish(run, plans, read.counts, duplicates, places, written.statistics, publisher)
+    return written.shards | Publish(run, plans, read.pieces, duplicates, places, written.statistics, publisher)

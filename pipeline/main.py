@@ -78,12 +78,14 @@ def run(options: Options, complain: Callable[[str], None] = _complain) -> int:
     except preflight.PreflightError as error:
         complain(str(error))
         return REFUSED
+    if options.resume and _is_done(spec, complain):
+        return DONE
     progress = tempfile.mkdtemp(prefix="nightshift-progress-") if preflight.is_local(beam_options) else None
     spec = dataclasses.replace(spec, progress_folder=progress)
     try:
         return _execute(spec, found, beam_options, complain)
     except KeyboardInterrupt:
-        _remove_staging(spec)
+        _leave_staging(spec, complain)
         raise
     finally:
         if progress:
@@ -139,18 +141,38 @@ def _execute(spec: JobSpec | RunSpec, found: InputFound, beam_options: PipelineO
         failure = error
     report = publish.published_by(spec)
     if report is None:
-        _remove_staging(spec)
         complain(f"the job failed and nothing was published: {summary.cause(failure)}")
+        _leave_staging(spec, complain)
         LOG.debug("what the engine said", exc_info=failure)
         return ANYTHING_ELSE
     summary.print_summary(report, spec)
     return DONE if report["status"] == "done" else GATE_SHUT
 
 
-def _remove_staging(spec: JobSpec | RunSpec) -> None:
-    from transforms import files
+def _is_done(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> bool:
+    """Whether an earlier launch has done the whole run that is to be gone on with; says so, or that nothing of it is there."""
+    from pipeline import summary
+    from transforms.write import manifest
+
+    report = manifest.find_done(spec.folder, spec.run_id, dict(spec.flags))
+    if report is not None:
+        complain(f"run {spec.run_id} is done already")
+        summary.print_summary(report, spec)
+    elif isinstance(spec, JobSpec) and not spec.resumed:
+        complain(f"nothing of run {spec.run_id} is there to go on with, in {spec.folder}: all of it is predicted")
+    return report is not None
+
+
+def _leave_staging(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> None:
+    """Says how to go on where something is finished, and else leaves nothing behind."""
+    from transforms import files, records
     from transforms.tasks import folders
 
+    finished = records.recorded(spec.staging_in(spec.folder)) if isinstance(spec, JobSpec) else []
+    if finished:
+        kept = f"{len(finished)} splits of the input are finished, in {spec.staging_in(spec.folder)}"
+        complain(f"{kept}: the same flags with --run_id={spec.run_id} --resume=true predict the rest; a run without takes them away")
+        return
     for folder in folders(spec):
         files.delete_folder(spec.staging_in(folder))
         files.delete_empty(spec.staging_in(folder), folder)

@@ -62,6 +62,7 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, I
         model_memory_bytes=memory_bytes(options),
         processes=processes(beam_options),
         report=options.report,
+        resume=options.resume,
     )
     try:
         tasks = list(check_tasks(_tasks(options, beam_options.view_as(GoogleCloudOptions).project), run))

@@ -56,6 +56,8 @@ def parse(argv: Sequence[str]) -> Options:
         bigquery_spec(options, None),
         compare_spec(options),
     )  # each checks itself, before anything heavy is imported
+    if options.resume and options.run_id is None:
+        raise UsageError("--resume=true needs the --run_id of the run to go on with; its message, its manifest and the log name it")
     if options.run_id is not None and not specs.RUN_ID.fullmatch(options.run_id):
         raise UsageError(f"--run_id={options.run_id}: expected {BY_NAME['run_id'].allowed}, beginning with a letter or digit")
     return options

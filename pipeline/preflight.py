@@ -22,7 +22,7 @@ from apache_beam.options.pipeline_options import (
 from pipeline import comparing
 from pipeline import options as flags
 from pipeline.options import Options
-from transforms import files
+from transforms import files, records
 from transforms.bigquery import TableError
 from transforms.model.locate import locate_model
 from transforms.model.registry import is_registered
@@ -101,6 +101,9 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
             check_table(job)
         make_encoder(job)  # refuses what the output's format can't hold
         _check_disposition(job)
+        job = dataclasses.replace(job, identity=records.identify(job))
+        if options.resume:
+            job = dataclasses.replace(job, resumed=_find_launches(job))
         if probe_output:
             _check_output(job)
     except (ModelError, FormatError, SpecError, TableError, BaselineError, BeamIOError, OSError) as error:
@@ -110,6 +113,14 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
 
 def make_run_id(now: datetime.datetime) -> str:
     return now.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:4]
+
+
+def _find_launches(job: JobSpec) -> tuple[str, ...]:
+    """Gives what earlier launches of the run have left to take up."""
+    reason = "the streams of a table are others on every launch" if job.input.is_bigquery else None
+    if not job.identity:
+        raise SpecError("resume", f"is for a run of one model on files: {reason or 'two models or a model a row are predicted in one go'}")
+    return records.find_launches(job)
 
 
 # --- model -----------------------------------------------------------------------------------------------------------------

@@ -106,6 +106,8 @@ def _job_lines(report: dict[str, Any], job: JobSpec) -> list[str]:
         f"  predicted  {counts['predicted']:>12,}",
         f"  failed     {counts['failed']:>12,}",
     ]
+    if "resumed" in report:
+        lines[1] += f"; {report['resumed']['rows_taken_up']:,} by an earlier launch of the run"
     for row in report["errors"]:
         lines.append(f"    {row['count']:>10,} {row['code']} at {row['stage']}, such as: {row['message']}")
     if report["keys"]["duplicated"]:

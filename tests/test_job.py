@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import child
 import google_crc32c
 import numpy as np
 import pytest
@@ -31,7 +30,7 @@ def write_lines(path: Path, rows: Iterable[Any]) -> Path:
     return path
 
 
-def run(out: Path, **flags: Any) -> int:
+def run(out: Path | str, **flags: Any) -> int:
     return main(["run", f"--output={out}", *(f"--{name}={value}" for name, value in flags.items())])
 
 
@@ -344,7 +343,7 @@ def test_every_line_of_any_file_ends_as_prediction_or_failed_row(models: Models,
 
 
 def test_a_killed_run_leaves_one_output_or_the_other(models: Models, tmp_path: Path) -> None:
-    """SIGKILL at many moments of a second run: each child is a fork that has everything imported already."""
+    """SIGKILL at many moments of a second run."""
     out = tmp_path / "out"
     flags = {"model": models.get("half_plus_two"), "key_field": "id"}
     old = write_lines(tmp_path / "old.jsonl", [{"x": 1, "id": number} for number in range(1000)])
@@ -352,12 +351,10 @@ def test_a_killed_run_leaves_one_output_or_the_other(models: Models, tmp_path: P
     assert run(out, input=old, **flags) == 0
     endings = Counter()
     for step in range(12):
-        child = os.fork()
-        if child == 0:
-            os._exit(run(out, input=new, **flags))
-        time.sleep(0.15 * step)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+        second = child.start(out, input=new, **flags)
+        time.sleep(0.3 * step)
+        second.kill()
+        second.join()
         report = manifest(out)
         values = {row["prediction"] for row in lines(out)}
         assert (report["counts"]["predicted"], values) in ((1000, {2.5}), (20_000, {3.0}))
@@ -365,6 +362,7 @@ def test_a_killed_run_leaves_one_output_or_the_other(models: Models, tmp_path: P
         assert (out / "_SUCCESS").exists()
         endings[report["counts"]["predicted"]] += 1
     assert endings[1000], "every kill came too late"
+    assert endings[20_000], "every kill came too early"
     assert run(out, input=old, **flags) == 0
     assert check_output(out)["counts"]["predicted"] == 1000
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".out")] == []

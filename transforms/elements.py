@@ -21,7 +21,7 @@ from transforms.specs import JobSpec
 class FileRange:
     """Bytes ``[start, stop)`` of one file; ``stop`` None: to its end (a compressed file has no known end).
 
-    ``relative`` is the file's path below the fixed part of the pattern that matched it.
+    ``relative`` is the file's path below the fixed part of the pattern that matched it, ``updated`` when it was last changed.
     """
 
     path: str
@@ -29,6 +29,7 @@ class FileRange:
     stop: int | None
     size_bytes: int
     relative: str
+    updated: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class SplitCount:
-    """What the read step saw of one split: the other half of the job's accounts."""
+    """What the read step saw of one split: the other half of the job's accounts. ``resumed``: an earlier launch saw it."""
 
     order: tuple[str, int]
     rows: int
@@ -57,6 +58,16 @@ class SplitCount:
     files: int
     damaged: tuple[str, ...] = ()
     seconds: float = 0.0
+    resumed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitEnd:
+    """All of a split's rows have gone by: ``record`` is the name under which what they came to is kept, ``hashes`` their keys'."""
+
+    record: str
+    count: SplitCount
+    hashes: bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +150,7 @@ class InstanceBatch:
     ``columns`` holds one column an input, each ``n`` rows; ``keys`` is ``n`` JSON texts; ``rows`` is the ``n`` rows as
     read; ``passthrough`` is ``n`` JSON texts a field. ``failed`` are the rows of the same bytes that did not become
     instances. ``bytes`` is the input they all came from. ``job`` is whose they are, and ``seconds`` what reading them took: set by
-    the read step, whatever the format.
+    the read step, whatever the format. The last batch of a split that is recorded has its ``end``, and no rows.
     """
 
     order: tuple[str, int]
@@ -154,6 +165,7 @@ class InstanceBatch:
     bytes: int
     job: JobSpec | None = None
     seconds: float = 0.0
+    end: SplitEnd | None = None
 
     def __len__(self) -> int:
         return len(self.offsets)

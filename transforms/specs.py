@@ -194,7 +194,8 @@ class JobSpec:
     """One job: a run, or one task (``task`` is its number) of a run of many.
 
     ``launch`` tells two launches of one ``run_id`` apart. Key hashes are compared in ``key_buckets`` parts.
-    With ``report``, statistics of the rows are gathered, and written with a report beside the manifest.
+    With ``report``, statistics of the rows are gathered, and written with a report beside the manifest. With an ``identity``, finished
+    splits are recorded in staging, and ``resumed`` are the staging folders of launches before, whose records count.
     """
 
     input: InputSpec
@@ -215,6 +216,8 @@ class JobSpec:
     route: RouteSpec | None = None
     report: bool = True
     compare: CompareSpec = NO_COMPARISON
+    identity: str = ""
+    resumed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.input.is_bigquery and not self.key.fields:

@@ -69,6 +69,7 @@ class RunSpec:
     processes: int = 1
     report: str = "true"
     compare: CompareSpec = NO_COMPARISON
+    resume: bool = False
 
     def staging_in(self, folder: str) -> str:
         """The folder inside ``folder`` that holds this launch's unfinished files."""
@@ -88,11 +89,15 @@ class RunSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a task became: a job, or the reason why it can't be one. A run of one job has one plan without a task."""
+    """What a task became: a job, or the reason why it can't be one. A run of one job has one plan without a task.
+
+    ``published`` is the manifest of a task that an earlier launch of the run has done already.
+    """
 
     task: Task | None
     job: JobSpec | None
     reason: str | None = None
+    published: dict[str, Any] | None = None
 
 
 def resolve(output: str, folder: str) -> str:

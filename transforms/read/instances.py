@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 
-from transforms import metrics
+from transforms import metrics, records
 from transforms.codes import Code
-from transforms.elements import InstanceBatch, Split, SplitCount
+from transforms.elements import InstanceBatch, Split, SplitCount, SplitEnd
 from transforms.keys import hash_keys
 from transforms.modelspecs import VARIANT
 from transforms.read.ahead import read_ahead
@@ -23,6 +23,7 @@ from transforms.read.blocks import BLOCK_BYTES
 from transforms.read.formats import RangeReader
 from transforms.read.row import RowSpec
 from transforms.specs import OWN_FIELDS, JobSpec
+from transforms.statistics import stored
 
 
 def row_spec(job: JobSpec) -> RowSpec:
@@ -65,6 +66,25 @@ class _ReadInstances(beam.DoFn):
     def process(self, split: Split) -> Iterator[InstanceBatch | TaggedOutput]:
         job = split.job or self.job
         assert job is not None
+        record = records.find(job, split) if job.resumed else None
+        if record is None:
+            yield from self._read(job, split)
+        else:
+            yield from self._take_up(job, split, record)
+
+    def _take_up(self, job: JobSpec, split: Split, record: records.SplitRecord) -> Iterator[TaggedOutput]:
+        """Gives what an earlier launch made of the split as this one's."""
+        count = dataclasses.replace(record.count, resumed=True)
+        predicted, failed = (sum(shard.rows for shard in record.shards if shard.kind == kind) for kind in ("results", "errors"))
+        self.progress.add(count.rows, predicted, failed, sum(piece.size_bytes for piece in split.ranges))
+        metrics.instances_read.inc(count.rows)
+        statistics = [] if record.statistics is None else [stored.decode(record.statistics)]
+        for piece in (count, *record.shards, *statistics):
+            yield TaggedOutput("pieces", (job.task, piece))
+        for bucket, some in by_bucket([np.frombuffer(record.hashes, np.uint64)], job.key_buckets):
+            yield TaggedOutput("hashes", ((job.task, bucket), some.tobytes()))
+
+    def _read(self, job: JobSpec, split: Split) -> Iterator[InstanceBatch | TaggedOutput]:
         started = time.monotonic()
         reader = range_reader(job)
         rows, size, damaged = 0, 0, []
@@ -94,7 +114,10 @@ class _ReadInstances(beam.DoFn):
         metrics.files_read.inc(len(first_pieces))
         # Later steps work while this one waits in its yields: the seconds are those of reading, predicting and writing.
         count = SplitCount(split.order, rows, size, len(first_pieces), tuple(damaged), time.monotonic() - started)
-        yield TaggedOutput("counts", (job.task, count))
+        if job.identity:
+            end = SplitEnd(records.name_of(split), count, b"".join(some.tobytes() for some in hashes))
+            yield dataclasses.replace(reader.nothing(split.ranges[-1], split.order), job=job, end=end)
+        yield TaggedOutput("pieces", (job.task, count))
         for bucket, some in by_bucket(hashes, job.key_buckets):
             yield TaggedOutput("hashes", ((job.task, bucket), some.tobytes()))
 
@@ -134,9 +157,10 @@ def by_bucket(hashes: list[np.ndarray], count: int) -> Iterator[tuple[int, np.nd
 class ReadInstances(beam.PTransform):
     """Reads the rows of each split and makes instances of them.
 
-    Expects: ``Split``s. Gives: ``batches`` (InstanceBatch, with the rows that failed on the way), ``counts`` (a pair of task
-    and SplitCount a split) and ``hashes`` (pairs of (task, bucket) and packed 64-bit key hashes).
-    Guarantees: every row that is not blank is in exactly one batch, as an instance or as a failed row.
+    Expects: ``Split``s. Gives: ``batches`` (InstanceBatch, with the rows that failed on the way), ``pieces`` (pairs of task and
+    SplitCount, and what an earlier launch left of a split: its shards and statistics) and ``hashes`` (pairs of (task, bucket) and
+    packed 64-bit key hashes).
+    Guarantees: every row that is not blank is in exactly one batch, as an instance or as a failed row, or in such a shard.
     """
 
     job: JobSpec | None
@@ -144,4 +168,4 @@ class ReadInstances(beam.PTransform):
 
     def expand(self, splits: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
         read = beam.ParDo(_ReadInstances(self.job, self.progress_folder)).with_output_types(InstanceBatch)
-        return splits | read.with_outputs("counts", "hashes", main="batches")
+        return splits | read.with_outputs("pieces", "hashes", main="batches")

@@ -95,7 +95,7 @@ class _Route(beam.DoFn):
         first_pieces = [piece for piece in split.ranges if piece.start == 0]
         metrics.files_read.inc(len(first_pieces))
         count = SplitCount(split.order, rows, size, len(first_pieces), tuple(damaged), time.monotonic() - started)
-        yield TaggedOutput("counts", (self.job.task, count))
+        yield TaggedOutput("pieces", (self.job.task, count))
         for bucket, some in by_bucket(hashes, self.job.key_buckets):
             yield TaggedOutput("hashes", ((self.job.task, bucket), some.tobytes()))
 
@@ -256,7 +256,7 @@ class RouteRows(beam.PTransform):
 
     def expand(self, splits: beam.PCollection) -> RoutedRows:
         route = beam.ParDo(_Route(self.job, self.progress_folder)).with_output_types(tuple[str, RowBlock])
-        routed = splits | "Route" >> route.with_outputs("counts", "hashes", main="rows")
+        routed = splits | "Route" >> route.with_outputs("pieces", "hashes", main="rows")
         batches = (
             routed.rows
             | "GroupByModel" >> beam.GroupByKey()
@@ -264,12 +264,12 @@ class RouteRows(beam.PTransform):
             | "SpreadModels" >> beam.Reshuffle()
             | "ReadModel" >> beam.ParDo(_ReadModel(self.job)).with_output_types(InstanceBatch)
         )
-        return RoutedRows(batches, routed.counts, routed.hashes)
+        return RoutedRows(batches, routed.pieces, routed.hashes)
 
 
 class RoutedRows(NamedTuple):
     """The collections that RouteRows gives."""
 
     batches: beam.PCollection
-    counts: beam.PCollection
+    pieces: beam.PCollection
     hashes: beam.PCollection

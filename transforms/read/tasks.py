@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError
@@ -20,6 +21,7 @@ from transforms.read.splits import SPLIT_BYTES, PlanSplits, split_file
 from transforms.signature import ModelError
 from transforms.specs import JobSpec
 from transforms.tasks import Plan, RunSpec, Task, read_tasks
+from transforms.write import manifest
 from transforms.write.formats import make_encoder
 
 # Splits that one worker gets in one go, so that it loads their model once.
@@ -44,6 +46,10 @@ class _PlanTask(beam.DoFn):
         self.run = run
 
     def process(self, task: Task) -> Iterator[TaggedOutput | tuple[str, Split]]:
+        published = self._find_done(task) if self.run.resume else None
+        if published is not None:
+            yield TaggedOutput("plans", (task.number, Plan(task, None, published=published)))
+            return
         try:
             job, ranges = self._plan(task)
         except (ModelError, FormatError, SpecError, BeamIOError, OSError) as error:
@@ -61,6 +67,10 @@ class _PlanTask(beam.DoFn):
                 packed = []
         if packed:
             yield job.model.location, Split(tuple(packed), job)
+
+    def _find_done(self, task: Task) -> dict[str, Any] | None:
+        report = manifest.find_done(self.run.output_of(task).folder, self.run.run_id, dict(self.run.flags))
+        return report if report and report["input"]["patterns"] == list(self.run.input_of(task).patterns) else None
 
     def _plan(self, task: Task) -> tuple[JobSpec, list[FileRange]]:
         run = self.run

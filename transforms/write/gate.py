@@ -34,6 +34,10 @@ class Accounts:
     def read(self) -> int:
         return sum(count.rows for count in self.counts)
 
+    def counted(self) -> dict[str, int]:
+        """Gives how many rows were read, predicted and failed."""
+        return {"read": self.read, "predicted": self.rows("results"), "failed": self.rows("errors")}
+
     @property
     def duplicated(self) -> int:
         """The number of keys that stand more than once."""

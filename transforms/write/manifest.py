@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from transforms import files
+from transforms import files, records
 from transforms.elements import Shard
 from transforms.specs import JobSpec
 from transforms.statistics.effort import STEPS, Effort
@@ -35,6 +35,14 @@ def read(path: str) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def find_done(folder: str, run_id: str, flags: dict[str, str]) -> dict[str, Any] | None:
+    """Gives the manifest in ``folder`` if an earlier launch of the run has done there what ``flags`` ask for."""
+    report = read(files.join(folder, MANIFEST))
+    if report is None or (report["status"], report["run_id"]) != ("done", run_id):
+        return None
+    return report if records.decisive(report["flags"]) == records.decisive(flags) else None
+
+
 def make(
     job: JobSpec,
     accounts: Accounts,
@@ -55,7 +63,7 @@ def make(
         "started": job.started,
         "finished": finished.isoformat(timespec="seconds"),
         "seconds": round((finished - started).total_seconds(), 1),
-        "counts": {"read": accounts.read, "predicted": accounts.rows("results"), "failed": accounts.rows("errors")},
+        "counts": accounts.counted(),
         "errors": count_codes([shard for shard in accounts.shards if shard.kind == "errors"]),
         "input": {
             "patterns": list(job.input.patterns),
@@ -64,6 +72,7 @@ def make(
             "bytes": sum(count.bytes for count in accounts.counts),
             "damaged": list(accounts.damaged),
         },
+        **_resumed(accounts),
         "keys": {
             "fields": list(job.key.fields),
             "duplicated": accounts.duplicated,
@@ -92,6 +101,13 @@ def make(
         run_id = before.get("kept_results", before).get("run_id")
         report["kept_results"] = {"run_id": run_id, "names": sorted(result_names(before))}
     return report
+
+
+def _resumed(accounts: Accounts) -> dict[str, Any]:
+    """Gives what of the run an earlier launch had done, if one had."""
+    taken_up = [count for count in accounts.counts if count.resumed]
+    whole = {"splits": len(accounts.counts), "splits_taken_up": len(taken_up), "rows_taken_up": sum(count.rows for count in taken_up)}
+    return {"resumed": whole} if taken_up else {}
 
 
 def effort(took: Effort) -> dict[str, Any]:
@@ -129,13 +145,15 @@ def task_line(plan: Plan, report: dict[str, Any], accounts: Accounts) -> dict[st
         "number": plan.task.number,
         "status": report["status"],
         "reason": report["reason"],
-        "counts": {"read": accounts.read, "predicted": accounts.rows("results"), "failed": accounts.rows("errors")},
+        "counts": report.get("counts") or accounts.counted(),
         "seconds": round(sum(count.seconds for count in accounts.counts), 4),
         "location": None,
         "version": None,
     }
     if plan.job is not None:
         line |= {"location": plan.job.model.location, "version": plan.job.model.version}
+    elif plan.published is not None:
+        line |= {name: plan.published["model"][name] for name in ("location", "version")}
     return line
 
 

@@ -166,7 +166,12 @@ def _add_up(pieces: Iterable[Piece]) -> tuple[Plan, Accounts]:
         kinds[type(piece)].append(piece)
     (plan,) = kinds[Plan]
     places = tuple(sorted(kinds[DuplicateKey])[:LISTED_DUPLICATES])
-    statistics = next(iter(kinds[Statistics]), None)
+    statistics: Statistics | None = None
+    for some in kinds[Statistics]:  # this launch's and, of each split taken up, an earlier one's
+        if statistics is None:
+            statistics = some
+        else:
+            statistics.merge(some)
     return plan, Accounts(tuple(kinds[Shard]), tuple(kinds[SplitCount]), tuple(kinds[Duplicates]), places, statistics)
 
 
@@ -206,6 +211,8 @@ class _PublishRun(beam.DoFn):
 def publish_task(run: RunSpec, plan: Plan, accounts: Accounts) -> dict[str, Any]:
     """Publishes a task as far as its gate allows; gives its line in the run's manifest."""
     assert plan.task is not None
+    if plan.published is not None:
+        return manifest.task_line(plan, plan.published, accounts)
     if plan.job is None:
         folder = run.output_of(plan.task).folder
         report = manifest.unplanned(run, plan)
@@ -224,7 +231,7 @@ def publish_task(run: RunSpec, plan: Plan, accounts: Accounts) -> dict[str, Any]
 class Publish(beam.PTransform):
     """Opens the gates and publishes, as the last step of the graph, since a template's launcher is gone by then.
 
-    Expects: all ``Shard``s. ``counts``, ``duplicates`` and ``places`` come from the read step, ``plans`` from the first,
+    Expects: all ``Shard``s. ``pieces``, ``duplicates`` and ``places`` come from the read step, ``plans`` from the first,
     ``statistics`` from the last; each is a pair whose first is the task's number. ``run`` is None where the run has one job.
     Gives: the run's manifest.
     Guarantees: each job's output is whole, ending with ``_SUCCESS``, or not there; done twice, it ends the same.
@@ -232,7 +239,7 @@ class Publish(beam.PTransform):
 
     run: RunSpec | None
     plans: beam.PCollection
-    counts: beam.PCollection
+    pieces: beam.PCollection
     duplicates: beam.PCollection
     places: beam.PCollection
     statistics: beam.PCollection
@@ -241,7 +248,7 @@ class Publish(beam.PTransform):
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         statistics = self.statistics | beam.CombinePerKey(MergeStatistics()).with_output_types(tuple[int, Statistics])
         # Each piece says by its type what it is: a join by name would tag and untag every one, in eight steps more.
-        parts = (self.plans, shards, self.counts, self.duplicates, self.places, statistics)
+        parts = (self.plans, shards, self.pieces, self.duplicates, self.places, statistics)
         grouped = parts | beam.Flatten() | "GroupByTask" >> beam.GroupByKey()
         if self.run is None:
             return grouped | "PublishJob" >> beam.ParDo(_PublishJob(self.publisher))

@@ -16,9 +16,11 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms import files, metrics
-from transforms.elements import FailedRow, PredictionBatch, Shard
+from transforms import files, metrics, records
+from transforms.elements import FailedRow, PredictionBatch, Shard, SplitEnd
+from transforms.records import SplitRecord
 from transforms.specs import JobSpec
+from transforms.statistics import stored
 from transforms.statistics.gather import Statistics
 from transforms.write.comparison import write_comparison
 from transforms.write.failed import failed_row_writer
@@ -87,6 +89,8 @@ class _WriteShards(beam.DoFn):
         self.codes: dict[tuple[str, str], tuple[int, str]] = {}
         self.models: dict[str, Counter[tuple[str, str | None]]] = {"results": Counter(), "errors": Counter()}
         self.statistics: dict[int, Statistics] = {}
+        self.gathered: list[tuple[int, Statistics]] = []
+        self.of_split: list[Shard] = []
 
     def process(self, batch: PredictionBatch) -> Iterator[tuple[int, Shard]]:
         job = batch.job
@@ -111,8 +115,22 @@ class _WriteShards(beam.DoFn):
         if batch.compared is not None:
             self._write_comparison(batch, job, place)
         self.progress.add(len(batch) + len(batch.failed), len(batch), len(batch.failed))
-        if job.report or batch.compared is not None:
+        if (job.report and (len(batch) or batch.failed)) or batch.compared is not None:
             self._gather(batch, time.perf_counter() - started)
+        if instances.end is not None:
+            yield from self._end_split(job, instances.end)
+
+    def _end_split(self, job: JobSpec, end: SplitEnd) -> Iterator[tuple[int, Shard]]:
+        """Finishes the split's files, and records that they are."""
+        yield from self._finish()
+        self.current = None
+        statistics = self.statistics.pop(job.task, None)
+        if statistics is not None:
+            self.gathered.append((job.task, statistics))
+            self.statistics[job.task] = Statistics(batches=statistics.batches)
+        encoded = None if statistics is None else stored.encode(statistics)
+        records.write(job, end.record, SplitRecord(job.identity, dict(job.flags), end.count, end.hashes, self.of_split, encoded))
+        self.of_split = []
 
     def _write_comparison(self, batch: PredictionBatch, job: JobSpec, place: Place) -> None:
         if self.comparison is None:
@@ -136,7 +154,7 @@ class _WriteShards(beam.DoFn):
         self.progress.write()
         for shard in self._finish():
             yield _at_the_end(shard)
-        for statistics in self.statistics.items():
+        for statistics in (*self.gathered, *self.statistics.items()):
             yield TaggedOutput("statistics", _at_the_end(statistics))
 
     def _write_results(self, batch: PredictionBatch, job: JobSpec, place: Place) -> None:
@@ -165,14 +183,18 @@ class _WriteShards(beam.DoFn):
 
     def _finish(self) -> Iterator[tuple[int, Shard]]:
         task = self.current[0] if self.current else 0
+        finished: list[Shard] = []
         if self.results is not None:
             self.encoder.close()
-            yield task, self._with_models(self.results.finish(self.rows["results"]))
+            finished.append(self._with_models(self.results.finish(self.rows["results"])))
         if self.errors is not None:
             self.failed_rows.close()
-            yield task, self._with_models(self.errors.finish(self.rows["errors"], self.codes))
+            finished.append(self._with_models(self.errors.finish(self.rows["errors"], self.codes)))
         if self.comparison is not None:
-            yield task, self.comparison.finish(self.rows["comparison"])
+            finished.append(self.comparison.finish(self.rows["comparison"]))
+        self.of_split += finished
+        for shard in finished:
+            yield task, shard
         self.results, self.errors, self.comparison, self.rows, self.codes = None, None, None, Counter(), {}
         self.models = {"results": Counter(), "errors": Counter()}
 

@@ -1,0 +1,80 @@
+"""Statistics → bytes and back, for the record of a finished split: MessagePack, since no pickle is read from a bucket."""
+
+from __future__ import annotations
+
+import typing
+from collections import Counter
+from typing import Any
+
+import datasketches
+import msgspec
+
+from transforms.statistics.effort import Effort
+from transforms.statistics.gather import Statistics
+from transforms.statistics.sketches import NumberSketch, Sketch, TextSketch
+
+SERIALIZED = {
+    datasketches.kll_doubles_sketch: lambda sketch: sketch.serialize(),
+    datasketches.frequent_strings_sketch: lambda sketch: sketch.serialize(),
+    datasketches.hll_sketch: lambda sketch: sketch.serialize_compact(),
+}
+
+
+class _Features(msgspec.Struct):
+    numbers: dict[str, NumberSketch]
+    texts: dict[str, TextSketch]
+
+    @classmethod
+    def of(cls, sketches: dict[str, Sketch]) -> _Features:
+        numbers = {name: sketch for name, sketch in sketches.items() if isinstance(sketch, NumberSketch)}
+        return cls(numbers, {name: sketch for name, sketch in sketches.items() if isinstance(sketch, TextSketch)})
+
+
+class _Stored(msgspec.Struct):
+    instances: int
+    predictions: int
+    inputs: _Features
+    outputs: _Features
+    missing: dict[str, int]
+    examples: list[tuple[str, str, list[str]]]
+    left_out: list[str]
+    effort: Effort
+
+
+def encode(statistics: Statistics) -> bytes:
+    """Gives the statistics of one model's rows; how they compare with another's is not kept."""
+    stored = _Stored(
+        statistics.instances,
+        statistics.predictions,
+        _Features.of(statistics.inputs),
+        _Features.of(statistics.outputs),
+        dict(statistics.missing),
+        [(str(stage), str(code), rows) for (stage, code), rows in statistics.examples.items()],
+        sorted(statistics.left_out),
+        statistics.effort,
+    )
+    return msgspec.msgpack.encode(stored, enc_hook=lambda value: SERIALIZED[type(value)](value))
+
+
+def decode(content: bytes) -> Statistics:
+    """Reads what ``encode`` gave.
+
+    Raises:
+      msgspec.DecodeError: it is something else.
+    """
+    stored = msgspec.msgpack.decode(content, type=_Stored, dec_hook=_decode)
+    return Statistics(
+        instances=stored.instances,
+        predictions=stored.predictions,
+        inputs={**stored.inputs.numbers, **stored.inputs.texts},
+        outputs={**stored.outputs.numbers, **stored.outputs.texts},
+        missing=Counter(stored.missing),
+        examples={(stage, code): rows for stage, code, rows in stored.examples},
+        left_out=set(stored.left_out),
+        effort=stored.effort,
+    )
+
+
+def _decode(kind: Any, value: Any) -> Any:
+    kind = typing.get_origin(kind) or kind
+    return Counter(value) if kind is Counter else kind.deserialize(value)
