@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench docs image terraform-test template lock clean
+.PHONY: help setup demo test test-cluster chaos check bench docs image terraform-test template lock clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -25,6 +25,13 @@ demo: setup  ## train a small real model, predict on real data, show the result
 
 test: setup  ## run all tests
 	$(BIN)/python -m pytest
+
+test-cluster: setup  ## run the same jobs on engines whose workers are processes of their own: Prism (Go), Flink (Java, Maven)
+	NIGHTSHIFT_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
+
+chaos: setup  ## 50 runs with faults by chance, each to its end; RUNS=…, SEED=…; build/chaos.jsonl gets a line a run
+	mkdir -p build && rm -f build/chaos.jsonl
+	NIGHTSHIFT_CHAOS_RUNS=$(or $(RUNS),50) NIGHTSHIFT_CHAOS_SEED=$(or $(SEED),20261128) NIGHTSHIFT_CHAOS_LOG=build/chaos.jsonl $(BIN)/python -m pytest tests/test_chaos.py
 
 check: setup  ## format, lint and types
 	$(BIN)/ruff format --check .

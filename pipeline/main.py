@@ -141,12 +141,22 @@ def _execute(spec: JobSpec | RunSpec, found: InputFound, beam_options: PipelineO
         failure = error
     report = publish.published_by(spec)
     if report is None:
-        complain(f"the job failed and nothing was published: {summary.cause(failure)}")
+        complain(f"the job failed and nothing was published: {_crashed(spec) or summary.cause(failure)}")
         _leave_staging(spec, complain)
         LOG.debug("what the engine said", exc_info=failure)
         return ANYTHING_ELSE
     summary.print_summary(report, spec)
     return DONE if report["status"] == "done" else GATE_SHUT
+
+
+def _crashed(spec: JobSpec | RunSpec) -> str | None:
+    """Says what a worker's process on this machine was predicting when it died: an engine says only that it is gone."""
+    from transforms.model.crashes import find_crashes
+
+    found = {str(crash): path for path, crash in find_crashes() if crash.launch == spec.launch}
+    for path in found.values():
+        path.unlink(missing_ok=True)
+    return f"a worker's process died, killed or crashed, while it ran {'; another, '.join(found)}" if found else None
 
 
 def _is_done(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> bool:
@@ -191,11 +201,27 @@ def _quiet(verbose: bool) -> None:
 
 def console() -> None:
     """Ends the process with ``main``'s status, not waiting for threads of an engine that was interrupted."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is as orderly as Ctrl-C
-    status = main()
+    from pipeline.supervisor import supervise
+
+    status = supervise(_work) if sys.argv[1:2] != ["serve"] else _work()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status) if status == INTERRUPTED else sys.exit(status)
+
+
+def _work() -> int:
+    for number in (signal.SIGINT, signal.SIGTERM):  # a scheduler's stop is as orderly as Ctrl-C
+        signal.signal(number, _interrupt)
+    return main()
+
+
+def _interrupt(*_: object) -> None:
+    """Interrupts once: what sends a signal to a process and to its group sends it twice. Ctrl-C a second later ends at once."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, lambda *_: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    signal.alarm(1)
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
+import signal
+import sys
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -15,16 +18,18 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tensorflow", "pipeline.main", "pipeline.graph", "pipeline.preflight"])
 
 
-def start(out: Path | str, split_bytes: int | None = None, said: Path | None = None, **flags: Any) -> ForkServerProcess:
-    """Starts a run; what it says goes to ``said``. ``split_bytes`` is how large its splits are."""
+def start(
+    out: Path | str, split_bytes: int | None = None, said: Path | None = None, file_bytes: int | None = None, **flags: Any
+) -> ForkServerProcess:
+    """Starts a run; what it says goes to ``said``. ``split_bytes`` is how large its splits are, ``file_bytes`` how large a file may get."""
     argv = ["run", f"--output={out}", *(f"--{name}={value}" for name, value in flags.items())]
-    child = CONTEXT.Process(target=_run, args=(argv, split_bytes, said), daemon=True)
+    child = CONTEXT.Process(target=_run, args=(argv, split_bytes, said, file_bytes))
     child.start()
     return child
 
 
-def _run(argv: list[str], split_bytes: int | None, said: Path | None) -> None:
-    from pipeline.main import main
+def _run(argv: list[str], split_bytes: int | None, said: Path | None, file_bytes: int | None) -> None:
+    from pipeline.main import console
     from transforms.read import splits
 
     handle = os.open(said or os.devnull, os.O_WRONLY | os.O_CREAT)
@@ -32,4 +37,22 @@ def _run(argv: list[str], split_bytes: int | None, said: Path | None) -> None:
     os.dup2(handle, 2)
     if split_bytes:
         splits.SPLIT_BYTES = split_bytes
-    os._exit(main(argv))
+    if file_bytes is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    sys.argv = ["nightshift", *argv]
+    try:
+        console()
+    except SystemExit as ended:
+        os._exit(ended.code if isinstance(ended.code, int) else 1)
+
+
+def workers(process: int) -> list[int]:
+    """Gives the processes that ``process`` started, and those that they did."""
+    below: list[int] = []
+    for path in Path(f"/proc/{process}/task").glob("*/children"):
+        try:
+            below += map(int, path.read_text().split())
+        except FileNotFoundError:  # a thread that has ended
+            continue
+    return below + [each for child in below for each in workers(child)]

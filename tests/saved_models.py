@@ -141,6 +141,18 @@ class Models:
 
         self._save(path, function, tf.TensorSpec([None], tf.float32, "x"))
 
+    def _slow(self, path: Path) -> None:
+        """As half_plus_two, after as many products of matrices as its largest row says."""
+        import tensorflow as tf
+
+        def function(x):
+            square = tf.ones([200, 200]) / 200.0
+            steps = tf.cast(tf.reduce_max(x), tf.int32)
+            _, product = tf.while_loop(lambda step, _: step < steps, lambda step, y: (step + 1, y @ square), (0, square))
+            return {"y": 0.5 * x + 2.0 + 0.0 * product[0, 0]}
+
+        self._save(path, function, tf.TensorSpec([None], tf.float32, "x"))
+
     def _text_length(self, path: Path) -> None:
         import tensorflow as tf
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 import glob
 import os
 import re
@@ -44,6 +45,9 @@ def match(pattern: str) -> Iterator[FoundFile]:
 
     Inside a folder, names that begin with ``_`` or ``.`` are passed over, as Hadoop and Beam's readers do. In a glob ``*``
     and ``?`` stay in their folder, ``**`` is any number of folders, and only a dot written as such matches a leading dot.
+
+    Raises:
+      OSError: a link among them leaves the folder. Who may put files there must not choose what else of the machine is read.
     """
     path = pattern.rstrip("/") if len(pattern) > 1 else pattern
     if is_remote(path):
@@ -53,23 +57,38 @@ def match(pattern: str) -> Iterator[FoundFile]:
     elif os.path.isdir(path):
         yield from _below(path)
     elif GLOB_CHARACTERS.search(path):
-        fixed = _fixed_part(path)
+        folder = _Folder(_fixed_part(path) or ".")
         for found in sorted(glob.iglob(path, recursive=True)):
             if os.path.isfile(found):
-                yield _local(found, os.path.relpath(found, fixed or "."))
+                yield folder.take(found)
 
 
 def _local(path: str, relative: str) -> FoundFile:
     return FoundFile(path, os.path.getsize(path), relative, os.path.getmtime(path))
 
 
-def _below(folder: str) -> Iterator[FoundFile]:
-    for parent, folders, names in os.walk(folder):
+class _Folder:
+    """A folder in which files are found; it knows where each of its folders really is."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.real = functools.cache(os.path.realpath)
+
+    def take(self, path: str) -> FoundFile:
+        parent, name = os.path.split(path)
+        target = os.path.realpath(path) if os.path.islink(path) else os.path.join(self.real(parent or "."), name)
+        if not target.startswith(self.real(self.path).rstrip("/") + "/"):
+            raise OSError(f"{path} is a link that leaves the folder, to {target}; name that file, or take the link away")
+        return _local(path, os.path.relpath(path, self.path))
+
+
+def _below(path: str) -> Iterator[FoundFile]:
+    folder = _Folder(path)
+    for parent, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith(("_", ".")))
         for name in sorted(names):
             if not name.startswith(("_", ".")):
-                path = os.path.join(parent, name)
-                yield _local(path, os.path.relpath(path, folder))
+                yield folder.take(os.path.join(parent, name))
 
 
 def _fixed_part(pattern: str) -> str:

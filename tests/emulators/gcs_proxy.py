@@ -1,8 +1,12 @@
 """A proxy before fake-gcs-server that mends its batches and lists the requests.
 
 fake-gcs-server passes over the parts of a batch that have no Content-ID, and Google's client for Python sends none; here
-each part gets one. All else goes through as it comes. Each request is a line of the log: method, path, and for a batch
+each part gets one. It does not know an upload's session any more whose last piece it has, and Google's storage does: a client that
+did not get the answer gets it again. All else goes through as it comes. Each request is a line of the log: method, path, and for a batch
 the number of its parts.
+
+While there is a file ``LOG.faults``, of JSON, the storage has faults: ``{"kinds": ["503", "reset"], "share": 0.3, "seed": 1}``, of
+the kinds ``503``, ``429``, ``reset`` (the connection, unanswered), ``cut`` (the connection, in the middle of the answer) and ``slow``.
 
 Run as ``python gcs_proxy.py PORT SERVER_PORT LOG``.
 """
@@ -11,15 +15,44 @@ from __future__ import annotations
 
 import http.client
 import itertools
+import json
+import random
 import re
 import socket
+import struct
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "te", "upgrade"}
 BATCH_PART = re.compile(rb"(?m)^Content-Type: application/http\r?$")
 WRITING = threading.Lock()
+
+
+SLOW_SECONDS = 0.3
+
+
+class Faults:
+    """Which request fails, and how, by a seed: the same for the same requests in the same order."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.lock = threading.Lock()
+        self.text = ""
+
+    def next(self) -> str | None:
+        with self.lock:
+            try:
+                with open(self.path, encoding="utf-8") as file:
+                    text = file.read()
+            except FileNotFoundError:
+                return None
+            if text != self.text:
+                self.text, self.wanted = text, json.loads(text)
+                self.random = random.Random(self.wanted["seed"])
+            return self.random.choice(self.wanted["kinds"]) if self.random.random() < self.wanted["share"] else None
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -29,17 +62,38 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server_port = 0
     log_path = ""
+    faults = Faults("")
     connection_to_server: http.client.HTTPConnection | None = None
+    finished: ClassVar[dict[str, tuple[http.client.HTTPResponse, bytes]]] = {}
 
     def _pass_on(self) -> None:
         body = self._read_body()
+        fault = self.faults.next()
+        if fault is not None:
+            with WRITING, open(self.log_path, "a", encoding="utf-8") as log:
+                log.write(f"FAULT {fault} {self.command} {self.path}\n")
+        if fault == "slow":
+            time.sleep(SLOW_SECONDS)
+        elif fault == "reset":
+            self._reset()
+            return
+        elif fault in ("429", "503"):
+            self.send_response_only(int(fault))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         parts = 1
         if self.command == "POST" and self.path.startswith("/batch/"):
             numbers = itertools.count()
             body, parts = BATCH_PART.subn(lambda match: match[0].rstrip() + b"\r\nContent-ID: <part+%d>" % next(numbers), body)
         with WRITING, open(self.log_path, "a", encoding="utf-8") as log:
             log.write(f"{self.command} {self.path} {parts}\n")
-        response, data = self._ask(body)
+        if "upload_id=" in self.path and self.path in self.finished:
+            response, data = self.finished[self.path]
+        else:
+            response, data = self._ask(body)
+            if fault == "cut" and "upload_id=" in self.path and response.status in (200, 201):
+                self.finished[self.path] = response, data
         self.send_response_only(response.status, response.reason)
         for name, value in response.getheaders():
             if name.lower() == "location":  # of an upload's session; the server does not know that TLS is before it
@@ -51,7 +105,17 @@ class Handler(BaseHTTPRequestHandler):
         elif response.status not in (204, 304):
             self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if fault == "cut":
+            self.wfile.write(data[: len(data) // 2])
+            self._reset()
+        else:
+            self.wfile.write(data)
+
+    def _reset(self) -> None:
+        self.wfile.flush()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = _pass_on  # noqa: N815
 
@@ -87,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main(port: int, server_port: int, log_path: str) -> None:
-    Handler.server_port, Handler.log_path = server_port, log_path
+    Handler.server_port, Handler.log_path, Handler.faults = server_port, log_path, Faults(f"{log_path}.faults")
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     server.serve_forever()

@@ -5,12 +5,15 @@ A client is not changed and nothing in it is replaced: ``StandIns.environment`` 
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from emulators.bigquery_environment import make_environment
@@ -164,6 +167,16 @@ class StandIns:
     def requests(self) -> list[str]:
         """Gives the requests that reached Cloud Storage so far: method, path, number of parts."""
         return self._requests.read_text(encoding="utf-8").splitlines()
+
+    @contextmanager
+    def faults(self, *kinds: str, share: float, seed: int = 1) -> Iterator[None]:
+        """Gives the storage faults, as ``gcs_proxy`` knows them, for a while: each request has one with probability ``share``."""
+        wanted = Path(f"{self._requests}.faults")
+        wanted.write_text(json.dumps({"kinds": kinds, "share": share, "seed": seed}))
+        try:
+            yield
+        finally:
+            wanted.unlink()
 
     def service_requests(self) -> list[str]:
         """Gives the requests that reached Dataflow and Cloud Scheduler so far, each as JSON."""

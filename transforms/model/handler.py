@@ -87,7 +87,8 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool])
 def _predict(pool: ModelPool, spec: ModelSpec, batch: InstanceBatch) -> PredictionBatch:
     runner = BatchRunner(pool.get(spec))
     started = time.perf_counter()
-    predictions = runner.run(batch)
+    with pool.notes.predicting(spec, batch):
+        predictions = runner.run(batch)
     seconds = time.perf_counter() - started
     return dataclasses.replace(predictions, seconds=seconds, load_seconds=pool.take_load_seconds())
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 
 from transforms import files
+from transforms.gcs import StorageError
 from transforms.model.registry import find_artifact, is_registered
 from transforms.model.structure import structure_of
 from transforms.modelspecs import ModelSpec
@@ -53,6 +54,9 @@ def locate_model(
             f"{model} holds ops that read or write files or run code: {', '.join(graph.unsafe_ops)}. "
             "If you trust it, give --allow_unsafe_ops=true"
         )
+    outside = [asset.filename for asset in graph.proto.asset_file_def if not _is_name(asset.filename)]
+    if outside:
+        raise ModelError(f"{model} names files outside of its folder as its assets: {', '.join(outside)}. Export the model again")
     if graph.missing_ops:
         raise ModelError(
             f"{model} needs custom ops that are not in this TensorFlow: {', '.join(graph.missing_ops)}. "
@@ -69,6 +73,11 @@ def locate_model(
         threads=threads,
         structure=structure_of(graph, signature, folder) if shares else None,
     )
+
+
+def _is_name(path: str) -> bool:
+    """Whether ``path`` is of a file below its folder, as TensorFlow writes the names of assets."""
+    return bool(path) and not path.startswith("/") and "://" not in path and ".." not in path.split("/")
 
 
 def find_folder(model: str, version: str | None) -> tuple[str, str | None]:
@@ -202,7 +211,7 @@ def copy_to_worker(folder: str, cache: str | None = None) -> str:
         for file in found:
             _copy(file, os.path.join(partial, *file.relative.split("/")))
         os.replace(partial, target)
-    except OSError:
+    except (OSError, ModelError):
         shutil.rmtree(partial, ignore_errors=True)
         if not os.path.isdir(target):
             raise
@@ -210,9 +219,19 @@ def copy_to_worker(folder: str, cache: str | None = None) -> str:
 
 
 def _copy(found: files.FoundFile, destination: str) -> None:
+    if ".." in found.relative.split("/"):  # a bucket's names may be anything
+        raise ModelError(f"{found.path} has '..' in its name, and would be copied out of the model's folder")
     os.makedirs(os.path.dirname(destination), exist_ok=True)
-    with files.open_raw(found.path) as source, open(destination, "wb") as copy:
-        shutil.copyfileobj(source, copy, 8 << 20)
+    try:
+        with files.open_raw(found.path) as source, open(destination, "wb") as copy:
+            shutil.copyfileobj(source, copy, 8 << 20)
+    except StorageError:
+        raise
+    except OSError as error:
+        where = os.path.dirname(destination)
+        raise OSError(
+            f"{found.path} can't be copied to {where}: {error.strerror}; make room there, or name another place with TMPDIR"
+        ) from error
     size = os.path.getsize(destination)
     if size != found.size_bytes:
         raise OSError(f"{found.path}: copied {size} of {found.size_bytes} bytes")

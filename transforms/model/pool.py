@@ -16,6 +16,7 @@ from collections import OrderedDict
 import numpy as np
 
 from transforms.model import kept
+from transforms.model.crashes import Notes
 from transforms.model.session import LoadedModel, SharedSession
 from transforms.modelspecs import ModelSpec
 from transforms.signature import ModelError
@@ -55,6 +56,7 @@ class ModelPool:
 
     def __init__(self, memory_bytes: int | None = None, processes: int = 1) -> None:
         self.memory_bytes = memory_bytes or int(worker_memory_bytes() * MEMORY_SHARE / max(1, processes))
+        self.notes = Notes()
         self.has_loaded = False  # a process that runs many jobs may keep models between them
         self._lock = threading.RLock()
         self._loaded: OrderedDict[str, tuple[LoadedModel, int]] = OrderedDict()  # with a Session of their own, and its bytes

@@ -212,6 +212,14 @@ def _classes(feature: statistics_pb2.FeatureNameStatistics) -> list[tuple[str, i
 # --- the page --------------------------------------------------------------------------------------------------------------
 
 
+def _compiled() -> jinja2.BytecodeCache | None:
+    """Keeps the compiled template among this user's temporary files: compiling takes 0.1 s, a tenth of a small run."""
+    try:
+        return jinja2.FileSystemBytecodeCache()
+    except (OSError, RuntimeError):  # no folder for it, or one that another user made
+        return None
+
+
 @functools.cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
@@ -219,6 +227,7 @@ def _template() -> jinja2.Template:
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
+        bytecode_cache=_compiled(),
     )
     environment.filters["short"] = charts.short
     environment.filters["seconds"] = lambda seconds: f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.2g} s"

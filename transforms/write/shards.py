@@ -8,6 +8,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import apache_beam as beam
@@ -32,6 +33,17 @@ EXAMPLE_CHARACTERS = 300
 Place = tuple[tuple[str, int], str, str]
 
 
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Names the file in what the system says of it, such as that its disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, path) from error
+        raise
+
+
 class ShardFile(io.RawIOBase):
     """A temporary file being written, as a stream that counts and checksums its bytes.
 
@@ -53,14 +65,16 @@ class ShardFile(io.RawIOBase):
 
     def write(self, block: bytes | memoryview) -> int:  # type: ignore[override]
         content = bytes(block)
-        self._stream.write(content)
+        with _naming(self.shard.path):
+            self._stream.write(content)
         self._checksum.update(content)
         self._bytes += len(content)
         return len(content)
 
     def finish(self, rows: int, codes: dict[tuple[str, str], tuple[int, str]] | None = None) -> Shard:
         """Ends the file, which holds ``rows`` rows; ``codes`` counts failed ones, with an example's message."""
-        self._stream.close()
+        with _naming(self.shard.path):
+            self._stream.close()
         return dataclasses.replace(
             self.shard,
             rows=rows,

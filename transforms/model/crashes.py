@@ -1,0 +1,139 @@
+"""What a process was predicting when it died: a note that outlives it, for whoever has to say why a run ended.
+
+A model can end its process: an op that crashes, memory that the kernel takes back by killing. No exception says which rows did
+it, and an engine that starts the worker again would give it the same rows for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from transforms.elements import InstanceBatch
+from transforms.modelspecs import ModelSpec
+from transforms.signature import ModelError
+
+NOTE_BYTES = 16 << 10
+_LENGTH = struct.Struct("<I")
+# The same rows, in one launch of a run, may end so many processes of a machine; then they fail instead.
+CRASHES = 2
+KEPT_SECONDS = 7 * 86400.0
+
+
+class Crash(msgspec.Struct, frozen=True):
+    """A batch that was being predicted: ``first`` and ``last`` are where its first and last row stand in ``source``."""
+
+    launch: str
+    run_id: str
+    model: str
+    source: str
+    first: int
+    last: int
+    rows: int
+
+    def __str__(self) -> str:
+        which = f"row {self.first}" if self.rows == 1 else f"rows from {self.first} to {self.last}"
+        return f"{self.model} on {self.rows:,} rows of {self.source}, {which} (bytes into a text file, else row numbers)"
+
+
+def folder() -> Path:
+    """The folder of this user's notes, one a process."""
+    return Path(tempfile.gettempdir()) / f"nightshift-predicting-{os.getuid()}"
+
+
+class Notes:
+    """This process's notes, one a thread, and those that processes which are gone have left."""
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+        self._crashed: dict[Crash, int] = {}
+        self._looked_for = ""
+
+    @contextlib.contextmanager
+    def predicting(self, spec: ModelSpec, batch: InstanceBatch) -> Iterator[None]:
+        """Keeps the note of ``batch`` while it is predicted.
+
+        Raises:
+          ModelError: it has ended ``CRASHES`` processes already.
+        """
+        job = batch.job
+        if job is None or not len(batch):
+            yield
+            return
+        first, last = int(batch.offsets[0]), int(batch.offsets[-1])
+        crash = Crash(job.launch, job.run_id, spec.location, batch.source, first, last, len(batch))
+        if self._looked_for != job.launch:
+            self._look(job.launch)
+        if self._crashed.get(crash, 0) >= CRASHES:
+            raise ModelError(
+                f"{CRASHES} processes died, killed or crashed, while they ran {crash}; correct the model, or leave those rows out"
+            )
+        note = self._open()
+        if note is None:
+            yield
+            return
+        text = msgspec.json.encode(crash)[: NOTE_BYTES - _LENGTH.size]
+        note[_LENGTH.size : _LENGTH.size + len(text)] = text
+        note[: _LENGTH.size] = _LENGTH.pack(len(text))
+        try:
+            yield
+        finally:
+            note[: _LENGTH.size] = _LENGTH.pack(0)
+
+    def _look(self, launch: str) -> None:
+        crashed: dict[Crash, int] = {}
+        for path, crash in find_crashes():
+            if crash.launch == launch:
+                crashed[crash] = crashed.get(crash, 0) + 1
+            elif time.time() - path.stat().st_mtime > KEPT_SECONDS:
+                path.unlink(missing_ok=True)
+        self._crashed, self._looked_for = crashed, launch
+
+    def _open(self) -> mmap.mmap | None:
+        if getattr(self._own, "process", None) == os.getpid():
+            return self._own.note
+        self._own.process, self._own.note = os.getpid(), None
+        try:
+            folder().mkdir(mode=0o700, exist_ok=True)
+            with open(folder() / f"{os.getpid()}-{threading.get_ident()}-{time.time_ns()}", "w+b") as stream:
+                stream.truncate(NOTE_BYTES)
+                self._own.note = mmap.mmap(stream.fileno(), NOTE_BYTES)
+        except OSError:  # a full or missing temporary folder must not stop a run
+            pass
+        return self._own.note
+
+
+def find_crashes(process: int | None = None) -> Iterator[tuple[Path, Crash]]:
+    """Gives the notes of processes, or one, that died while they predicted; takes away those of processes that ended as they should."""
+    for path in folder().glob(f"{process or '*'}-*"):
+        pid = int(path.name.partition("-")[0])
+        if _is_alive(pid):
+            continue
+        try:
+            content = path.read_bytes()
+            (length,) = _LENGTH.unpack_from(content)
+            if length:  # else it ended between two batches
+                yield path, msgspec.json.decode(content[_LENGTH.size : _LENGTH.size + length], type=Crash)
+            else:
+                path.unlink(missing_ok=True)
+        except (OSError, struct.error, msgspec.DecodeError):  # another process has just taken it away
+            continue
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
