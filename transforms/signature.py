@@ -10,6 +10,7 @@ import enum
 import math
 import os
 import sys
+import threading
 from typing import Any
 
 Shape = tuple[int | None, ...] | None
@@ -140,10 +141,24 @@ class MetaGraph:
     structures: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
 
+_IMPORTING = threading.Lock()
+
+
 def import_tensorflow() -> None:
-    """Imports TensorFlow, without what its libraries print as they are loaded (TF_CPP_MIN_LOG_LEVEL comes too late for that)."""
-    if "tensorflow" in sys.modules or os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
-        return
+    """Imports TensorFlow, without what its libraries print as they are loaded (TF_CPP_MIN_LOG_LEVEL comes too late for that).
+
+    A worker's threads that import parts of it at once find each other's halves: they wait here, the first imports the whole.
+    """
+    with _IMPORTING:
+        if hasattr(sys.modules.get("tensorflow"), "saved_model"):
+            return
+        if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3":
+            _import_quietly()
+        else:
+            import tensorflow  # noqa: F401
+
+
+def _import_quietly() -> None:
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -168,6 +183,7 @@ def parse_saved_model(content: bytes, path: str) -> tuple[MetaGraph, ...]:
         raise ModelError(f"{path} is a Git LFS pointer, not the model: run 'git lfs pull' where it was cloned, and copy again")
     if content.lstrip()[:15].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise ModelError(f"{path} holds a web page, not a SavedModel: the download needed a login or a direct link")
+    import_tensorflow()
     from google.protobuf import message, text_format
     from tensorflow.core.protobuf import saved_model_pb2
 

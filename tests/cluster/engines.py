@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build" / "cluster"
 UP_WITHIN_SECONDS = 90.0
 FLINK = "1.20"
@@ -107,7 +107,7 @@ def prism() -> Iterator[tuple[Processes, list[str]]]:
         processes = Processes(Path(folder))
         try:
             job, web = free_port(), free_port()
-            processes.start("prism", program, f"--job_port={job}", f"--web_port={web}", "--idle_shutdown_timeout=-1", port=job)
+            processes.start("prism", program, f"--job_port={job}", f"--web_port={web}", port=job)
             yield processes, _flags(job, start_worker_pool(processes, "workers"))
         finally:
             processes.stop()
