@@ -27,6 +27,7 @@ test: setup  ## run all tests
 	$(BIN)/python -m pytest
 
 test-cluster: setup  ## run the same jobs on engines whose workers are processes of their own: Prism (Go), Flink (Java, Maven)
+	$(BIN)/python tests/cluster/engines.py fetch
 	NIGHTSHIFT_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
 
 chaos: setup  ## 50 runs with faults by chance, each to its end; RUNS=…, SEED=…; build/chaos.jsonl gets a line a run

@@ -34,6 +34,14 @@ def test_tables_are_as_generated(name: str) -> None:
     assert "|---|" in module.generate(name)
 
 
+def test_the_tests_that_reliability_names_are_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", (ROOT / "docs/reliability.md").read_text(encoding="utf-8"))
+    assert len(named) > 20
+    for path, function in named:
+        assert (ROOT / path).is_file(), path
+        assert f"def {function}" in (ROOT / path).read_text(encoding="utf-8"), f"{path}::{function}"
+
+
 def shell_lines() -> list[str]:
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     text = "".join(blocks).replace("\\\n", " ")

@@ -1,7 +1,7 @@
 """Engines whose workers are processes of their own: Prism, Beam's portable runner, and Flink with Beam's job server.
 
-``python -m cluster.engines prism`` (or ``flink``), in ``tests/``, starts one, prints the flags that a run needs, and stops it at Ctrl-C.
-Each process is ended by its own id.
+``python tests/cluster/engines.py prism`` (or ``flink``) starts one, prints the flags that a run needs, and stops it at Ctrl-C; ``fetch``
+only brings what they need. Each process is ended by its own id.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -218,6 +218,20 @@ def start_flink(processes: Processes, distribution: Path, task_managers: int = 2
 ENGINES = {"prism": prism, "flink": flink}
 
 
+def fetch() -> None:
+    """Fetches and builds what the engines need, before tests lead every client to emulators; says what can't be had."""
+    wanted: list[tuple[str, Callable[[], Path]]] = [("prism", prism_program), ("Beam's job server for Flink", job_server)]
+    if "NIGHTSHIFT_FLINK" in os.environ:
+        wanted.append(("Flink", flink_distribution))
+    for name, get in wanted:
+        try:
+            print(f"{name}: {get()}", flush=True)
+            if get is job_server:
+                wanted.append(("Flink", flink_distribution))
+        except (EngineMissingError, subprocess.CalledProcessError) as error:
+            print(f"{name}: {error}", flush=True)
+
+
 def main(name: str) -> None:
     with ENGINES[name]() as (_, run_flags):
         print(" ".join(run_flags), flush=True)
@@ -228,6 +242,6 @@ def main(name: str) -> None:
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1])
+        fetch() if sys.argv[1] == "fetch" else main(sys.argv[1])
     except EngineMissingError as error:
         sys.exit(f"{error}")
