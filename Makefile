@@ -41,6 +41,7 @@ check: setup  ## format, lint and types
 
 bench: setup  ## measure against hand-written loops and what else there is; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.many_run
 	$(BIN)/python -m benchmarks.bigquery
 

@@ -145,6 +145,32 @@ def test_the_same_run_twice_ends_with_the_same_table(bigquery, run, tmp_path):
     assert len(bigquery.rows(output)) == 50
 
 
+def test_more_shards_than_a_load_can_name(bigquery, run, tmp_path, gcs, monkeypatch):
+    """They are moved to one folder, and a pattern names it; an attempt that was ended in the middle goes on."""
+    from transforms import files
+    from transforms.read import splits
+    from transforms.write import load
+
+    monkeypatch.setattr(load, "MAX_FILES", 3)
+    monkeypatch.setattr(splits, "SPLIT_BYTES", 1000)
+    data = write_lines(tmp_path / "rows.jsonl", [{"x": number, "id": f"{number:03d}"} for number in range(400)])
+    table = f"{bigquery.make_dataset()}.t"
+    renamed = files.rename
+
+    def broken(pairs):
+        renamed(pairs[:2])
+        raise OSError("ended here")
+
+    monkeypatch.setattr(files, "rename", broken)
+    status, said = run(table, f"--input={data}", "--key_field=id", "--run_id=many")
+    assert status == 1, said
+    monkeypatch.setattr(files, "rename", renamed)
+    status, said = run(table, f"--input={data}", "--key_field=id", "--run_id=many", "--resume=true")
+    assert status == 0, said
+    assert bigquery.rows(table, "key") == [{"key": f"{number:03d}", "y": number / 2 + 2} for number in range(400)]
+    assert not [name for name in gcs.list(run.folder) if "_staging" in name]
+
+
 def test_a_run_id_used_for_other_rows_changes_nothing(bigquery, run, tmp_path):
     output = f"{bigquery.make_dataset()}.t"
     for count, expected in ((5, 0), (6, 1)):

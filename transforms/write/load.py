@@ -26,7 +26,7 @@ from transforms.write.report import report_files
 
 DISPOSITIONS = {"truncate": "WRITE_TRUNCATE", "append": "WRITE_APPEND", "empty": "WRITE_EMPTY"}
 RESULTS = "results"
-# https://cloud.google.com/bigquery/quotas#load_jobs: source URIs a job.
+# https://cloud.google.com/bigquery/quotas#load_jobs: source URIs a job; a pattern is one, and may stand for ten million files.
 MAX_FILES = 10_000
 # How often a load that failed is tried anew, with a new id, over all attempts of the publish step.
 ATTEMPTS = 20
@@ -104,7 +104,7 @@ def run_load(job: JobSpec, load: Load) -> str:
     for attempt in range(ATTEMPTS):
         by_id = f"nightshift-{job.run_id.replace('.', '_')}-{run}-{load.name}-{attempt}"
         try:
-            started = service.load_table_from_uri(_uris(load), load.table.dotted, job_id=by_id, job_config=_config(job, load))
+            started = service.load_table_from_uri(_uris(job, load), load.table.dotted, job_id=by_id, job_config=_config(job, load))
             mine = True
         except Conflict:
             started, mine = service.get_job(by_id, location=job.bigquery.location), False  # type: ignore[assignment]
@@ -133,12 +133,15 @@ def _is_there(service: bigquery.Client, started: bigquery.LoadJob, load: Load) -
     return True
 
 
-def _uris(load: Load) -> list[str]:
-    if len(load.shards) > MAX_FILES:
-        raise TableError(
-            f"{len(load.shards)} shards are more than the {MAX_FILES} files that one load takes; give fewer, larger input files"
-        )
-    return [shard.path for shard in load.shards]
+def _uris(job: JobSpec, load: Load) -> list[str]:
+    """Gives the files to load; of more than a load can name, a pattern for a folder that they are moved to, as far as they aren't there."""
+    if len(load.shards) <= MAX_FILES:
+        return [shard.path for shard in load.shards]
+    folder = files.join(job.staging_in(job.folder), f"load-{load.name}")
+    places = {shard.path: files.join(folder, shard.path.rsplit("/", 1)[-1]) for shard in load.shards}
+    there = {files.join(folder, name) for name in files.list_children(folder)}  # moved by an attempt before
+    files.rename([(path, place) for path, place in places.items() if place not in there])
+    return [f"{folder}/*"]
 
 
 def _config(job: JobSpec, load: Load) -> bigquery.LoadJobConfig:

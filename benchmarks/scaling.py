@@ -1,0 +1,87 @@
+"""How the time grows with the rows and with the workers: W1 of 0.1, 1 and 10 million rows, by one process and by two.
+
+``python -m benchmarks.scaling [--millions=0.1,1,10]`` writes its part of ``benchmarks/RESULTS.md``. 10 million rows are 4.2 GB of text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import RESULTS, write_part
+from benchmarks.workloads import DATA, WORKLOADS
+
+START_UP_ROWS = 10
+WAYS = {"ours": "one process", "two": "two processes"}
+
+
+def measure(way: str, rows: int) -> dict[str, Any]:
+    """Runs one way in a process of its own; gives what ``benchmarks.measure`` wrote."""
+    output = DATA / f"scaling-{way}"
+    shutil.rmtree(output, ignore_errors=True)
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.measure", way, "w1", str(rows), str(output)],
+        check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    shutil.rmtree(output)
+    found: dict[str, Any] = json.loads(output.with_suffix(".json").read_text())
+    print(f"  {way:5} {rows:>11,} rows {found['seconds']:8.1f} s {found['peak_mb']:8,.0f} MB", flush=True)
+    return found
+
+
+def tell(found: dict[tuple[str, int], dict[str, Any]], counts: list[int]) -> str:
+    """Gives the part's text."""
+    started = {way: found[way, START_UP_ROWS]["seconds"] for way in WAYS}
+    lines = [
+        "## Scaling: W1 by rows and workers",
+        "",
+        "One run each, one after the other. The start-up is the time for ten rows, in which worker processes start, import and load the "
+        "model; it does not grow with the rows. What grows is told beyond it.",
+        "",
+        "| rows | processes | seconds | beyond the start-up | µs a row beyond it | peak MB a process |",
+        "|--:|---|--:|--:|--:|--:|",
+    ]
+    for count in counts:
+        for way, name in WAYS.items():
+            one = found[way, count]
+            beyond = one["seconds"] - started[way]
+            cells = (f"{count:,}", name, f"{one['seconds']:.1f}", f"{beyond:.1f}", f"{1e6 * beyond / count:.2f}", f"{one['peak_mb']:,.0f}")
+            lines.append(f"| {' | '.join(cells)} |")
+    large, small = counts[-1], counts[-2]
+
+    def each(way: str, count: int) -> float:
+        return float(found[way, count]["seconds"] - started[way]) / count
+
+    slower = each("ours", large) / each("ours", small)
+    memory = found["ours", large]["peak_mb"] / found["ours", small]["peak_mb"]
+    lines += [
+        "",
+        f"At {large // small} times the rows a row takes {slower:.2f} of the time, beyond the start-up, and the process {memory:.2f} of the "
+        f"memory. Two processes take {each('two', large) / each('ours', large):.2f} of one's time for {large:,} rows. What does not scale: the "
+        f"start-up ({started['ours']:.1f} s in one process beside its imports, {started['two']:.1f} s in two, which import for themselves), "
+        "and the publish step, which is one: it renames files or starts a load, and looks at no row.",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--millions", default="0.1,1,10")
+    counts = [round(float(millions) * 1_000_000) for millions in parser.parse_args().millions.split(",")]
+    found = {}
+    for rows in (START_UP_ROWS, *counts):
+        print(f"building w1, {rows:,} rows", flush=True)
+        WORKLOADS["w1"].build(rows)
+        for way in WAYS:
+            found[way, rows] = measure(way, rows)
+    write_part("scaling", tell(found, counts))
+    print(f"{Path(RESULTS).relative_to(Path.cwd())} is written")
+
+
+if __name__ == "__main__":
+    main()
