@@ -61,10 +61,11 @@ def tell(found: dict[tuple[str, int], dict[str, Any]], counts: list[int]) -> str
     memory = found["ours", large]["peak_mb"] / found["ours", small]["peak_mb"]
     lines += [
         "",
-        f"At {large // small} times the rows a row takes {slower:.2f} of the time, beyond the start-up, and the process {memory:.2f} of the "
-        f"memory. Two processes take {each('two', large) / each('ours', large):.2f} of one's time for {large:,} rows. What does not scale: the "
-        f"start-up ({started['ours']:.1f} s in one process beside its imports, {started['two']:.1f} s in two, which import for themselves), "
-        "and the publish step, which is one: it renames files or starts a load, and looks at no row.",
+        f"At {large // small} times the rows a row takes {slower:.2f} of the time, beyond the start-up, and the process "
+        f"{memory:.2f} of the memory. Two processes take {each('two', large) / each('ours', large):.2f} of one's time for "
+        f"{large:,} rows. What does not scale: the start-up ({started['ours']:.1f} s in one process beside its imports, "
+        f"{started['two']:.1f} s in two, which import for themselves), and the publish step, which is one: it renames files or "
+        "starts a load, and looks at no row.",
     ]
     return "\n".join(lines)
 
