@@ -10,9 +10,13 @@ import os
 import resource
 import signal
 import sys
+import time
+from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+
+from transforms.model import crashes
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tensorflow", "pipeline.main", "pipeline.graph", "pipeline.preflight"])
@@ -56,3 +60,21 @@ def workers(process: int) -> list[int]:
         except FileNotFoundError:  # a thread that has ended
             continue
     return below + [each for child in below for each in workers(child)]
+
+
+def predicting(process: int | None) -> int | None:
+    """The process of a run that is in a model call."""
+    assert process is not None
+    for each in workers(process):
+        for path in crashes.folder().glob(f"{each}-*"):
+            if path.read_bytes()[:4] != bytes(4):
+                return each
+    return None
+
+
+def wait_until(seen: Callable[[], Any], seconds: float = 60.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := seen()):
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.005)
+    return found

@@ -7,8 +7,6 @@ import json
 import os
 import resource
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +22,6 @@ from transforms.model import crashes
 from transforms.signature import ModelError
 
 ROWS = 20_000
-
-
-def wait_until(seen: Callable[[], Any], seconds: float = 60.0) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := seen()):
-        assert time.monotonic() < end, "it did not come to that"
-        time.sleep(0.005)
-    return found
 
 
 @pytest.fixture
@@ -107,23 +97,13 @@ def test_a_killed_worker_process_ends_the_run_and_publishes_nothing(models: Mode
     flags = {"model": models.get("slow"), "key_field": "id", "direct_num_workers": 2, "direct_running_mode": "multi_processing"}
     write_lines(rows, [{"x": 20_000, "id": number} for number in range(100)])
     whole = child.start(out, said=said, input=rows, **flags)
-    predicting = wait_until(lambda: _predicting(whole.pid), 120)
+    predicting = child.wait_until(lambda: child.predicting(whole.pid), 120)
     os.kill(predicting, signal.SIGKILL)
     whole.join(90)
     assert whole.exitcode == 1, said.read_text()
     assert "a worker's process died, killed or crashed" in said.read_text()
     assert f"ran {flags['model']} on 100 rows of {rows}" in said.read_text()
     assert not (out / "manifest.json").exists()
-
-
-def _predicting(process: int | None) -> int | None:
-    """The process of a run that is in a model call."""
-    assert process is not None
-    for each in child.workers(process):
-        for path in crashes.folder().glob(f"{each}-*"):
-            if path.read_bytes()[:4] != bytes(4):
-                return each
-    return None
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])
@@ -134,7 +114,7 @@ def test_a_model_that_ends_the_process_is_named_with_its_rows(models: Models, tm
     data = tmp_path / "rows.jsonl"
     data.write_text(5 * line)
     whole = child.start(out, said=said, model=models.get("slow"), input=data, key_field="id", run_id="night")
-    os.kill(wait_until(lambda: _predicting(whole.pid)), number)
+    os.kill(child.wait_until(lambda: child.predicting(whole.pid)), number)
     whole.join(30)
     assert whole.exitcode == 1
     text = said.read_text()
@@ -179,7 +159,7 @@ def test_signals_reach_the_run_whoever_sends_them(models: Models, tmp_path: Path
     said = tmp_path / "said"
     data = write_lines(tmp_path / "rows.jsonl", [{"x": 3000, "id": row} for row in range(5)])
     whole = child.start(tmp_path / "out", said=said, model=models.get("slow"), input=data, key_field="id")
-    wait_until(lambda: _predicting(whole.pid))
+    child.wait_until(lambda: child.predicting(whole.pid))
     assert whole.pid is not None
     os.kill(whole.pid, signal.SIGTERM)
     whole.join(60)
@@ -191,10 +171,10 @@ def test_signals_reach_the_run_whoever_sends_them(models: Models, tmp_path: Path
 def test_a_run_dies_with_the_process_that_waits_for_it(models: Models, tmp_path: Path) -> None:
     data = write_lines(tmp_path / "rows.jsonl", [{"x": 100_000, "id": row} for row in range(5)])
     whole = child.start(tmp_path / "out", model=models.get("slow"), input=data, key_field="id")
-    predicting = wait_until(lambda: _predicting(whole.pid))
+    predicting = child.wait_until(lambda: child.predicting(whole.pid))
     whole.kill()
     whole.join()
-    wait_until(lambda: not Path(f"/proc/{predicting}/status").exists() or "zombie" in Path(f"/proc/{predicting}/status").read_text())
+    child.wait_until(lambda: not Path(f"/proc/{predicting}/status").exists() or "zombie" in Path(f"/proc/{predicting}/status").read_text())
 
 
 # --- runs that meet ---

@@ -17,7 +17,6 @@ import child
 import pytest
 from gcp_fixtures import BigQuery, CloudStorage
 from saved_models import Models
-from test_faults import _predicting, wait_until
 from test_job import check_output, lines, manifest, write_lines
 
 from cluster import engines
@@ -111,7 +110,7 @@ def test_a_killed_worker_is_started_again_or_named(engine: Any, models: Models, 
     flags = {"model": models.get("slow"), "input": data, "key_field": "id"} | on_engine
     whole = child.start(out, SPLIT_BYTES, said, **flags)
     pool = processes.started["workers"].pid
-    os.kill(wait_until(lambda: _predicting(pool), 120), signal.SIGKILL)
+    os.kill(child.wait_until(lambda: child.predicting(pool), 120), signal.SIGKILL)
     whole.join(WITHIN_SECONDS)
     assert not whole.is_alive(), f"the run hangs:\n{said.read_text()}"
     if whole.exitcode != 0:
@@ -135,6 +134,6 @@ def test_flink_comes_up_with_two_task_managers(tmp_path: Path) -> None:
             with urllib.request.urlopen(f"http://127.0.0.1:{rest}/overview") as answer:
                 return int(json.load(answer)["taskmanagers"])
 
-        wait_until(lambda: task_managers() == 2, 60)
+        child.wait_until(lambda: task_managers() == 2, 60)
     finally:
         processes.stop()

@@ -103,7 +103,7 @@ class _WriteShards(beam.DoFn):
         self.codes: dict[tuple[str, str], tuple[int, str]] = {}
         self.models: dict[str, Counter[tuple[str, str | None]]] = {"results": Counter(), "errors": Counter()}
         self.statistics: dict[int, Statistics] = {}
-        self.gathered: list[tuple[int, Statistics]] = []
+        self.gathered: dict[int, Statistics] = {}
         self.of_split: list[Shard] = []
 
     def process(self, batch: PredictionBatch) -> Iterator[tuple[int, Shard]]:
@@ -139,10 +139,13 @@ class _WriteShards(beam.DoFn):
         yield from self._finish()
         self.current = None
         statistics = self.statistics.pop(job.task, None)
-        if statistics is not None:
-            self.gathered.append((job.task, statistics))
-            self.statistics[job.task] = Statistics(batches=statistics.batches)
         encoded = None if statistics is None else stored.encode(statistics)
+        if statistics is not None:
+            self.statistics[job.task] = Statistics(batches=statistics.batches)
+            if job.task in self.gathered:  # one for all splits of a bundle: of thousands, each would be larger than its accounts
+                self.gathered[job.task].merge(statistics)
+            else:
+                self.gathered[job.task] = statistics
         records.write(job, end.record, SplitRecord(job.identity, dict(job.flags), end.count, end.hashes, self.of_split, encoded))
         self.of_split = []
 
@@ -168,7 +171,7 @@ class _WriteShards(beam.DoFn):
         self.progress.write()
         for shard in self._finish():
             yield _at_the_end(shard)
-        for statistics in (*self.gathered, *self.statistics.items()):
+        for statistics in (*self.gathered.items(), *self.statistics.items()):
             yield TaggedOutput("statistics", _at_the_end(statistics))
 
     def _write_results(self, batch: PredictionBatch, job: JobSpec, place: Place) -> None:
