@@ -12,8 +12,7 @@ import itertools
 import math
 import struct
 import types
-from collections.abc import Iterable, Iterator, Sequence
-from operator import attrgetter
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import ml_dtypes
@@ -43,22 +42,6 @@ class Ragged:
 
 
 Column = np.ndarray | Ragged
-
-
-class FieldValues(Sequence[Any]):
-    """One field of parsed rows, taken out of them as it is iterated; ``array`` where its column was filled already."""
-
-    def __init__(self, rows: Sequence[Any], attribute: str, array: np.ndarray | None = None) -> None:
-        self.rows, self.attribute, self.array = rows, attribute, array
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[Any]:
-        return map(attrgetter(self.attribute), self.rows)
-
-    def __getitem__(self, row: int) -> Any:  # type: ignore[override]
-        return getattr(self.rows[row], self.attribute)
 
 
 def take(column: Column, index: np.ndarray) -> Column:
@@ -103,11 +86,14 @@ def json_type(signature: Signature, spec: TensorSpec) -> Any:
     return annotation
 
 
-def make_column(values: Sequence[Any], signature: Signature, spec: TensorSpec) -> tuple[Column, dict[int, RowError]]:
+def make_column(values: Sequence[Any] | np.ndarray, signature: Signature, spec: TensorSpec) -> tuple[Column, dict[int, RowError]]:
     """Makes the column of input ``spec`` from one value a row, each of ``json_type`` or normalized.
 
-    Gives the column and, by row number, the rows whose numbers do not fit the dtype (their cells mean nothing).
+    Gives the column and, by row number, the rows whose numbers do not fit the dtype (their cells mean nothing). Values that
+    were packed into an array are the column.
     """
+    if isinstance(values, np.ndarray):
+        return values, {}
     shapes = signature.row_shapes(spec)
     shape = shapes[0] if len(shapes) == 1 else None
     if spec.dtype.startswith("complex") and shape is not None:
@@ -115,8 +101,6 @@ def make_column(values: Sequence[Any], signature: Signature, spec: TensorSpec) -
     if shape is None or None in shape:
         return _open_column(values, spec, shapes)
     dims = tuple(dim or 0 for dim in shape)
-    if isinstance(values, FieldValues) and values.array is not None:
-        return values.array, _overflowed(values.array, values, spec)
     if is_ones(dims) and not spec.dtype.startswith("complex"):
         values = [wrap(value, len(dims)) for value in values]
     flat: Iterable[Any] = values

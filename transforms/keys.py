@@ -15,6 +15,8 @@ from transforms.codes import Code, RowError
 
 # Listed in the manifest at most; their number is counted whole.
 LISTED_DUPLICATES = 1000
+# First bytes of JSON texts that can't be keys: of a list, an object and null.
+NO_SCALAR = np.frombuffer(b"[{n", np.uint8)
 
 
 def take_key(tokens: Sequence[bytes], fields: Sequence[str]) -> bytes:
@@ -40,14 +42,17 @@ def _plain(token: bytes) -> bytes:
     return msgspec.json.encode(msgspec.json.decode(token)) if b"\\" in token else token
 
 
-def take_keys(tokens: Sequence[bytes]) -> Sequence[bytes] | None:
-    """Gives the keys of a block of rows with one key field at once, or None when some row's needs a look."""
-    if not all(tokens):
+def take_keys(tokens: Sequence[bytes]) -> pa.Array | None:
+    """Gives the keys of a block of rows with one key field at once, as bytes, or None when some row's needs a look."""
+    keys = pa.array(tokens, pa.binary())
+    _, offsets, texts = keys.buffers()
+    if not len(keys) or texts is None:
         return None
-    first = {token[0] for token in tokens}
-    if first & set(b"[{n") or b"\\" in b"".join(tokens):
+    places = np.frombuffer(offsets, np.int32)[: len(keys) + 1]
+    data = np.frombuffer(texts, np.uint8)[: places[-1]]
+    if (places[1:] == places[:-1]).any() or np.isin(data[places[:-1]], NO_SCALAR).any() or (data == ord("\\")).any():
         return None
-    return tokens
+    return keys
 
 
 def make_key(source: str, offset: int) -> bytes:

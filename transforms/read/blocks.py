@@ -164,7 +164,7 @@ def _blocks(cursor: Cursor, piece: FileRange) -> Iterator[Block]:
             stop = None if stop is None else max(stop, start + 1)  # the first line belongs to the range with the file's first byte
         whole = data.rfind(b"\n") + 1
         if whole:
-            block = b"".join((*parts, data[:whole]))
+            block = b"".join((*parts, memoryview(data)[:whole]))
             yield Block(start, _owned(block, start, stop))
             start, parts = start + len(block), [data[whole:]]
             continue

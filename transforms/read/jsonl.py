@@ -29,10 +29,10 @@ CLOSING = {ord("{"): ord("}"), ord("["): ord("]"), ord('"'): ord('"')}
 
 @dataclasses.dataclass
 class _Parsed:
-    """Rows parsed: their line numbers, one list of values an input, one list of JSON texts a field."""
+    """Rows parsed: their line numbers, one list of values (or the column itself) an input, one list of JSON texts a field."""
 
     lines: np.ndarray
-    values: dict[str, Sequence[Any]]
+    values: dict[str, Sequence[Any] | np.ndarray]
     tokens: dict[str, Sequence[bytes]]
 
 
@@ -123,7 +123,7 @@ class LineParser:
         if len(fields) == 1:
             keys = take_keys(parsed.tokens.get(fields[0], ()))
             if keys is not None:
-                return pa.array(keys, pa.binary()).cast(pa.string()), {}
+                return keys.cast(pa.string()), {}
         errors: dict[int, RowError] = {}
         taken = []
         for number, tokens in enumerate(zip(*(parsed.tokens[field] for field in fields), strict=True)):
@@ -181,12 +181,10 @@ def find_lines(data: bytes, keep_space: bool = False) -> tuple[np.ndarray, np.nd
     stops = np.flatnonzero(view == NEWLINE)
     if not len(data) or data[-1] != NEWLINE:
         stops = np.append(stops, len(data))
-    starts = np.concatenate(([0], stops[:-1] + 1))
-    filled = stops > starts
-    starts, stops = starts[filled], stops[filled]
-    stops = stops - (view[stops - 1] == RETURN)
-    filled = stops > starts
-    starts, stops = starts[filled], stops[filled]
+    starts, stops = _filled(np.concatenate(([0], stops[:-1] + 1)), stops)
+    if not (IS_SPACE[view[starts]].any() or IS_SPACE[view[stops - 1]].any()):
+        return starts, stops
+    starts, stops = _filled(starts, stops - (view[stops - 1] == RETURN))
     lines = starts, stops = starts.astype(np.int64), stops.astype(np.int64)
     if keep_space:
         starts, stops = starts.copy(), stops.copy()
@@ -197,6 +195,12 @@ def find_lines(data: bytes, keep_space: bool = False) -> tuple[np.ndarray, np.nd
         stops[line] = starts[line] + len(kept.rstrip(b" \t\r"))
     filled = stops > starts
     return (lines[0][filled], lines[1][filled]) if keep_space else (starts[filled], stops[filled])
+
+
+def _filled(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Leaves out lines of no bytes."""
+    filled = stops > starts
+    return (starts, stops) if filled.all() else (starts[filled], stops[filled])
 
 
 def _texts(name: str, tokens: Sequence[bytes]) -> pa.Array:

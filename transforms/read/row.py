@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import re
+import struct
 import types
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -19,10 +18,11 @@ import pyarrow as pa
 from transforms import codec
 from transforms.codes import Code, RowError
 from transforms.keys import take_key
+from transforms.read.gather import Gatherer, Packing, pieces
 from transforms.signature import Signature, TensorSpec
 from transforms.values import B64, TooLarge, normalize
 
-GATHERED_ROWS = 32
+PACKED_ROWS = 32
 ESCAPED = re.compile(r'["\\\x00-\x1f]')
 
 
@@ -65,10 +65,8 @@ class RowReader:
         self.token_fields = tuple(dict.fromkeys((*spec.key_fields, *spec.passthrough_fields)))
         self._shared = tuple(s for s in inputs if s.name in (*spec.key_fields, *named))
         self._types = {s.name: codec.json_type(spec.signature, s) for s in inputs}
+        self._packing = Packing(spec.signature, [s for s in inputs if s not in self._shared])
         self._struct, self._attributes = self._make_struct()
-        self._one_float = [
-            s.name for s in inputs if s.dtype == "float32" and spec.signature.row_shapes(s) == ((),) and s not in self._shared
-        ]
         reshaped = bool(spec.include_fields or spec.exclude_fields) and spec.lone_string is not None
         self.struct_decoder = None if reshaped or self._struct is None else msgspec.json.Decoder(self._struct)
         bare = len(inputs) == 1 and not self.token_fields
@@ -79,26 +77,26 @@ class RowReader:
     def _make_struct(self) -> tuple[type[msgspec.Struct] | None, dict[str, str]]:
         """A struct with a field an input (typed) and one a token field (raw); a field that is both is raw.
 
-        None where a name would be escaped in JSON, which a struct's field can't be: then each row is looked at.
+        Its first fields are those that go into one packed record a row. None where a name would be escaped in JSON, which a
+        struct's field can't be: then each row is looked at.
         """
-        shared = {spec.name for spec in self._shared}
-        fields: list[Any] = []
+        typed = [s.name for s in self.spec.signature.inputs if s not in self._shared]
+        first = [s.name for s in self._packing.scalars]
         attributes: dict[str, str] = {}
-        for spec in self.spec.signature.inputs:
-            if spec.name not in shared:
-                attributes[spec.name] = f"f{len(fields)}"
-                fields.append((attributes[spec.name], self._types[spec.name], msgspec.field(name=spec.name)))
+        fields: list[Any] = []
+        for name in (*first, *(name for name in typed if name not in first)):
+            attributes[name] = f"f{len(fields)}"
+            fields.append((attributes[name], self._types[name], msgspec.field(name=name)))
         for name in self.token_fields:
             if name != "*":
                 attributes[name] = f"f{len(fields)}"
                 fields.append((attributes[name], msgspec.Raw, msgspec.field(name=name, default=msgspec.Raw(b""))))
         if any(ESCAPED.search(name) for name in attributes):
             return None, attributes
-        required_first = sorted(fields, key=lambda field: field[1] is msgspec.Raw)
-        return msgspec.defstruct("TypedRow", required_first, gc=False), attributes
+        return msgspec.defstruct("TypedRow", fields, gc=False), attributes
 
-    def parse_typed(self, data: bytes, count: int) -> tuple[dict[str, Sequence[Any]], dict[str, Sequence[bytes]]] | None:
-        """Parses ``count`` lines that are all objects, all lists or all strings in one call: values by input, texts by field.
+    def parse_typed(self, data: bytes, count: int) -> tuple[dict[str, Sequence[Any] | np.ndarray], dict[str, Sequence[bytes]]] | None:
+        """Parses ``count`` lines that are all objects, all lists or all strings: values by input, texts by field.
 
         None where a row needs a look of its own.
         """
@@ -106,52 +104,44 @@ class RowReader:
         if decoder is None or not _is_utf8(data):
             return None
         try:
-            rows = decoder.decode_lines(data)
-            if len(rows) != count:
-                return None
-            if decoder is self.bare_decoder:
-                (lone,) = self.spec.signature.inputs
-                return {lone.name: self.normalized(rows, lone)}, {}
-            return self.columns(rows, data)
+            try:
+                return self._gather(decoder, data, count, self._packing if count >= PACKED_ROWS else None)
+            except (OverflowError, struct.error):  # some number does not fit: its row is found when the columns are made
+                return self._gather(decoder, data, count, None)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RowError):
             return None
 
-    def columns(self, rows: Sequence[Any], data: bytes) -> tuple[dict[str, Sequence[Any]], dict[str, Sequence[bytes]]]:
-        """Gives the values by input and the texts by field of ``rows``, parsed from ``data`` by ``struct_decoder``.
+    def _gather(
+        self, decoder: msgspec.json.Decoder[Any], data: bytes, count: int, packing: Packing | None
+    ) -> tuple[dict[str, Sequence[Any] | np.ndarray], dict[str, Sequence[bytes]]] | None:
+        """Parses ``data`` piece by piece.
 
         Raises:
           msgspec.DecodeError, RowError: some value does not fit its input.
+          OverflowError, struct.error: some number does not fit its record.
         """
-        tokens: dict[str, Sequence[bytes]] = {}
-        for name in self.token_fields:
-            if name == "*":
-                tokens[name] = [self._all_fields(fields) for fields in self._fields_decoder.decode_lines(data)]
-            else:
-                tokens[name] = list(map(bytes, map(attrgetter(self._attributes[name]), rows)))
-        values: dict[str, Sequence[Any]] = {}
-        arrays = self._gathered(rows)
-        for spec in self.spec.signature.inputs:
-            decoder = self._shared_decoders.get(spec.name)
-            if decoder is None:
-                values[spec.name] = codec.FieldValues(rows, self._attributes[spec.name], arrays.get(spec.name))
-            else:
-                if not all(tokens[spec.name]):
-                    raise RowError(Code.INPUT_MISSING, _missing([spec.name], {}))
-                values[spec.name] = decoder.decode(b"[" + b",".join(tokens[spec.name]) + b"]")
-            values[spec.name] = self.normalized(values[spec.name], spec)
-        return values, tokens
+        names = [spec.name for spec in self.spec.signature.inputs if spec not in self._shared]
+        bare = decoder is self.bare_decoder
+        attributes = {name: None if bare else self._attributes[name] for name in names}
+        token_attributes = {name: self._attributes[name] for name in self.token_fields if name != "*"}
+        gatherer = Gatherer(attributes, token_attributes, packing)
+        all_fields: list[bytes] = []
+        for piece in pieces(data):
+            gatherer.add(decoder.decode_lines(piece))
+            if "*" in self.token_fields:
+                all_fields += [self._all_fields(fields) for fields in self._fields_decoder.decode_lines(piece)]
+        if gatherer.count != count:
+            return None
+        values, tokens = gatherer.values(), gatherer.tokens
+        if "*" in self.token_fields:
+            tokens["*"] = all_fields
+        for spec in self._shared:
+            if not all(tokens[spec.name]):
+                raise RowError(Code.INPUT_MISSING, _missing([spec.name], {}))
+            values[spec.name] = self._shared_decoders[spec.name].decode(b"[" + b",".join(tokens[spec.name]) + b"]")
+        return {spec.name: self._normalized(values[spec.name], spec) for spec in self.spec.signature.inputs}, tokens
 
-    def _gathered(self, rows: Sequence[Any]) -> dict[str, np.ndarray]:
-        """Gives the columns of the inputs that have one float32 a row, filled in one pass over the rows: a quarter of the time."""
-        names = self._one_float
-        if len(names) < 2 or len(rows) < GATHERED_ROWS:
-            return {}
-        cells = itertools.chain.from_iterable(map(attrgetter(*(self._attributes[name] for name in names)), rows))
-        with np.errstate(over="ignore"):
-            table = np.fromiter(cells, np.float32, len(rows) * len(names)).reshape(len(rows), len(names))
-        return dict(zip(names, np.ascontiguousarray(table.T), strict=True))
-
-    def normalized(self, values: Sequence[Any], spec: TensorSpec) -> Sequence[Any]:
+    def _normalized(self, values: Sequence[Any] | np.ndarray, spec: TensorSpec) -> Sequence[Any] | np.ndarray:
         """Gives values that the parse could not type, since the signature leaves their shape open, checked one by one.
 
         Raises:
