@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster chaos check bench docs image terraform-test template lock clean
+.PHONY: help setup demo test test-cluster chaos check bench docs image image-test terraform-test template lock clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -43,7 +43,9 @@ bench: setup  ## measure against hand-written loops and what else there is; writ
 	$(BIN)/python -m benchmarks.run
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.many_run
+	$(BIN)/python -m benchmarks.formats
 	$(BIN)/python -m benchmarks.bigquery
+	$(BIN)/python -m benchmarks.serve
 
 docs: setup  ## write the generated tables into README.md and docs/, and the template's metadata
 	$(BIN)/python docs/generate.py
@@ -51,6 +53,9 @@ docs: setup  ## write the generated tables into README.md and docs/, and the tem
 image: setup  ## build the image of launcher and worker; IMAGE=… names it, VARIANT=gpu adds CUDA, DOCKER=… another builder
 	@test -n "$(IMAGE)" || { echo "make image: name it, such as IMAGE=us-docker.pkg.dev/PROJECT/nightshift/nightshift:0.1.0" >&2; exit 2; }
 	$(or $(DOCKER),docker) build -f templates/Dockerfile -t '$(IMAGE)' --build-arg 'VARIANT=$(or $(VARIANT),cpu)' .
+
+image-test: setup  ## build the image without a registry and predict in it: Debian's buildah and debootstrap, as root, 15 GB of disk
+	NIGHTSHIFT_IMAGE=1 $(BIN)/python -m pytest tests/image
 
 terraform-test: setup  ## check Terraform's files against the provider's schema, fetched from npm
 	NIGHTSHIFT_TERRAFORM=1 $(BIN)/python -m pytest tests/test_operations.py -k "terraform or provider or schedules"

@@ -17,7 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.json
 import pyarrow.parquet as pq
 
@@ -52,23 +51,17 @@ def run_loop(output: Path) -> None:
     """Reads the table as one would with the client alone, predicts and writes JSON-lines; checks nothing."""
     from google.cloud import bigquery
 
-    from benchmarks.loop import _load, _texts
+    from benchmarks.loop import encode, load_model
 
-    predict = _load(WORKLOADS["w1"].model)
+    predict = load_model(WORKLOADS["w1"].model)
     client = bigquery.Client()
     fields = [field for field in client.get_table(TABLE).schema if field.name in ("id", *FLOATS, *STRINGS)]
     table = client.list_rows(TABLE, selected_fields=fields).to_arrow(create_bqstorage_client=True)
     with output.open("wb") as sink:
         for batch in table.to_batches(max_chunksize=CALL_ROWS):
             columns = {name: batch.column(name).to_numpy().astype(np.float32) for name in FLOATS}
-            columns |= {name: np.array(batch.column(name).to_pylist(), object) for name in STRINGS}
-            outputs = predict(columns)
-            pieces = []
-            for name, column in outputs.items():
-                pieces += [f'{", " if pieces else ""}"{name}": ', *_texts(column)]
-            heads = ['{"key": "', batch.column("id"), '", "prediction": {']
-            lines = pa.compute.binary_join_element_wise(*heads, *pieces, "}}\n", "")
-            sink.write("".join(lines.to_pylist()).encode())
+            columns |= {name: batch.column(name).to_numpy(zero_copy_only=False) for name in STRINGS}
+            sink.write(encode([b'"%b"' % key.encode() for key in batch.column("id").to_pylist()], predict(columns)))
 
 
 def run_ours(output: Path) -> None:

@@ -104,10 +104,10 @@ ROWS: dict[str, tuple[type, Callable[[Iterator[Sequence[Any]]], tuple[list[bytes
 
 def run(name: str, model: Path, rows: Path, output: Path) -> dict[str, float]:
     """Predicts on the file ``rows`` with the SavedModel ``model``, writes ``output`` and gives the seconds of each step."""
-    clock = _Clock()
-    predict = _load(model)
+    clock = Clock()
+    predict = load_model(model)
     row_type, columns_of = ROWS[name]
-    decode = msgspec.json.Decoder(row_type).decode_lines
+    decode: Callable[[memoryview], Sequence[Any]] = msgspec.json.Decoder(row_type).decode_lines
     gc.freeze()
     gc.disable()
     clock.end("load")
@@ -118,7 +118,7 @@ def run(name: str, model: Path, rows: Path, output: Path) -> dict[str, float]:
             clock.end("parse to columns")
             outputs = _call(predict, columns, len(keys), CALL_ROWS[name])
             clock.end("predict")
-            lines = _encode(keys, outputs)
+            lines = encode(keys, outputs)
             clock.end("encode")
             sink.write(lines)
             del keys, columns
@@ -126,7 +126,7 @@ def run(name: str, model: Path, rows: Path, output: Path) -> dict[str, float]:
     return clock.seconds
 
 
-class _Clock:
+class Clock:
     """Adds up the time between calls, by what the time went to."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ def _pieces(block: bytes) -> Iterator[memoryview]:
         start = stop
 
 
-def _load(model: Path) -> Callable[[Columns], dict[str, np.ndarray]]:
+def load_model(model: Path) -> Callable[[Columns], dict[str, np.ndarray]]:
     """Gives the model's one signature as a Session's callable, which calls 23 inputs faster than a concrete function."""
     import tensorflow as tf
 
@@ -180,7 +180,7 @@ def _call(predict: Callable[[Columns], dict[str, np.ndarray]], columns: Columns,
     return {name: np.concatenate([call[name] for call in calls]) for name in calls[0]}
 
 
-def _encode(key_texts: list[bytes], outputs: dict[str, np.ndarray]) -> memoryview:
+def encode(key_texts: list[bytes], outputs: dict[str, np.ndarray]) -> memoryview:
     """Gives the lines of a block; the key's JSON text goes out as it came in."""
     keys = pa.array(key_texts, pa.binary()).cast(pa.string())
     pieces: list[Any] = []

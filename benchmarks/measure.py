@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.workloads import WORKLOADS, Workload
@@ -31,20 +31,13 @@ def _prepare(way: str, workload: Workload, rows: int, output: Path) -> Callable[
 
         return lambda: loop.run(workload.name, workload.model, source, output)
 
-    import apache_beam.runners.direct.direct_runner
-    import apache_beam.runners.portability.fn_api_runner.fn_runner  # noqa: F401
-
     if way == "documented":
+        import apache_beam.runners.direct.direct_runner
+        import apache_beam.runners.portability.fn_api_runner.fn_runner  # noqa: F401
+
         from benchmarks import documented
 
         return lambda: documented.run(workload.model, source, output)
-
-    import pipeline.graph
-    import pipeline.main
-    import pipeline.preflight
-    import pipeline.summary
-    import transforms.read.jsonl
-    import transforms.write.jsonl  # noqa: F401
 
     arguments = ["run", f"--model={workload.model}", f"--input={source}", "--key_field=id", f"--output={output}"]
     if way == "unreported":
@@ -53,9 +46,23 @@ def _prepare(way: str, workload: Workload, rows: int, output: Path) -> Callable[
         arguments.append(f"--compare_model={workload.model}")
     if way == "two":
         arguments += ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
+    return job_of(arguments)
+
+
+def job_of(arguments: Sequence[str]) -> Callable[[], None]:
+    """Imports what a job of JSON-lines needs, its lazy imports too, and gives the job with these arguments."""
+    import apache_beam.runners.direct.direct_runner
+    import apache_beam.runners.portability.fn_api_runner.fn_runner  # noqa: F401
+
+    import pipeline.graph
+    import pipeline.main
+    import pipeline.preflight
+    import pipeline.summary
+    import transforms.read.jsonl
+    import transforms.write.jsonl  # noqa: F401
 
     def job() -> None:
-        status = pipeline.main.main(arguments)
+        status = pipeline.main.main(list(arguments))
         if status:
             raise SystemExit(f"the job ended with status {status}")
 
@@ -73,8 +80,8 @@ def _minor_faults() -> int:
     return sum(resource.getrusage(who).ru_minflt for who in EVERYTHING)
 
 
-def main(way: str, name: str, rows: int, output: Path) -> None:
-    job = _prepare(way, WORKLOADS[name], rows, output)
+def measure(job: Callable[[], dict[str, float] | None], rows: int, output: Path) -> None:
+    """Runs a job of ``rows`` rows and writes what it took beside its output."""
     started, cpu_started, faults_started = time.perf_counter(), _cpu_seconds(), _minor_faults()
     steps = job()
     seconds = time.perf_counter() - started
@@ -91,4 +98,4 @@ def main(way: str, name: str, rows: int, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+    measure(_prepare(sys.argv[1], WORKLOADS[sys.argv[2]], int(sys.argv[3]), Path(sys.argv[4])), int(sys.argv[3]), Path(sys.argv[4]))

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-PARTS = ("rows", "scaling", "w4", "formats", "bigquery")
+PARTS = ("rows", "scaling", "w4", "formats", "bigquery", "serve")
 PACKAGES = ("apache-beam", "tensorflow", "numpy", "pyarrow", "msgspec")
 
 

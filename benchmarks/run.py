@@ -55,7 +55,7 @@ def cases(names: Sequence[str], divisor: int) -> list[Case]:
         if name == "w1":
             ways |= {"unreported": rows, "compared": rows, "loops": 2 * rows}
         if name == "w1":
-            found.append(Case("w1", "ten", {"ours": TEN_ROWS, "two": TEN_ROWS}))
+            found.append(Case("w1", "ten", {"ours": TEN_ROWS}))
             found.append(Case("w1", "small", dict.fromkeys(("loop", "documented", "ours"), rows // 10)))
             ways["two"] = rows
         found.append(Case(name, "large", ways))

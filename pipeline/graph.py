@@ -29,5 +29,6 @@ def build(pipeline: beam.Pipeline, spec: JobSpec | RunSpec) -> beam.PCollection:
     predictions = read.batches | Predict(model, spec.model_memory_bytes, spec.processes, spec.compare)
     written = predictions | WriteShards(spec.progress_folder)
     duplicates, places = read.hashes | CheckKeys(job, splits)
+    statistics = (written.statistics, *read.statistics)
     publisher = TablePublisher if job and job.output.table else Publisher
-    return written.shards | Publish(run, plans, read.pieces, duplicates, places, written.statistics, publisher)
+    return written.shards | Publish(run, plans, read.pieces, duplicates, places, statistics, publisher)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline import commands, template
+from pipeline import commands, places, template
 from pipeline import options as flags
 from pipeline.flags import Flag, UsageError
 from pipeline.options import Options
@@ -52,6 +52,12 @@ ENVIRONMENT = {
     "sdk_container_image": "sdkContainerImage",
 }
 NUMBERS = ("numWorkers", "maxWorkers", "diskSizeGb")
+# What a refusal for lack of a role asks for, by the permission that it names (docs/operations.md, "Accounts and roles").
+ADVICE = {
+    "iam.serviceAccounts.actAs": "whoever launches needs roles/iam.serviceAccountUser on the account of --service_account_email",
+    "dataflow.jobs.create": "whoever launches needs roles/dataflow.developer on the project",
+    "cloudscheduler.jobs": "whoever schedules needs roles/cloudscheduler.admin on the project",
+}
 THE_LAUNCHERS = ("runner", "template_location", "setup_file", "requirements_file", "save_main_session")
 
 
@@ -121,6 +127,7 @@ def launch(arguments: Sequence[str]) -> int:
     if own["dry_run"]:
         print(json.dumps({"projectId": asked.project, "location": asked.region, **asked.body}, indent=2, ensure_ascii=False))
         return 0
+    places.check(asked.project, asked.body["launchParameter"])
     job_id = submit(asked)
     print(f"launched {own['job_name']}: https://console.cloud.google.com/dataflow/jobs/{asked.region}/{job_id}?project={asked.project}")
     return wait(asked, job_id) if own["wait"] else 0
@@ -151,9 +158,10 @@ def what_was_said(error: Any) -> str:
     if isinstance(error, GoogleAuthError):
         return f"{error}; run 'gcloud auth application-default login'"
     try:
-        return str(error.response.json()["error"]["message"])
+        said = str(error.response.json()["error"]["message"])
     except (AttributeError, KeyError, TypeError, ValueError):  # an answer that is not the service's
-        return str(error.message)
+        said = str(error.message)
+    return said + next((f"; {advice}" for words, advice in ADVICE.items() if words in said), "")
 
 
 def wait(asked: Launch, job_id: str) -> int:

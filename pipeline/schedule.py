@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline import commands
+from pipeline import commands, places
 from pipeline import launch as launching
 from pipeline.flags import Flag, UsageError
 
@@ -36,6 +36,7 @@ def schedule(arguments: Sequence[str]) -> int:
     if own["dry_run"]:
         print(json.dumps(scheduler_job(own, asked, zone) | {"body": asked.body}, indent=2, ensure_ascii=False))
         return 0
+    places.check(asked.project, asked.body["launchParameter"])
     print(f"{put(scheduler_job(own, asked, zone), asked)} {own['job_name']}: {own['schedule']}, {zone}")
     return 0
 

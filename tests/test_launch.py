@@ -14,12 +14,26 @@ from gcp_fixtures import CloudStorage
 from pipeline import launch, template
 from pipeline.main import main
 
-TARGET = ("--template=gs://bucket/nightshift.json", "--project=test-project", "--region=europe-west1")
-JOB = ("--model=gs://b/model", "--input=gs://b/in/{date:%Y/%m/%d}/*", "--output=gs://b/out", "--time_zone=Europe/Berlin", "--key_field=id")
+TARGET = ("--template=gs://templates-here/nightshift.json", "--project=test-project", "--region=europe-west1")
+JOB = (
+    "--model=gs://data-here/model", "--input=gs://data-here/in/{date:%Y/%m/%d}/*", "--output=gs://data-here/out",
+    "--time_zone=Europe/Berlin", "--key_field=id",
+)  # fmt: skip
 ENGINE = ("--machine_type=n2-standard-4", "--max_num_workers=20", "--flexrs_goal=COST_OPTIMIZED", "--no_use_public_ips")
 OTHERS = ("--number_of_worker_harness_threads=2",)
 SCHEDULE = ("--schedule=0 3 * * *", "--scheduler_account=scheduler@test-project.iam.gserviceaccount.com")
 PARAMETERS = {flag.split("=")[0][2:]: flag.split("=", 1)[1] for flag in JOB}
+
+
+IMAGE = "europe-west1-docker.pkg.dev/test-project/nightshift/nightshift:1"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def places(gcs: CloudStorage) -> None:
+    """The buckets and the template that the launches name."""
+    for bucket in ("templates-here", "data-here"):
+        gcs.client.create_bucket(bucket)
+    gcs.write("gs://templates-here/nightshift.json", json.dumps(template.container_spec(IMAGE)).encode())
 
 
 def sent(gcs: CloudStorage, path: str) -> list[dict[str, Any]]:
@@ -34,7 +48,7 @@ def test_launch_sends_the_flags_as_they_are(gcs: CloudStorage, capsys: pytest.Ca
     parameter = json.loads(asked["body"])["launchParameter"]
     assert parameter["parameters"] == PARAMETERS  # {date} too: it is each run's own
     launcher.check(template.metadata(), parameter["parameters"])
-    assert (parameter["jobName"], parameter["containerSpecGcsPath"]) == ("as-they-are", "gs://bucket/nightshift.json")
+    assert (parameter["jobName"], parameter["containerSpecGcsPath"]) == ("as-they-are", "gs://templates-here/nightshift.json")
     environment = parameter["environment"]
     assert (environment["machineType"], environment["maxWorkers"]) == ("n2-standard-4", 20)
     assert environment["additionalPipelineOptions"] == ["number_of_worker_harness_threads=2"]
@@ -100,7 +114,7 @@ def test_dry_runs_print_the_request_and_send_nothing(gcs: CloudStorage, capsys: 
         ("launch", (*TARGET, *JOB, "--output_formt=csv"), "unknown flag --output_formt; did you mean --output_format?"),
         ("launch", (*TARGET, *JOB, "--max_num_workers=many"), "--max_num_workers=many: expected a whole number"),
         ("launch", (*TARGET, *JOB, "--runner=DataflowRunner"), "--runner is the template's own matter"),
-        ("launch", (*TARGET, *JOB, "--errors=gs://b/{date:%Q}"), "{date:%Q} holds %Q"),
+        ("launch", (*TARGET, *JOB, "--errors=gs://data-here/{date:%Q}"), "{date:%Q} holds %Q"),
         ("schedule", (*TARGET, *JOB, *SCHEDULE[1:], "--schedule=daily"), "--schedule=daily: expected five fields"),
     ],
 )
@@ -109,3 +123,55 @@ def test_what_is_wrong_is_said_before_anything_is_sent(
 ) -> None:
     assert main([command, *flags]) == 2
     assert words in capsys.readouterr().err
+
+
+def old_template() -> dict[str, Any]:
+    """A template of a version that had no --compare_model."""
+    spec = template.container_spec(IMAGE)
+    spec["metadata"]["parameters"] = [one for one in spec["metadata"]["parameters"] if one["name"] != "compare_model"]
+    return spec
+
+
+@pytest.mark.parametrize("command", ["launch", "schedule"])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            ("--template=gs://templates-here/absent.json",),
+            "gs://templates-here/absent.json: there is no such object; 'make template",
+        ),
+        (("--template=gs://no-such-bucket/t.json",), "--template=gs://no-such-bucket/t.json: there is no such object"),
+        (("--template=gs://templates-here/broken.json",), "is no container spec: expected JSON with an image"),
+        (("--template=gs://templates-here/old.json", "--compare_model=gs://data-here/m"), "--compare_model is not known to the template"),
+        (("--errors=gs://no-such-errors/x",), "--errors: there is no bucket gs://no-such-errors; make it, or correct the name"),
+        (("--input=gs://data-here/a/*,gs://no-such-input/*",), "--input: there is no bucket gs://no-such-input"),
+        (("--temp_location=gs://no-such-temp/x",), "--temp_location: there is no bucket gs://no-such-temp"),
+    ],
+)
+def test_what_is_not_there_is_named_and_nothing_is_sent(
+    gcs: CloudStorage, capsys: pytest.CaptureFixture[str], command: str, flags: tuple[str, ...], words: str
+) -> None:
+    gcs.write("gs://templates-here/broken.json", b"[]")
+    gcs.write("gs://templates-here/old.json", json.dumps(old_template()).encode())
+    given = {flag.split("=")[0]: flag for flag in (*TARGET, *JOB, *(SCHEDULE if command == "schedule" else ()), *flags)}
+    before = gcs.stand_ins.service_requests()
+    assert main([command, "--job_name=not-sent", *given.values()]) == 2
+    assert words in capsys.readouterr().err
+    assert gcs.stand_ins.service_requests() == before
+
+
+def test_a_missing_role_is_named(gcs: CloudStorage, capsys: pytest.CaptureFixture[str]) -> None:
+    account = "--service_account_email=nobody@test-project.iam.gserviceaccount.com"
+    assert main(["launch", *TARGET, "--job_name=no-role", *JOB, account]) == 2
+    said = capsys.readouterr().err
+    assert "cannot act as service account nobody@test-project.iam.gserviceaccount.com" in said
+    assert "whoever launches needs roles/iam.serviceAccountUser on the account of --service_account_email" in said
+
+
+def test_what_may_not_be_looked_at_from_here_is_said_and_launched(
+    gcs: CloudStorage, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with gcs.stand_ins.faults("403", share=1.0), caplog.at_level(logging.WARNING, "nightshift"):
+        assert main(["launch", *TARGET, "--job_name=seen-by-others", *JOB]) == 0
+    assert "the account that launches needs roles/storage.objectViewer" in caplog.messages[0]
+    assert any("the workers' account needs roles/storage.objectUser" in message for message in caplog.messages)

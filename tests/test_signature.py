@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -348,3 +350,27 @@ def test_real_models_hold_no_unsafe_op() -> None:
             assert not [graph.unsafe_ops for graph in read_meta_graphs(folder) if graph.unsafe_ops], path.name
             checked += 1
     assert checked > 30
+
+
+def test_threads_that_import_tensorflow_at_once_all_get_it_whole() -> None:
+    """As a worker's do, whose bundles begin together."""
+    code = """
+import threading
+from transforms.signature import import_tensorflow
+
+go, found = threading.Barrier(8), []
+
+def work():
+    go.wait()
+    import_tensorflow()
+    import tensorflow as tf
+    found.append(tf.saved_model.load and tf.constant(1).numpy())
+
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert found == [1] * 8, found
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[1], check=True, timeout=120)

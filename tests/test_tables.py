@@ -258,3 +258,27 @@ def test_a_cut_file_is_damaged_and_its_good_rows_count(models: Models, tmp_path:
         assert run(tmp_path / "out", model=models.get("half_plus_two"), input=path) == 3
         (failed,) = lines(tmp_path / "out", "prediction.errors")
         assert (failed["code"], failed["source"]) == ("FILE_DAMAGED", str(path))
+
+
+# --- texts that are none ---------------------------------------------------------------------------------------------------
+
+
+def not_utf8(*texts: bytes) -> pa.Array:
+    """An array of strings of any bytes, which neither Arrow nor Parquet looks at."""
+    return pa.Array.from_buffers(pa.string(), len(texts), pa.array(texts, pa.binary()).buffers())
+
+
+@pytest.mark.parametrize("where", ["key", "input", "passed"])
+def test_a_text_that_is_not_utf8_costs_its_row_alone(where: str, models: Models, tmp_path: Path) -> None:
+    texts = {name: [b"a", b"\xc3\xa4", b"c"] for name in ("key", "input", "passed")}
+    texts[where][1] = b"\xff\xfe"
+    made = pa.table({"id": not_utf8(*texts["key"]), "s": not_utf8(*texts["input"]), "x": [1, 2, 3], "p": not_utf8(*texts["passed"])})
+    pq.write_table(made, tmp_path / "rows.parquet", use_dictionary=False)
+    flags = {"model": models.get("two_outputs"), "input": tmp_path / "rows.parquet", "key_field": "id", "passthrough_fields": "p"}
+    assert run(tmp_path / "out", **flags, max_error_ratio=0.5) == 0
+    assert [row["key"] for row in lines(tmp_path / "out")] == ["a", "c"]
+    (failed,) = lines(tmp_path / "out", "prediction.errors")
+    assert (failed["code"], failed["stage"], failed["offset"]) == (Code.NOT_UTF8, "read", 1)
+    column_of = {"key": "id", "input": "s", "passed": "p"}[where]
+    assert failed["instance"][column_of] == {"b64": "//4="}
+    assert counts(tmp_path / "out") == {"read": 3, "predicted": 2, "failed": 1}

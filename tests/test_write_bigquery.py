@@ -233,6 +233,26 @@ def test_gate_shut_leaves_the_table_and_loads_the_failed_rows(bigquery, run, tmp
 # --- dispositions, datasets, refusals ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("disposition", "left"), [("truncate", {"c"}), ("empty", {"c"}), ("append", {"a", "b", "c"})])
+def test_the_same_run_after_a_gate_that_stayed_shut(bigquery, run, tmp_path, disposition, left):
+    """The input is mended, the run started again by the same id: its predictions are there, and the failed rows that are left."""
+    table = f"{bigquery.make_dataset()}.p"
+    flags = ("--key_field=id", "--run_id=night", "--max_error_ratio=0.4", f"--write_disposition={disposition}")
+    bad = write_lines(tmp_path / "rows.jsonl", [{"id": "a", "x": "no"}, {"id": "b", "x": "no"}, {"id": "c", "x": 1.0}])
+    status, said = run(table, f"--input={bad}", *flags)
+    assert status == 3, said
+    mended = write_lines(tmp_path / "rows.jsonl", [{"id": "a", "x": 1.0}, {"id": "b", "x": 2.0}, {"id": "c", "x": "no"}])
+    for again in (False, True):  # the second time nothing is loaded twice
+        status, said = run(table, f"--input={mended}", *flags)
+        if disposition == "empty" and again:
+            assert status == 2  # it is not empty any more
+            continue
+        assert status == 0, said
+        assert [(row["key"], row["y"]) for row in bigquery.rows(table, "key")] == [("a", 2.5), ("b", 3.0)]
+        assert {row["key"] for row in bigquery.rows(f"{table}_errors")} == left
+        assert len(bigquery.rows(f"{table}_errors")) == len(left)
+
+
 def test_dataset_is_made_partitioned_and_clustered(bigquery, run):
     output = f"bq://{bigquery.client.project}.made_by_the_job.t"
     query = "--input_query=SELECT 'a' AS k, 1.0 AS x, DATE '2026-02-03' AS day"

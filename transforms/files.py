@@ -191,8 +191,11 @@ def create(path: str) -> BinaryIO:
     """Opens ``path`` for writing, making its folder where the file system has folders."""
     if is_remote(path):
         return gcs.open_writer(path)
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    return open(path, "wb")
+    try:
+        return open(path, "wb")
+    except FileNotFoundError:  # rarely: looking first would cost every file of every task
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        return open(path, "wb")
 
 
 def write_bytes(path: str, content: bytes) -> None:
@@ -211,8 +214,11 @@ def rename(pairs: list[tuple[str, str]]) -> None:
     gcs.rename([pair for pair in pairs if is_remote(pair[1])])
     for source, destination in pairs:
         if not is_remote(destination):
-            os.makedirs(os.path.dirname(destination) or ".", exist_ok=True)
-            os.replace(source, destination)
+            try:
+                os.replace(source, destination)
+            except FileNotFoundError:  # the folder, or the source: then again
+                os.makedirs(os.path.dirname(destination) or ".", exist_ok=True)
+                os.replace(source, destination)
 
 
 def delete(paths: list[str]) -> None:

@@ -55,6 +55,11 @@ def take_keys(tokens: Sequence[bytes]) -> pa.Array | None:
     return keys
 
 
+def join_keys(parts: Sequence[pa.Array]) -> pa.Array:
+    """Gives a key a row from the JSON texts of each key field, none of them null: the one field's text, or a list of them."""
+    return parts[0] if len(parts) == 1 else pc.binary_join_element_wise("[", pc.binary_join_element_wise(*parts, ", "), "]", "")
+
+
 def make_key(source: str, offset: int) -> bytes:
     """Makes the key of the one row that begins at ``offset`` of file ``source``: ``"source:offset"``, as JSON text."""
     return msgspec.json.encode(f"{readable(source)}:{offset}")

@@ -6,7 +6,8 @@ did not get the answer gets it again. All else goes through as it comes. Each re
 the number of its parts.
 
 While there is a file ``LOG.faults``, of JSON, the storage has faults: ``{"kinds": ["503", "reset"], "share": 0.3, "seed": 1}``, of
-the kinds ``503``, ``429``, ``reset`` (the connection, unanswered), ``cut`` (the connection, in the middle of the answer) and ``slow``.
+the kinds ``503``, ``429`` (or another HTTP status), ``reset`` (the connection, unanswered), ``cut`` (the connection, in the
+middle of the answer) and ``slow``.
 
 Run as ``python gcs_proxy.py PORT SERVER_PORT LOG``.
 """
@@ -77,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
         elif fault == "reset":
             self._reset()
             return
-        elif fault in ("429", "503"):
+        elif fault is not None and fault.isdigit():
             self.send_response_only(int(fault))
             self.send_header("Content-Length", "0")
             self.end_headers()

@@ -87,6 +87,9 @@ def _launch(project: str, region: str, body: dict[str, Any]) -> tuple[int, Any]:
     except ParseError as error:
         raise ValueError(str(error)) from error
     name = body["launchParameter"]["jobName"]
+    account = body["launchParameter"].get("environment", {}).get("serviceAccountEmail", "")
+    if account.startswith("nobody@"):
+        return 403, f"Current user cannot act as service account {account}. Enforced by IAM permission iam.serviceAccounts.actAs."
     if any(job["name"] == name and job["polls"] < 3 for job in JOBS.values()):
         return 409, f"There is already an active job named {name}."
     number = f"2026-11-26_00_00_00-{len(JOBS) + 1}"

@@ -33,11 +33,14 @@ def make_column(array: pa.Array, signature: Signature, spec: TensorSpec) -> tupl
     if not _is_fit(leaf, spec.dtype):
         error = RowError(Code.WRONG_TYPE, f"input {spec.name!r}: expected {spec.dtype}, found a column of {array.type}")
         return _blank(len(array), signature, spec), dict.fromkeys(range(len(array)), error)
-    is_valid = pc.is_valid(array).to_numpy(zero_copy_only=False)
-    valid = np.flatnonzero(is_valid)
-    null = RowError(Code.NULL_VALUE, f"input {spec.name!r}: expected {spec.dtype}, found null")
-    errors: Errors = dict.fromkeys((int(row) for row in np.flatnonzero(~is_valid)), null)
-    some = array if len(valid) == len(array) else array.take(pa.array(valid))
+    if array.null_count:
+        is_valid = pc.is_valid(array).to_numpy(zero_copy_only=False)
+        valid = np.flatnonzero(is_valid)
+        null = RowError(Code.NULL_VALUE, f"input {spec.name!r}: expected {spec.dtype}, found null")
+        errors: Errors = dict.fromkeys((int(row) for row in np.flatnonzero(~is_valid)), null)
+        some = array.take(pa.array(valid))
+    else:
+        some, valid, errors = array, np.arange(len(array)), {}
     shapes = signature.row_shapes(spec)
     if len(shapes) == 1 and shapes[0] is not None and (len(shapes[0]) == depth or (depth == 0 and is_ones(shapes[0]))):
         made = _dense(some, spec, shapes[0])
@@ -143,14 +146,14 @@ def _values(flat: pa.Array, spec: TensorSpec) -> tuple[np.ndarray, np.ndarray]:
         return source.astype(bool), np.zeros(len(flat), bool)
     with np.errstate(over="ignore", invalid="ignore"):
         values = source.astype(target)
-        finite = values if target.kind == "f" else values.astype(np.float32)
-        bad = np.isinf(finite) & ~np.isinf(source.astype(np.float64))  # an infinity in the data is a value like any other
+        infinite = np.isinf(values if target.kind == "f" else values.astype(np.float32))
+        # An infinity in the data is a value like any other.
+        bad = infinite & ~np.isinf(source.astype(np.float64)) if infinite.any() else infinite
     return values, bad
 
 
 def _objects(flat: pa.Array) -> np.ndarray:
-    values = np.empty(len(flat), object)
-    values[:] = flat.to_pylist()
+    values: np.ndarray = flat.to_numpy(zero_copy_only=False)
     return values
 
 

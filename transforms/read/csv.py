@@ -21,15 +21,16 @@ from transforms import files
 from transforms.codec import Column
 from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch, RowTexts
-from transforms.keys import make_key, make_keys, take_key
+from transforms.keys import join_keys, make_key, make_keys, take_key
 from transforms.read import arrow
 from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Block, DamagedFileError, compression_of
-from transforms.read.csv_cells import Cells, json_strings
+from transforms.read.csv_cells import Cells
 from transforms.read.csv_rows import CsvRows, Header, RowBlock, join_rows, read_header, read_rows, take_header
 from transforms.read.jsonl import LineParser
 from transforms.read.merge import merge
 from transforms.read.row import RowSpec
 from transforms.signature import TensorSpec
+from transforms.texts import quote
 
 
 def missing_columns(path: str, spec: RowSpec) -> list[str]:
@@ -223,11 +224,11 @@ class RowParser:
         if not self.spec.key_fields:
             return make_keys(source, offsets)
         keys = [self._json(table, field) for field in self.spec.key_fields]
-        return keys[0] if len(keys) == 1 else pc.binary_join_element_wise("[", pc.binary_join_element_wise(*keys, ", "), "]", "")
+        return join_keys(keys)
 
     def _json(self, table: pa.Table, name: str) -> pa.Array:
         column = _array(table, name)
-        return column if name in self.values else json_strings(column)
+        return column if name in self.values else quote(column)
 
     def _passthrough(self, table: pa.Table, name: str) -> pa.Array:
         if name != "*":

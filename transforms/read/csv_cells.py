@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from transforms.read.blocks import BYTE_ORDER_MARK
 from transforms.read.csv_rows import COMMA, NEWLINE, QUOTE, RETURN
 
-MUST_ESCAPE = r'["\\\x00-\x1f]'
 ZERO, MINUS = b"0-"
 PADDING = b"\n\n"
 
@@ -114,13 +110,3 @@ def _is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def json_strings(texts: pa.Array) -> pa.Array:
-    """Gives each text as a JSON string, as msgspec writes it."""
-    quoted = pc.binary_join_element_wise('"', texts, '"', "")
-    mask = pc.match_substring_regex(texts, MUST_ESCAPE)
-    if pc.any(mask).as_py():
-        escaped = [msgspec.json.encode(text) for text in texts.filter(mask).to_pylist()]
-        quoted = pc.replace_with_mask(quoted, mask, pa.array(escaped, pa.binary()).cast(pa.string()))
-    return quoted

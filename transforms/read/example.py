@@ -22,6 +22,7 @@ from transforms.read import arrow
 from transforms.read.row import RowSpec
 from transforms.read.table import json_text
 from transforms.signature import TensorSpec
+from transforms.texts import scalar_texts
 from transforms.values import integer_bounds, out_of_range
 
 Errors = dict[int, RowError]
@@ -49,11 +50,30 @@ class Features:
         texts = [b""] * self.count
         for rows, table in self.tables:
             place = table.schema.get_field_index(name)
+            alike = _texts_alike(table.column(place)) if place >= 0 else None
+            if alike is not None:
+                texts[rows[0] : rows[0] + len(rows)] = alike
+                continue
             for row, values in zip(rows, table.column(place).to_pylist(), strict=True) if place >= 0 else ():
                 if values:
                     plain = [_plain(value, table.schema.field(place).type.value_type) for value in values]
                     texts[row] = json_text(plain[0] if len(plain) == 1 else plain)
         return texts
+
+
+def _texts_alike(feature: pa.Array) -> list[bytes] | None:
+    """The JSON texts of a feature that has one text or one integer in each of its records; None where it has not."""
+    if feature.null_count or not len(feature) or pc.any(pc.not_equal(pc.list_value_length(feature), 1)).as_py():
+        return None
+    values = feature.flatten()
+    if pt.is_large_binary(values.type) or pt.is_binary(values.type):
+        try:
+            values = values.cast(pa.large_string())
+        except pa.ArrowInvalid:  # some are not UTF-8
+            return None
+    texts = scalar_texts(values)
+    found: list[bytes] | None = None if texts is None else texts.cast(pa.binary()).to_pylist()
+    return found
 
 
 def _plain(value: Any, kind: pa.DataType) -> Any:

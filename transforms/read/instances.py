@@ -7,6 +7,7 @@ import functools
 import threading
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -78,9 +79,10 @@ class _ReadInstances(beam.DoFn):
         predicted, failed = (sum(shard.rows for shard in record.shards if shard.kind == kind) for kind in ("results", "errors"))
         self.progress.add(count.rows, predicted, failed, sum(piece.size_bytes for piece in split.ranges))
         metrics.instances_read.inc(count.rows)
-        statistics = [] if record.statistics is None else [stored.decode(record.statistics)]
-        for piece in (count, *record.shards, *statistics):
+        for piece in (count, *record.shards):
             yield TaggedOutput("pieces", (job.task, piece))
+        if record.statistics is not None:
+            yield TaggedOutput("statistics", (job.task, stored.decode(record.statistics)))
         for bucket, some in by_bucket([np.frombuffer(record.hashes, np.uint64)], job.key_buckets):
             yield TaggedOutput("hashes", ((job.task, bucket), some.tobytes()))
 
@@ -153,19 +155,33 @@ def by_bucket(hashes: list[np.ndarray], count: int) -> Iterator[tuple[int, np.nd
             yield bucket, everything[order[ends[bucket] : ends[bucket + 1]]]
 
 
+class RowsRead(NamedTuple):
+    """What a read step gives: ``batches`` (InstanceBatch, with the rows that failed on the way) and, as pairs whose first is the task's
+    number, ``pieces`` (SplitCount, and the shards that an earlier launch left of a split) and ``statistics`` (of such splits); and
+    ``hashes`` (pairs of (task, bucket) and packed 64-bit key hashes).
+    """
+
+    batches: beam.PCollection
+    pieces: beam.PCollection
+    hashes: beam.PCollection
+    statistics: tuple[beam.PCollection, ...] = ()
+
+
 @dataclasses.dataclass
 class ReadInstances(beam.PTransform):
     """Reads the rows of each split and makes instances of them.
 
-    Expects: ``Split``s. Gives: ``batches`` (InstanceBatch, with the rows that failed on the way), ``pieces`` (pairs of task and
-    SplitCount, and what an earlier launch left of a split: its shards and statistics) and ``hashes`` (pairs of (task, bucket) and
-    packed 64-bit key hashes).
-    Guarantees: every row that is not blank is in exactly one batch, as an instance or as a failed row, or in such a shard.
+    Expects: ``Split``s. Gives: ``RowsRead``.
+    Guarantees: every row that is not blank is in exactly one batch, as an instance or as a failed row, or in a shard of an earlier launch.
     """
 
     job: JobSpec | None
     progress_folder: str | None
 
-    def expand(self, splits: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
+    def expand(self, splits: beam.PCollection) -> RowsRead:
         read = beam.ParDo(_ReadInstances(self.job, self.progress_folder)).with_output_types(InstanceBatch)
-        return splits | read.with_outputs("pieces", "hashes", main="batches")
+        if self.job is not None and not self.job.resumed:
+            given = splits | read.with_outputs("pieces", "hashes", main="batches")
+            return RowsRead(given.batches, given.pieces, given.hashes)
+        given = splits | read.with_outputs("pieces", "hashes", "statistics", main="batches")
+        return RowsRead(given.batches, given.pieces, given.hashes, (given.statistics,))

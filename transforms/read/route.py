@@ -9,7 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import apache_beam as beam
 import msgspec
@@ -25,7 +25,7 @@ from transforms.model.locate import locate_model
 from transforms.modelspecs import RouteSpec
 from transforms.read.blocks import Block
 from transforms.read.formats import RangeReader
-from transforms.read.instances import by_bucket, hashes_of, row_spec, timed
+from transforms.read.instances import RowsRead, by_bucket, hashes_of, row_spec, timed
 from transforms.read.jsonl import LineParser
 from transforms.read.row import RowSpec
 from transforms.routes import folder_of, stand_in
@@ -247,14 +247,14 @@ def _joined(chunk: list[RowBlock]) -> _ScatteredBlock:
 class RouteRows(beam.PTransform):
     """Reads rows that name their models, brings those of each model together and makes instances of them.
 
-    Expects: ``Split``s. Gives: what ReadInstances gives, ``batches`` one model after the other.
+    Expects: ``Split``s. Gives: ``RowsRead``, ``batches`` one model after the other.
     Guarantees: every row that is not blank is in exactly one batch; rows of a model that is not there cost no other's.
     """
 
     job: JobSpec
     progress_folder: str | None
 
-    def expand(self, splits: beam.PCollection) -> RoutedRows:
+    def expand(self, splits: beam.PCollection) -> RowsRead:
         route = beam.ParDo(_Route(self.job, self.progress_folder)).with_output_types(tuple[str, RowBlock])
         routed = splits | "Route" >> route.with_outputs("pieces", "hashes", main="rows")
         batches = (
@@ -264,12 +264,4 @@ class RouteRows(beam.PTransform):
             | "SpreadModels" >> beam.Reshuffle()
             | "ReadModel" >> beam.ParDo(_ReadModel(self.job)).with_output_types(InstanceBatch)
         )
-        return RoutedRows(batches, routed.pieces, routed.hashes)
-
-
-class RoutedRows(NamedTuple):
-    """The collections that RouteRows gives."""
-
-    batches: beam.PCollection
-    pieces: beam.PCollection
-    hashes: beam.PCollection
+        return RowsRead(batches, routed.pieces, routed.hashes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import decimal
 import math
 from collections.abc import Sequence
@@ -10,13 +11,16 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.types as pt
 
 from transforms.codec import Column
 from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch
-from transforms.keys import make_keys, take_key
+from transforms.keys import join_keys, make_key, make_keys, take_key
 from transforms.read import arrow
 from transforms.read.row import RowSpec
+from transforms.texts import scalar_texts
 
 # Rows that are made into instances at once, by their bytes in the file and in number.
 BATCH_BYTES = 4 << 20
@@ -91,6 +95,9 @@ class TableBatcher:
 
     def batch(self, table: pa.RecordBatch, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int) -> InstanceBatch:
         """Gives the rows of ``table`` as instances and failed rows; ``offsets`` are their places in the file."""
+        wrong = _rows_not_utf8(table)
+        if len(wrong):
+            return self._without(table, wrong, offsets, piece, order, size_bytes)
         keys, errors = self._keys(table, piece.path, offsets)
         bad_keys = set(errors)
         columns: dict[str, Column] = {}
@@ -122,11 +129,33 @@ class TableBatcher:
         )  # fmt: skip
         return batch.take(np.delete(np.arange(len(batch)), list(errors))) if errors else batch
 
+    def _without(
+        self, table: pa.RecordBatch, wrong: np.ndarray, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int
+    ) -> InstanceBatch:
+        """Gives the batch of the rows but those that hold a text that is none, which fail."""
+        kept = np.delete(np.arange(table.num_rows), wrong)
+        batch = self.batch(table.take(pa.array(kept)), offsets[kept], piece, order, size_bytes)
+        error = RowError(Code.NOT_UTF8, "the row holds a text that is not UTF-8: write such a column as binary")
+        as_bytes = TableRows(pa.RecordBatch.from_arrays([_as_bytes(column) for column in table.columns], table.schema.names))
+        lost = [
+            FailedRow(
+                b"" if self.spec.key_fields else make_key(piece.path, int(offsets[row])),
+                piece.path, int(offsets[row]), error.stage, error.code, error.message, as_bytes[row],
+            )
+            for row in wrong
+        ]  # fmt: skip
+        return dataclasses.replace(batch, failed=sorted([*batch.failed, *lost], key=lambda row: row.offset))
+
     def _keys(self, table: pa.RecordBatch, source: str, offsets: np.ndarray) -> tuple[pa.Array, dict[int, RowError]]:
         fields = self.spec.key_fields
         if not fields:
             return make_keys(source, offsets), {}
-        tokens = [_texts(table, field) for field in fields]
+        columns = [_column(table, field) for field in fields]
+        texts = [None if column is None or column.null_count else scalar_texts(column) for column in columns]
+        plain = [text for text in texts if text is not None]
+        if len(plain) == len(fields):
+            return join_keys(plain), {}
+        tokens = [_texts(column, table.num_rows).cast(pa.binary()).to_pylist() for column in columns]
         taken, errors = [], {}
         for row, parts in enumerate(zip(*tokens, strict=True)):
             try:
@@ -138,18 +167,51 @@ class TableBatcher:
 
     def _passthrough(self, table: pa.RecordBatch, name: str) -> pa.Array:
         if name != "*":
-            return pa.array([text or b"null" for text in _texts(table, name)], pa.binary()).cast(pa.string())
+            column = _column(table, name)
+            return _texts(pa.nulls(table.num_rows) if column is None else column, table.num_rows)
         left_out = {*self.spec.key_fields, *self.spec.own_fields}
         names = [name for name in table.schema.names if name not in left_out]
-        heads = [msgspec.json.encode(name) + b": " for name in names]
-        columns = [_texts(table, name) for name in names]
-        texts = [b", ".join(head + text for head, text in zip(heads, row, strict=True)) for row in zip(*columns, strict=True)]
-        return pa.array(texts or [b""] * table.num_rows, pa.binary()).cast(pa.string())
+        members: list[str | pa.Array] = []
+        for name in names:
+            members += [f"{', ' if members else ''}{msgspec.json.encode(name).decode()}: ", _texts(_column(table, name), table.num_rows)]
+        return pc.binary_join_element_wise(*members, "") if members else pa.array([""] * table.num_rows, pa.string())
 
 
-def _texts(table: pa.RecordBatch, name: str) -> list[bytes]:
-    """A column's values as JSON texts; empty texts where the table has no such column."""
+def _rows_not_utf8(table: pa.RecordBatch) -> np.ndarray:
+    """Gives the rows with a text that is not UTF-8: neither Parquet nor Avro is held to it by its writer, or by Arrow's reader."""
+    columns = [column for column in table.columns if not _is_valid(column)]
+    rows = range(table.num_rows) if columns else ()
+    return np.array([row for row in rows if not all(_is_valid(column.slice(row, 1)) for column in columns)], np.int64)
+
+
+def _is_valid(column: pa.Array) -> bool:
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _as_bytes(column: pa.Array) -> pa.Array:
+    """A column of texts as the bytes that they are; one that holds texts deeper is left out."""
+    if pt.is_string(column.type) or pt.is_large_string(column.type):
+        return column.cast(pa.large_binary())
+    return pa.nulls(len(column)) if pt.is_nested(column.type) or pt.is_dictionary(column.type) else column
+
+
+def _column(table: pa.RecordBatch, name: str) -> pa.Array | None:
     place = table.schema.get_field_index(name)
     if place < 0:
-        return [b""] * table.num_rows
-    return [json_text(value) for value in table.column(place).to_pylist()]
+        return None
+    column = table.column(place)
+    return column.dictionary_decode() if pt.is_dictionary(column.type) else column
+
+
+def _texts(column: pa.Array | None, rows: int) -> pa.Array:
+    """A column's values as JSON texts; empty texts where the table has no such column."""
+    if column is None:
+        return pa.array([""] * rows, pa.string())
+    texts = scalar_texts(column)
+    if texts is None:
+        return pa.array([json_text(value) for value in column.to_pylist()], pa.binary()).cast(pa.string())
+    return pc.fill_null(texts, "null") if texts.null_count else texts

@@ -17,7 +17,7 @@ import pyarrow as pa
 from transforms.codec import Column
 from transforms.codes import RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch, Rows
-from transforms.keys import make_key, make_keys, take_key
+from transforms.keys import make_key, make_keys, take_key, take_keys
 from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Cursor, DamagedFileError, open_stream
 from transforms.read.example import ExampleParser, Features
 from transforms.read.row import RowSpec
@@ -159,8 +159,11 @@ class RecordReader:
         fields = self.spec.key_fields
         if not fields:
             return [], {}
+        texts = [parsed.texts(field) for field in fields]
+        if len(fields) == 1 and take_keys(texts[0]) is not None:
+            return texts[0], {}
         keys, errors = [], {}
-        for row, tokens in enumerate(zip(*(parsed.texts(field) for field in fields), strict=True)):
+        for row, tokens in enumerate(zip(*texts, strict=True)):
             try:
                 keys.append(take_key(tokens, fields))
             except RowError as error:

@@ -11,9 +11,8 @@ import pyarrow.compute as pc
 
 from transforms.codec import Column, Ragged
 from transforms.signature import TensorSpec
+from transforms.texts import quote
 
-MUST_ESCAPE = r'["\\\x00-\x1f]'
-ESCAPED_BYTES = np.isin(np.arange(256), [*range(0x20), *b'"\\'])  # by a byte's value
 NON_FINITE = {
     "null": {"nan": "null", "inf": "null", "-inf": "null"},
     "string": {"nan": '"NaN"', "inf": '"Infinity"', "-inf": '"-Infinity"'},
@@ -87,18 +86,7 @@ def _string_texts(values: Sequence[bytes], as_base64: bool) -> pa.Array:
         strings = pa.array(values, pa.binary()).cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         return pa.array([_string_text(value) for value in values], pa.binary()).cast(pa.string())
-    quoted = pc.binary_join_element_wise('"', strings, '"', "")
-    if not _escapes(strings):
-        return quoted
-    mask = pc.match_substring_regex(strings, MUST_ESCAPE)
-    escaped = [msgspec.json.encode(text) for text in strings.filter(mask).to_pylist()]
-    return pc.replace_with_mask(quoted, mask, pa.array(escaped, pa.binary()).cast(pa.string()))
-
-
-def _escapes(strings: pa.Array) -> bool:
-    """Whether some byte of all the texts must be escaped: a look at each text by itself takes ten times as long."""
-    data = strings.buffers()[2]
-    return data is not None and bool(ESCAPED_BYTES[np.frombuffer(data, np.uint8)].any())
+    return quote(strings)
 
 
 def _string_text(value: bytes | str) -> bytes:

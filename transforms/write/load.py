@@ -25,6 +25,8 @@ from transforms.write.publish import MANIFEST, Publisher
 from transforms.write.report import report_files
 
 DISPOSITIONS = {"truncate": "WRITE_TRUNCATE", "append": "WRITE_APPEND", "empty": "WRITE_EMPTY"}
+# Failed rows are loaded also when the gate stays shut: those beside an empty table are of a run that never came to it.
+ERRORS_DISPOSITIONS = DISPOSITIONS | {"empty": "WRITE_TRUNCATE"}
 RESULTS = "results"
 # https://cloud.google.com/bigquery/quotas#load_jobs: source URIs a job; a pattern is one, and may stand for ten million files.
 MAX_FILES = 10_000
@@ -81,7 +83,7 @@ class TablePublisher(Publisher):
         table = errors_table(self.job)
         if errors:
             run_load(self.job, Load("errors", table, errors, ERROR_FIELDS))
-        elif self.job.output.write_disposition == "truncate":  # those of the run before
+        elif self.job.output.write_disposition != "append":  # those of the run before
             client(self.job.bigquery.project, None).delete_table(table.dotted, not_found_ok=True)
 
 
@@ -95,14 +97,16 @@ def run_load(job: JobSpec, load: Load) -> str:
     """Loads once a run, however often it is tried; gives the id of the job that did it.
 
     The id is made from the run's. Where BigQuery has a job of that id already, an attempt before made it, and its end is waited for.
+    Failed rows that replace the ones before are loaded once a launch: the run may have been started again with other rows.
 
     Raises:
       TableError: the load failed, or an earlier one of the same run loaded other rows.
     """
     service = client(job.bigquery.project, job.bigquery.location)
     run = hashlib.sha256(str(load.table).encode()).hexdigest()[:8]
+    whose = job.run_id if load.name == RESULTS or job.output.write_disposition == "append" else job.launch
     for attempt in range(ATTEMPTS):
-        by_id = f"nightshift-{job.run_id.replace('.', '_')}-{run}-{load.name}-{attempt}"
+        by_id = f"nightshift-{whose.replace('.', '_')}-{run}-{load.name}-{attempt}"
         try:
             started = service.load_table_from_uri(_uris(job, load), load.table.dotted, job_id=by_id, job_config=_config(job, load))
             mine = True
@@ -120,12 +124,17 @@ def run_load(job: JobSpec, load: Load) -> str:
 
 
 def _is_there(service: bigquery.Client, started: bigquery.LoadJob, load: Load) -> bool:
-    """Whether what an earlier attempt loaded is this run's table; False when somebody has dropped that since."""
+    """Whether what an earlier attempt loaded is this run's table; False when somebody has dropped that since.
+
+    Also False for failed rows of another number, which are added to those of the launch before, whose gate stayed shut.
+    """
     try:
         service.get_table(load.table.dotted)
     except NotFound:
         return False
     if started.output_rows is not None and started.output_rows != load.rows:
+        if load.name != RESULTS:
+            return False
         raise TableError(
             f"job {started.job_id} has loaded {started.output_rows} rows into {load.table} under this run id already, and these are "
             f"{load.rows}: the table is as it was. Give another --run_id"
@@ -150,7 +159,7 @@ def _config(job: JobSpec, load: Load) -> bigquery.LoadJobConfig:
     config = bigquery.LoadJobConfig(
         source_format="PARQUET",
         schema=list(load.fields),
-        write_disposition=DISPOSITIONS[job.output.write_disposition],
+        write_disposition=(DISPOSITIONS if load.name == RESULTS else ERRORS_DISPOSITIONS)[job.output.write_disposition],
         create_disposition="CREATE_IF_NEEDED",
     )
     config.parquet_options = parquet

@@ -166,13 +166,7 @@ def _add_up(pieces: Iterable[Piece]) -> tuple[Plan, Accounts]:
         kinds[type(piece)].append(piece)
     (plan,) = kinds[Plan]
     places = tuple(sorted(kinds[DuplicateKey])[:LISTED_DUPLICATES])
-    statistics: Statistics | None = None
-    for some in kinds[Statistics]:  # this launch's and, of each split taken up, an earlier one's
-        if statistics is None:
-            statistics = some
-        else:
-            statistics.merge(some)
-    return plan, Accounts(tuple(kinds[Shard]), tuple(kinds[SplitCount]), tuple(kinds[Duplicates]), places, statistics)
+    return plan, Accounts(tuple(kinds[Shard]), tuple(kinds[SplitCount]), tuple(kinds[Duplicates]), places, *kinds[Statistics])
 
 
 class _PublishJob(beam.DoFn):
@@ -232,7 +226,8 @@ class Publish(beam.PTransform):
     """Opens the gates and publishes, as the last step of the graph, since a template's launcher is gone by then.
 
     Expects: all ``Shard``s. ``pieces``, ``duplicates`` and ``places`` come from the read step, ``plans`` from the first,
-    ``statistics`` from the last; each is a pair whose first is the task's number. ``run`` is None where the run has one job.
+    ``statistics`` from the last, or also from the read step; each is a pair whose first is the task's number. ``run`` is None where
+    the run has one job.
     Gives: the run's manifest.
     Guarantees: each job's output is whole, ending with ``_SUCCESS``, or not there; done twice, it ends the same.
     """
@@ -242,11 +237,12 @@ class Publish(beam.PTransform):
     pieces: beam.PCollection
     duplicates: beam.PCollection
     places: beam.PCollection
-    statistics: beam.PCollection
+    statistics: tuple[beam.PCollection, ...]
     publisher: type[Publisher] = Publisher
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
-        statistics = self.statistics | beam.CombinePerKey(MergeStatistics()).with_output_types(tuple[int, Statistics])
+        gathered = self.statistics[0] if len(self.statistics) == 1 else self.statistics | "AllStatistics" >> beam.Flatten()
+        statistics = gathered | beam.CombinePerKey(MergeStatistics()).with_output_types(tuple[int, Statistics])
         # Each piece says by its type what it is: a join by name would tag and untag every one, in eight steps more.
         parts = (self.plans, shards, self.pieces, self.duplicates, self.places, statistics)
         grouped = parts | beam.Flatten() | "GroupByTask" >> beam.GroupByKey()

@@ -1,0 +1,343 @@
+"""W1 as CSV, TFRecord, Parquet and Avro: each through the job and through a hand-written loop with the same libraries, in turn.
+
+``python -m benchmarks.formats [--rows=200000] [--rounds=3]`` writes its part of ``benchmarks/RESULTS.md``. The loops check nothing:
+they read batches of columns, predict and write JSON-lines. tf.Examples also go through tfx-bsl's RunInference, with a model that
+parses them itself; and Parquet goes to Parquet, against JSON-lines to JSON-lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.loop import Clock, Columns, encode, load_model
+from benchmarks.measure import job_of, measure
+from benchmarks.results import RESULTS, write_part
+from benchmarks.workloads import DATA, FLOATS, RECIPE, STRINGS, WORKLOADS
+
+CALL_ROWS = 16_384
+FORMATS = {"csv": "CSV", "parquet": "Parquet", "avro": "Avro", "tfrecord": "TFRecord of `tf.Example`s"}
+LOOP_TARGET, PARQUET_TARGET, TFX_TARGET = 0.7, 3.0, 4.0
+Batch = tuple[list[bytes], Columns]
+
+
+def rows_file(format: str, rows: int) -> Path:
+    return DATA / f"w1-{rows}-{RECIPE}.{format}"
+
+
+def examples_model() -> Path:
+    """The model that takes serialized Examples."""
+    return DATA / f"w1-examples-model-{RECIPE}"
+
+
+# --- the files -------------------------------------------------------------------------------------------------------------
+
+
+def build(rows: int) -> None:
+    """Writes W1's rows in every format, and the model that takes Examples, where they are not there yet."""
+    import pyarrow.csv
+    import pyarrow.json
+    import pyarrow.parquet
+
+    workload = WORKLOADS["w1"]
+    workload.build(rows)
+    schema = pa.schema([("id", pa.string()), *((name, pa.float32()) for name in FLOATS), *((name, pa.string()) for name in STRINGS)])
+    parse = pyarrow.json.ParseOptions(explicit_schema=schema)
+    table = pyarrow.json.read_json(workload.rows_file(rows), parse_options=parse)
+    writers: dict[str, Callable[[Path], Any]] = {
+        "csv": lambda path: pyarrow.csv.write_csv(table, path),
+        "parquet": lambda path: pyarrow.parquet.write_table(table, path, row_group_size=131_072),
+        "avro": lambda path: _write_avro(table, path),
+        "tfrecord": lambda path: _write_examples(table, path),
+    }
+    for format, write in writers.items():
+        path = rows_file(format, rows)
+        if not path.exists():
+            partial = path.with_suffix(".partial")
+            write(partial)
+            partial.rename(path)
+    if not examples_model().exists():
+        partial = examples_model().with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        _make_examples_model(str(workload.model), str(partial))
+        partial.rename(examples_model())
+
+
+def _write_avro(table: pa.Table, path: Path) -> None:
+    import fastavro
+
+    fields = [{"name": name, "type": "float" if name in FLOATS else "string"} for name in table.schema.names]
+    schema = {"type": "record", "name": "Row", "fields": fields}
+    with path.open("wb") as stream:
+        fastavro.writer(stream, schema, (row for batch in table.to_batches(10_000) for row in batch.to_pylist()), codec="deflate")
+
+
+def _write_examples(table: pa.Table, path: Path) -> None:
+    import tensorflow as tf
+
+    train = tf.train
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for batch in table.to_batches(10_000):
+            for row in batch.to_pylist():
+                features = {
+                    name: train.Feature(float_list=train.FloatList(value=[value]))
+                    if name in FLOATS
+                    else train.Feature(bytes_list=train.BytesList(value=[value.encode()]))
+                    for name, value in row.items()
+                }
+                writer.write(train.Example(features=train.Features(feature=features)).SerializeToString())
+
+
+def _make_examples_model(model: str, folder: str) -> None:
+    import tensorflow as tf
+
+    class Examples(tf.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = tf.saved_model.load(model)
+            self.features = {name: tf.io.FixedLenFeature([], tf.float32) for name in FLOATS}
+            self.features |= {name: tf.io.FixedLenFeature([], tf.string) for name in STRINGS}
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
+        def predict(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+            found: dict[str, tf.Tensor] = self.model.signatures["serving_default"](**tf.io.parse_example(examples, self.features))
+            return found
+
+    examples = Examples()
+    tf.saved_model.save(examples, folder, signatures=examples.predict)
+
+
+# --- the hand-written loops ------------------------------------------------------------------------------------------------
+
+
+def _from_table(batch: Any) -> Batch:
+    columns = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in (*FLOATS, *STRINGS)}
+    return [b'"%b"' % key.encode() for key in batch.column("id").to_pylist()], columns
+
+
+def _read_csv(path: Path) -> Iterator[Batch]:
+    from pyarrow import csv
+
+    types = {name: pa.float32() for name in FLOATS} | {name: pa.string() for name in ("id", *STRINGS)}
+    reader = csv.open_csv(
+        path, csv.ReadOptions(block_size=4 << 20, use_threads=False), convert_options=csv.ConvertOptions(column_types=types)
+    )
+    yield from map(_from_table, reader)
+
+
+def _read_parquet(path: Path) -> Iterator[Batch]:
+    from pyarrow import parquet
+
+    yield from map(_from_table, parquet.ParquetFile(path).iter_batches(CALL_ROWS, use_threads=False))
+
+
+def _read_avro(path: Path) -> Iterator[Batch]:
+    import fastavro
+
+    with path.open("rb") as stream:
+        records = fastavro.reader(stream)
+        while some := list(islice(records, CALL_ROWS)):
+            columns = {
+                name: np.array([row[name] for row in some], np.float32 if name in FLOATS else object) for name in (*FLOATS, *STRINGS)
+            }
+            yield [b'"%b"' % row["id"].encode() for row in some], columns
+
+
+def _read_tfrecord(path: Path) -> Iterator[Batch]:
+    import tensorflow as tf
+    from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder  # type: ignore[import-untyped]
+
+    decoder = ExamplesToRecordBatchDecoder()
+    for records in tf.data.TFRecordDataset(str(path)).batch(CALL_ROWS).as_numpy_iterator():
+        table = decoder.DecodeBatch(records.tolist())
+        columns = {name: table.column(name).flatten().to_numpy(zero_copy_only=False) for name in (*FLOATS, *STRINGS)}
+        yield [b'"%b"' % key for key in table.column("id").flatten().to_pylist()], columns
+
+
+READERS: dict[str, Callable[[Path], Iterator[Batch]]] = {
+    "csv": _read_csv,
+    "parquet": _read_parquet,
+    "avro": _read_avro,
+    "tfrecord": _read_tfrecord,
+}
+
+
+def run_loop(format: str, rows: int, output: Path) -> dict[str, float]:
+    """Predicts on W1 in a format and writes JSON-lines; gives the seconds of each step."""
+    clock = Clock()
+    predict = load_model(WORKLOADS["w1"].model)
+    clock.end("load")
+    with output.open("wb", buffering=0) as sink:
+        for keys, columns in READERS[format](rows_file(format, rows)):
+            clock.end("read to columns")
+            outputs = predict(columns)
+            clock.end("predict")
+            sink.write(encode(keys, outputs))
+            clock.end("encode and write")
+    return clock.seconds
+
+
+def run_tfx(rows: int, output: Path) -> None:
+    """tf.Examples as tfx-bsl's documentation runs a model on them, written as JSON-lines without a key."""
+    import apache_beam as beam
+    import tensorflow as tf
+    from google.protobuf import json_format
+    from tfx_bsl.public.beam import RunInference  # type: ignore[import-untyped]
+    from tfx_bsl.public.proto import model_spec_pb2  # type: ignore[import-untyped]
+
+    spec = model_spec_pb2.InferenceSpecType()
+    spec.saved_model_spec.model_path = str(examples_model())
+    with beam.Pipeline() as pipeline:
+        _ = (
+            pipeline
+            | beam.io.ReadFromTFRecord(str(rows_file("tfrecord", rows)))
+            | beam.Map(tf.train.Example.FromString)
+            | RunInference(spec)
+            | beam.Map(lambda log: json.dumps(json_format.MessageToDict(log.predict_log.response)))
+            | beam.io.WriteToText(str(output))
+        )
+
+
+def _job(way: str, format: str, rows: int, output: Path) -> Callable[[], dict[str, float] | None]:
+    if way == "loop":
+        import fastavro
+        import tensorflow as tf
+        import tfx_bsl.coders.example_coder
+
+        _ = fastavro, tf.compat.v1.saved_model.load, tf.data
+        return lambda: run_loop(format, rows, output)
+    if way == "tfx":
+        import tfx_bsl.public.beam
+
+        return lambda: run_tfx(rows, output)
+    import tensorflow as tf
+    import tfx_bsl.coders.example_coder  # noqa: F401
+
+    import transforms.read.avro
+    import transforms.read.csv
+    import transforms.read.parquet
+    import transforms.read.tfrecord
+    import transforms.write.parquet  # noqa: F401
+
+    _ = tf.compat.v1.Session, tf.compat.v1.saved_model.load
+    source = WORKLOADS["w1"].rows_file(rows) if format == "jsonl" else rows_file(format, rows)
+    model = examples_model() if way == "examples" else WORKLOADS["w1"].model
+    arguments = ["run", f"--model={model}", f"--input={source}", f"--output={output}"]
+    if way != "examples":  # Examples that the model parses are not looked into: their keys are made
+        arguments.append("--key_field=id")
+    if way == "to_parquet":
+        arguments.append("--output_format=parquet")
+    return job_of(arguments)
+
+
+# --- the comparison --------------------------------------------------------------------------------------------------------
+
+
+def _child(way: str, format: str, rows: int) -> dict[str, Any]:
+    """Measures in a fresh process."""
+    output = DATA / f"formats-{way}-{format}"
+    shutil.rmtree(output, ignore_errors=True)
+    output.unlink(missing_ok=True) if output.is_file() else None
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks.formats", f"--rows={rows}", "--child", way, format, str(output)],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, capture_output=True, text=True,
+    )  # fmt: skip
+    if ended.returncode:
+        raise RuntimeError(f"{way} {format} ended with status {ended.returncode}:\n{ended.stdout[-2000:]}\n{ended.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(output.with_suffix(".json").read_text())
+    for left in DATA.glob(f"{output.name}*"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    print(f"  {way:10} {format:9} {rows / found['seconds']:>10,.0f} rows/s, {rows / found['cpu_seconds']:>10,.0f} by CPU", flush=True)
+    return found
+
+
+WAYS = [
+    *((way, format) for format in FORMATS for way in ("loop", "ours")),
+    ("ours", "jsonl"),
+    ("to_parquet", "parquet"),
+    ("tfx", "tfrecord"),
+    ("examples", "tfrecord"),
+]
+TITLES = {
+    "loop": "hand-written loop",
+    "ours": "ours",
+    "to_parquet": "ours, to Parquet",
+    "tfx": "tfx-bsl's RunInference, the model parses",
+    "examples": "ours, the model parses",
+}
+
+
+def tell(rounds: Sequence[dict[tuple[str, str], dict[str, Any]]], rows: int) -> str:
+    """Gives the part's text."""
+
+    def middle(way: str, format: str, value: str) -> float:
+        return median(found[way, format][value] for found in rounds)
+
+    def ratio(one: tuple[str, str], other: tuple[str, str], value: str = "seconds") -> float:
+        return median(found[other][value] / found[one][value] for found in rounds)
+
+    lines = [
+        "## Formats: W1 as CSV, Parquet, Avro and TFRecord",
+        "",
+        f"{rows:,} rows, medians of {len(rounds)} round{'s' if len(rounds) > 1 else ''}, each way in a fresh process without its imports. "
+        "The output is JSON-lines but for Parquet to Parquet. A loop reads batches of columns with the library that ours uses (pyarrow, "
+        "fastavro, tfx-bsl), predicts and writes; it checks nothing.",
+        "",
+        "| format | way | rows/s | rows per CPU second | to the loop | to the loop, by CPU |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for way, format in WAYS:
+        compared = ["", ""]
+        if way == "ours" and format in FORMATS:
+            compared = [f"{ratio((way, format), ('loop', format), value):.2f}" for value in ("seconds", "cpu_seconds")]
+        title = "JSON-lines" if format == "jsonl" else FORMATS[format]
+        speeds = [f"{rows / middle(way, format, value):,.0f}" for value in ("seconds", "cpu_seconds")]
+        lines.append(f"| {' | '.join((title, TITLES[way], *speeds, *compared))} |")
+    targets = [
+        *((f"{FORMATS[one]}: ours to the loop, at least", LOOP_TARGET, ratio(("ours", one), ("loop", one))) for one in FORMATS),
+        ("Parquet to Parquet to JSON-lines to the same, at least", PARQUET_TARGET, ratio(("to_parquet", "parquet"), ("ours", "jsonl"))),
+        ("tf.Examples: ours to tfx-bsl's RunInference, at least", TFX_TARGET, ratio(("examples", "tfrecord"), ("tfx", "tfrecord"))),
+    ]
+    lines += ["", "| what | target | measured | |", "|---|--:|--:|---|"]
+    lines += [f"| {what} | {target:g} | {value:.2f} | {'met' if value >= target else 'missed'} |" for what, target, value in targets]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--child", nargs=3, metavar=("WAY", "FORMAT", "OUTPUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--build", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.build:
+        build(arguments.rows)
+        return
+    if arguments.child:
+        way, format, output = arguments.child
+        measure(_job(way, format, arguments.rows, Path(output)), arguments.rows, Path(output))
+        return
+    # In a process of its own: a child's peak memory begins with its parent's.
+    subprocess.run([sys.executable, "-m", "benchmarks.formats", f"--rows={arguments.rows}", "--build"], check=True)
+    rounds = []
+    for number in range(arguments.rounds):
+        print(f"round {number + 1} of {arguments.rounds}", flush=True)
+        rounds.append({(way, format): _child(way, format, arguments.rows) for way, format in WAYS})
+    write_part("formats", tell(rounds, arguments.rows))
+    print(RESULTS.read_text().split("<!-- begin formats -->")[1].split("<!-- end")[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""Builds the image for real, without a registry: Debian's buildah on a base that debootstrap makes.
+
+The two base images that the recipe names are stood in for by that base, under their own names: Python 3.11 and a program where Beam's
+boot program is, and one where the launcher is. All else is the recipe's own. Needs root, buildah and debootstrap (``apt-get install
+buildah debootstrap``), and some GB of disk; no daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCKERFILE = ROOT / "templates" / "Dockerfile"
+PROGRAMS = ("buildah", "debootstrap")
+SUITE = "bookworm"  # the Debian that Beam's image for Python 3.11 is made of
+PACKAGES = ("python3", "python3-venv", "python3-pip", "ca-certificates")
+# What this machine trusts and how it reaches the package index, for the pip that runs inside.
+FROM_HERE = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf")
+STORAGE = Path("/var/tmp/nightshift-image-test")
+IMAGE = "localhost/nightshift:test"
+
+
+def missing() -> str | None:
+    """Why the image can't be built here, or None."""
+    absent = [program for program in PROGRAMS if shutil.which(program) is None]
+    if absent:
+        return f"there is no {' and no '.join(absent)} here: apt-get install {' '.join(PROGRAMS)}"
+    return None if os.geteuid() == 0 else "debootstrap and chroot need root"
+
+
+def arguments() -> dict[str, str]:
+    """The recipe's build arguments with their defaults."""
+    return dict(re.findall(r"^ARG (\w+)=(\S+)$", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def buildah(*command: str, **options: Any) -> str:
+    """Runs buildah on a storage of its own; gives what it printed."""
+    storage = ("--root", str(STORAGE / "root"), "--runroot", str(STORAGE / "run"), "--storage-driver", "vfs")
+    environment = {**os.environ, "BUILDAH_ISOLATION": "chroot", "TMPDIR": str(STORAGE)}
+    ended = subprocess.run(["buildah", *storage, *command], env=environment, capture_output=True, text=True, **options)
+    if ended.returncode:
+        said = f"{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
+        raise RuntimeError(f"buildah {' '.join(command)} ended with status {ended.returncode}:\n{said}")
+    return ended.stdout
+
+
+def _make_base() -> Path:
+    """Makes Debian with Python in a folder, from the packages' mirror that this machine uses; gives the folder."""
+    base = STORAGE / "base"
+    if (base / "made").exists():
+        return base
+    shutil.rmtree(base, ignore_errors=True)
+    listing = ["apt-get", "indextargets", "--format", "$(REPO_URI)"]
+    mirrors = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split()
+    (site,) = {mirror for mirror in mirrors if mirror.rstrip("/").endswith("/debian")}
+    command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(base), site]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    for path in filter(os.path.exists, FROM_HERE):
+        shutil.copyfile(path, f"{base}{path}")
+    (base / "usr/local/bin/python").symlink_to("/usr/bin/python3.11")
+    shutil.rmtree(base / "var/cache/apt", ignore_errors=True)
+    (base / "made").touch()
+    return base
+
+
+def _make_stub(name: str, base: Path | None, program: str, prints: str) -> None:
+    """Makes an image called ``name`` with a program at a place where the real image has one."""
+    container = buildah("from", "scratch").strip()
+    with tempfile.TemporaryDirectory(dir=STORAGE) as folder:
+        path = Path(folder) / program.lstrip("/")
+        path.parent.mkdir(parents=True)
+        path.write_text(f'#!/bin/sh\necho {prints} "$@"\n')
+        path.chmod(0o755)
+        if base is not None:
+            buildah("add", "--quiet", container, str(base), "/")
+        buildah("add", "--quiet", container, folder, "/")
+    buildah("commit", "--quiet", container, name)
+    buildah("rm", container)
+
+
+def build() -> None:
+    """Builds ``IMAGE`` by the recipe, as it stands."""
+    STORAGE.mkdir(exist_ok=True)
+    given = arguments()
+    images = {image.split(":")[0] for names in json.loads(buildah("images", "--json") or "[]") for image in names.get("names") or ()}
+    beam, launcher = f"{given['BEAM_IMAGE']}:{given['BEAM_VERSION']}", f"{given['LAUNCHER_IMAGE']}:{given['LAUNCHER_TAG']}"
+    if not any(image.endswith(given["BEAM_IMAGE"]) for image in images):
+        _make_stub(f"docker.io/{beam}", _make_base(), "/opt/apache/beam/boot", "the stand-in for Beam's boot program")
+        _make_stub(launcher, None, "/opt/google/dataflow/python_template_launcher", "the stand-in for the launcher")
+    buildah("build", "--pull-never", "--layers", "--file", str(DOCKERFILE), "--tag", IMAGE, str(ROOT))
+
+
+class Container:
+    """A container of ``IMAGE``; a folder of this machine is its ``/data``."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.name = buildah("from", "--pull-never", IMAGE).strip()
+
+    def run(self, *command: str, user: str = "root") -> str:
+        return buildah("run", "--user", user, "--volume", f"{self.data}:/data", self.name, "--", *command)
+
+    def close(self) -> None:
+        buildah("rm", self.name)
+
+
+def config() -> dict[str, Any]:
+    """What the image says of itself: its entry point, its environment."""
+    found: dict[str, Any] = json.loads(buildah("inspect", "--type", "image", IMAGE))["OCIv1"]["config"]
+    return found
