@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import struct
@@ -91,27 +92,49 @@ class AvroReader:
 
     def _read_blocks(self, joined: Any, shift: int, stop: int, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
         """``shift`` turns a place in ``joined`` into one in the file."""
+        due = _Due()
         position = 0
         try:
-            blocks = fastavro.block_reader(joined)
-            for block in blocks:
+            for block in fastavro.block_reader(joined):
                 position = block.offset + shift
                 if position - SYNC_BYTES >= stop:
-                    return
+                    break
                 rows = batch_rows(self.spec, block.size / max(1, block.num_records))
                 records: Iterator[Any] = iter(block)
                 first = 0
-                while some := list(itertools.islice(records, rows)):
+                # Blocks are of 16 KB as writers make them: a model call for each would be most of the work.
+                while some := list(itertools.islice(records, max(1, rows - len(due.records)))):
                     size = min(BATCH_BYTES, block.size * len(some) // max(1, block.num_records))
-                    yield self._batch(some, position + first, piece, order, size)
+                    due.add(some, position + np.arange(first, first + len(some), dtype=np.int64), size)
                     first += len(some)
+                    if len(due.records) >= rows or due.size >= BATCH_BYTES:
+                        yield self._batch(due, piece, order)
+                        due = _Due()
         except DAMAGE as error:
+            if due.records:
+                yield self._batch(due, piece, order)
             raise _damaged(position, error) from error
+        if due.records:
+            yield self._batch(due, piece, order)
 
-    def _batch(self, records: list[dict[str, Any]], position: int, piece: FileRange, order: tuple[str, int], size: int) -> InstanceBatch:
-        names = needed_columns(self.spec, list(records[0]))
-        table = pa.RecordBatch.from_arrays([_column([record[name] for record in records]) for name in names], names)
-        return self.batcher.batch(table, position + np.arange(len(records), dtype=np.int64), piece, order, size)
+    def _batch(self, due: _Due, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+        names = needed_columns(self.spec, list(due.records[0]))
+        table = pa.RecordBatch.from_arrays([_column([record[name] for record in due.records]) for name in names], names)
+        return self.batcher.batch(table, np.concatenate(due.offsets), piece, order, due.size)
+
+
+@dataclasses.dataclass
+class _Due:
+    """Records of some blocks that make one batch, and their places."""
+
+    records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    offsets: list[np.ndarray] = dataclasses.field(default_factory=list)
+    size: int = 0
+
+    def add(self, records: list[dict[str, Any]], offsets: np.ndarray, size: int) -> None:
+        self.records += records
+        self.offsets.append(offsets)
+        self.size += size
 
 
 def _column(values: list[Any]) -> pa.Array:
