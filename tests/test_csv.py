@@ -27,6 +27,7 @@ from transforms.files import FoundFile
 from transforms.read import blocks, csv_rows, splits
 from transforms.read.blocks import DamagedFileError
 from transforms.read.csv import CsvReader, RowParser, holds_quote, impossible_inputs, missing_columns
+from transforms.read.csv_rows import inside
 from transforms.read.formats import FORMATS, format_of
 from transforms.read.row import RowSpec
 from transforms.read.splits import split_file
@@ -404,3 +405,10 @@ def test_a_truncated_file_keeps_the_rows_before_the_damage(models: Models, tmp_p
     report = check_output(tmp_path / "out")
     assert report["counts"]["read"] > 50_000
     assert [row["code"] for row in lines(tmp_path / "out", "prediction.errors")] == ["FILE_DAMAGED"]
+
+
+@given(marks=st.lists(st.booleans(), max_size=300))
+@settings(deadline=None, derandomize=True, max_examples=200)
+def test_places_after_an_odd_number_of_quotes(marks: list[bool]) -> None:
+    expected = [sum(marks[: place + 1]) % 2 == 1 for place in range(len(marks))]
+    assert inside(np.array(marks, bool)).tolist() == expected

@@ -8,6 +8,7 @@ that are not strings comes first. Rows that it doubts are written as JSON object
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import msgspec
@@ -31,6 +32,8 @@ from transforms.read.merge import merge
 from transforms.read.row import RowSpec
 from transforms.signature import TensorSpec
 from transforms.texts import quote
+
+PIECE_BYTES = 512 << 10
 
 
 def missing_columns(path: str, spec: RowSpec) -> list[str]:
@@ -164,13 +167,19 @@ class RowParser:
         rows = np.flatnonzero(~block.malformed)
         if self.types and len(rows):
             texts = block.texts.take(rows) if block.malformed.any() else block.texts
-            good = Cells(join_rows(texts), len(self.header.names)).plain_rows(self.guarded)
+            good = self._plain_rows(texts)
             if not good.all():
                 rows, texts = rows[good], texts.take(np.flatnonzero(good))
             table = self._parse(join_rows(texts)) if len(rows) else None
             if table is not None and table.num_rows == len(rows):
                 return rows, table
         return np.empty(0, np.int64), None
+
+    def _plain_rows(self, texts: RowTexts) -> np.ndarray:
+        """Tells which rows Arrow reads as the rules have it, some hundred at a time: what is made of them stays in the processor's cache."""
+        borders = np.append(np.searchsorted(texts.starts, np.arange(texts.starts[0], texts.stops[-1], PIECE_BYTES)), len(texts))
+        pieces = [texts.take(slice(start, stop)) for start, stop in itertools.pairwise(borders) if start < stop]
+        return np.concatenate([Cells(join_rows(piece), len(self.header.names)).plain_rows(self.guarded) for piece in pieces])
 
     def _parse(self, data: bytes) -> pa.Table | None:
         """Parses rows in one call; None where one of them needs a look of its own."""

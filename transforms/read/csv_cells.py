@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from transforms.read.blocks import BYTE_ORDER_MARK
-from transforms.read.csv_rows import COMMA, NEWLINE, QUOTE, RETURN
+from transforms.read.csv_rows import COMMA, NEWLINE, QUOTE, RETURN, inside
 
 ZERO, MINUS = b"0-"
 PADDING = b"\n\n"
@@ -23,7 +23,7 @@ class Cells:
         ends = (view == COMMA) | (view == NEWLINE)
         self.bare_returns = view == RETURN if b"\r" in data else None  # Arrow takes one for a line end
         if b'"' in data:
-            outside = ~np.bitwise_xor.accumulate(view == QUOTE)
+            outside = ~inside(view == QUOTE)
             ends &= outside
             self.bare_returns = None if self.bare_returns is None else self.bare_returns & outside
         bounds = np.concatenate(([-1], np.flatnonzero(ends), [len(data)]))
