@@ -176,9 +176,9 @@ class RowParser:
         return np.empty(0, np.int64), None
 
     def _plain_rows(self, texts: RowTexts) -> np.ndarray:
-        """Tells which rows Arrow reads as the rules have it, some hundred at a time: what is made of them stays in the processor's cache."""
+        """Tells which rows Arrow reads as the rules have it, in pieces that stay in the processor's cache."""
         borders = np.append(np.searchsorted(texts.starts, np.arange(texts.starts[0], texts.stops[-1], PIECE_BYTES)), len(texts))
-        pieces = [texts.take(slice(start, stop)) for start, stop in itertools.pairwise(borders) if start < stop]
+        pieces = [texts.take(np.arange(start, stop)) for start, stop in itertools.pairwise(borders) if start < stop]
         return np.concatenate([Cells(join_rows(piece), len(self.header.names)).plain_rows(self.guarded) for piece in pieces])
 
     def _parse(self, data: bytes) -> pa.Table | None:
