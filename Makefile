@@ -55,6 +55,7 @@ image: setup  ## build the image of launcher and worker; IMAGE=… names it, VAR
 	$(or $(DOCKER),docker) build -f templates/Dockerfile -t '$(IMAGE)' --build-arg 'VARIANT=$(or $(VARIANT),cpu)' .
 
 image-test: setup  ## build the image without a registry and predict in it: Debian's buildah and debootstrap, as root, 15 GB of disk
+	$(BIN)/python tests/image/building.py
 	NIGHTSHIFT_IMAGE=1 $(BIN)/python -m pytest tests/image
 
 terraform-test: setup  ## check Terraform's files against the provider's schema, fetched from npm

@@ -192,27 +192,35 @@ def start_flink(processes: Processes, distribution: Path, task_managers: int = 2
     (configuration / "config.yaml").write_text(
         f"jobmanager.rpc.address: 127.0.0.1\njobmanager.rpc.port: {rpc}\nrest.port: {rest}\nrest.address: 127.0.0.1\n"
         "jobmanager.memory.process.size: 1024m\ntaskmanager.memory.process.size: 1536m\ntaskmanager.numberOfTaskSlots: 1\n"
+        "heartbeat.interval: 1000\nheartbeat.timeout: 8000\n"
         "restart-strategy.type: fixed-delay\nrestart-strategy.fixed-delay.attempts: 3\nrestart-strategy.fixed-delay.delay: 1s\n"
     )
-    jars = f"{distribution}/lib/*"
-    opened = [f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in ("java.lang", "java.util", "java.net", "java.nio", "java.time")]
-    package = "org.apache.flink.runtime"
     processes.start(
-        "jobmanager", "java", "-Xmx512m", *opened, "-cp", jars, f"{package}.entrypoint.StandaloneSessionClusterEntrypoint",
+        "jobmanager", *_java(distribution), "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
         "--configDir", configuration, port=rest,
     )  # fmt: skip
+    for number in range(task_managers):
+        start_task_manager(processes, distribution, f"taskmanager-{number}")
+    return rest
+
+
+def start_task_manager(processes: Processes, distribution: Path, name: str) -> None:
+    """Starts one more TaskManager of a slot, which finds the JobManager by the configuration that ``start_flink`` wrote."""
     sizes = {
         "framework.heap.size": "128m", "task.heap.size": "384m", "framework.off-heap.size": "128m", "task.off-heap.size": "0b",
         "managed.size": "384m", "network.min": "128m", "network.max": "128m", "jvm-metaspace.size": "256m", "jvm-overhead.min": "128m",
         "jvm-overhead.max": "128m",
     }  # fmt: skip
-    settings = [part for name, size in sizes.items() for part in ("-D", f"taskmanager.memory.{name}={size}")]
-    for number in range(task_managers):
-        processes.start(
-            f"taskmanager-{number}", "java", "-Xmx512m", *opened, "-cp", jars, f"{package}.taskexecutor.TaskManagerRunner",
-            "--configDir", configuration, "-D", "taskmanager.cpu.cores=1.0", *settings,
-        )  # fmt: skip
-    return rest
+    settings = [part for size, value in sizes.items() for part in ("-D", f"taskmanager.memory.{size}={value}")]
+    processes.start(
+        name, *_java(distribution), "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
+        "--configDir", processes.folder / "conf", "-D", "taskmanager.cpu.cores=1.0", *settings,
+    )  # fmt: skip
+
+
+def _java(distribution: Path) -> list[object]:
+    opened = [f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in ("java.lang", "java.util", "java.net", "java.nio", "java.time")]
+    return ["java", "-Xmx512m", *opened, "-cp", f"{distribution}/lib/*"]
 
 
 ENGINES = {"prism": prism, "flink": flink}

@@ -122,8 +122,26 @@ def test_a_killed_worker_is_started_again_or_named(engine: Any, models: Models, 
     check_output(out)
 
 
+def test_a_task_manager_is_killed_and_another_started(engine: Any, models: Models, tmp_path: Path) -> None:
+    """Flink gives its splits to the one that is left, or to the new one, and the output is that of a quiet run."""
+    processes, on_engine = engine
+    if "taskmanager-0" not in processes.started:
+        pytest.skip("this engine has no TaskManagers")
+    out, said = tmp_path / "out", tmp_path / "said"
+    data = write_lines(tmp_path / "rows.jsonl", [{"x": 20_000, "id": number} for number in range(100)])
+    whole = child.start(out, SPLIT_BYTES, said, model=models.get("slow"), input=data, key_field="id", **on_engine)
+    child.wait_until(lambda: child.predicting(processes.started["workers"].pid), 120)
+    processes.started["taskmanager-0"].kill()
+    processes.stop("taskmanager-0")
+    engines.start_task_manager(processes, engines.flink_distribution(), "taskmanager-0")
+    whole.join(WITHIN_SECONDS)
+    assert whole.exitcode == 0, said.read_text()
+    assert {row["key"]: row["prediction"] for row in lines(out)} == dict.fromkeys(range(100), 10_002.0)
+    check_output(out)
+
+
 @pytest.mark.skipif("NIGHTSHIFT_FLINK" not in os.environ, reason="NIGHTSHIFT_FLINK=1 fetches Flink, 230 MB, and starts it")
-def test_flink_comes_up_with_two_task_managers(tmp_path: Path) -> None:
+def test_flink_comes_up_loses_a_task_manager_and_gets_another(tmp_path: Path) -> None:
     """As far as it goes without Beam's job server: Flink's own processes, found through its REST interface."""
     distribution = engines.flink_distribution()
     processes = engines.Processes(tmp_path)
@@ -134,6 +152,11 @@ def test_flink_comes_up_with_two_task_managers(tmp_path: Path) -> None:
             with urllib.request.urlopen(f"http://127.0.0.1:{rest}/overview") as answer:
                 return int(json.load(answer)["taskmanagers"])
 
+        child.wait_until(lambda: task_managers() == 2, 60)
+        processes.started["taskmanager-1"].kill()
+        processes.stop("taskmanager-1")
+        child.wait_until(lambda: task_managers() == 1, 60)
+        engines.start_task_manager(processes, distribution, "taskmanager-1")
         child.wait_until(lambda: task_managers() == 2, 60)
     finally:
         processes.stop()
