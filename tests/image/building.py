@@ -93,7 +93,7 @@ def _make_stub(name: str, base: Path | None, program: str, prints: str) -> None:
     with tempfile.TemporaryDirectory(dir=STORAGE) as folder:
         path = Path(folder) / program.lstrip("/")
         path.parent.mkdir(parents=True)
-        path.write_text(f'#!/bin/sh\necho {prints} "$@"\n')
+        path.write_text(f'#!/bin/sh\necho "{prints}" "$@"\n')
         path.chmod(0o755)
         if base is not None:
             buildah("add", "--quiet", container, str(base), "/")
