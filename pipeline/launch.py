@@ -52,7 +52,7 @@ ENVIRONMENT = {
     "sdk_container_image": "sdkContainerImage",
 }
 NUMBERS = ("numWorkers", "maxWorkers", "diskSizeGb")
-# What a refusal for lack of a role asks for, by the permission that it names (docs/operations.md, "Accounts and roles").
+# What a refusal for lack of a role asks for, by the permission that it names (docs/operations.md, "The project's parts").
 ADVICE = {
     "iam.serviceAccounts.actAs": "whoever launches needs roles/iam.serviceAccountUser on the account of --service_account_email",
     "dataflow.jobs.create": "whoever launches needs roles/dataflow.developer on the project",

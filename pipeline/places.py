@@ -1,6 +1,7 @@
 """What a launch names in Cloud Storage, looked at before anything is sent: the template and the buckets.
 
-Who launches may see less than the job's own account: what is forbidden here is said and does not hold the launch back.
+Through Google's own client: Beam's file systems take seconds to import. Who launches may see less than the job's own account: what is
+forbidden here is said and does not hold the launch back.
 """
 
 from __future__ import annotations

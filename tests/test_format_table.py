@@ -52,7 +52,7 @@ class Source:
 
     def __init__(self, format: str, folder: Path, request: pytest.FixtureRequest, models: Models) -> None:
         self.format, self.folder, self.request, self.models = format, folder, request, models
-        self.extension = "txt" if format == "file-list" else formats.FORMATS[format].extensions[:1] or ""
+        self.extension = "txt" if format == "file-list" else next(iter(formats.FORMATS[format].extensions), "")
 
     def values(self, lists: bool) -> list[dict[str, Any]]:
         return [{"id": f"k{row}", "x": [row / 4, 1.0] if lists else row / 4} for row in range(ROWS)]
@@ -61,7 +61,7 @@ class Source:
         """Gives the path of one file, or of a table."""
         rows = self.values(lists)
         columns = {"id": [row["id"] for row in rows], "x": pa.array([row["x"] for row in rows])}
-        path = self.folder / f"rows.{''.join(self.extension)}"
+        path = self.folder / f"rows.{self.extension}"
         if self.format == "bigquery":
             service = self.request.getfixturevalue("bigquery")
             table: str = service.load(f"{service.make_dataset()}.rows", pa.table(columns))

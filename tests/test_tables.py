@@ -268,6 +268,13 @@ def not_utf8(*texts: bytes) -> pa.Array:
     return pa.Array.from_buffers(pa.string(), len(texts), pa.array(texts, pa.binary()).buffers())
 
 
+def test_a_dictionary_with_a_text_that_is_not_utf8_costs_the_rows_that_have_it() -> None:
+    texts = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int32()), not_utf8(b"a", b"\xff"))
+    rows = pa.RecordBatch.from_arrays([pa.array([1, 2, 3]), texts], ["x", "s"])
+    assert table._rows_not_utf8(rows).tolist() == [1]
+    assert json.loads(table.TableRows(pa.RecordBatch.from_arrays([table._as_bytes(texts)], ["s"]))[1]) == {"s": {"b64": "/w=="}}
+
+
 @pytest.mark.parametrize("where", ["key", "input", "passed"])
 def test_a_text_that_is_not_utf8_costs_its_row_alone(where: str, models: Models, tmp_path: Path) -> None:
     texts = {name: [b"a", b"\xc3\xa4", b"c"] for name in ("key", "input", "passed")}

@@ -20,10 +20,11 @@ from transforms.codes import Code, RowError
 from transforms.keys import take_key
 from transforms.read.gather import Gatherer, Packing, pieces
 from transforms.signature import Signature, TensorSpec
+from transforms.texts import MUST_ESCAPE
 from transforms.values import B64, TooLarge, normalize
 
 PACKED_ROWS = 32
-ESCAPED = re.compile(r'["\\\x00-\x1f]')
+ESCAPED = re.compile(MUST_ESCAPE)
 
 
 @dataclasses.dataclass(frozen=True)

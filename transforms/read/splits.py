@@ -17,7 +17,7 @@ from transforms.read.formats import Format, format_of
 from transforms.specs import InputSpec
 
 # A split is long enough that its fixed cost (open, seek, a shard of its own) is lost in it, and short enough that
-# the last one does not keep one worker busy alone: 32 MB are parsed in about half a second.
+# the last one does not keep one worker busy alone: 32 MB are parsed in about a fifth of a second.
 SPLIT_BYTES = 32 << 20
 # Opening a file costs some milliseconds, more from a bucket: a thousand of them are work enough for a split.
 PACKED_FILES = 1000

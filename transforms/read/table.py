@@ -179,7 +179,7 @@ class TableBatcher:
 
 def _rows_not_utf8(table: pa.RecordBatch) -> np.ndarray:
     """Gives the rows with a text that is not UTF-8: neither Parquet nor Avro is held to it by its writer, or by Arrow's reader."""
-    columns = [column for column in table.columns if not _is_valid(column)]
+    columns = [column for column in map(_decoded, table.columns) if not _is_valid(column)]
     rows = range(table.num_rows) if columns else ()
     return np.array([row for row in rows if not all(_is_valid(column.slice(row, 1)) for column in columns)], np.int64)
 
@@ -194,16 +194,18 @@ def _is_valid(column: pa.Array) -> bool:
 
 def _as_bytes(column: pa.Array) -> pa.Array:
     """A column of texts as the bytes that they are; one that holds texts deeper is left out."""
+    column = _decoded(column)
     if pt.is_string(column.type) or pt.is_large_string(column.type):
         return column.cast(pa.large_binary())
-    return pa.nulls(len(column)) if pt.is_nested(column.type) or pt.is_dictionary(column.type) else column
+    return pa.nulls(len(column)) if pt.is_nested(column.type) else column
 
 
 def _column(table: pa.RecordBatch, name: str) -> pa.Array | None:
     place = table.schema.get_field_index(name)
-    if place < 0:
-        return None
-    column = table.column(place)
+    return None if place < 0 else _decoded(table.column(place))
+
+
+def _decoded(column: pa.Array) -> pa.Array:
     return column.dictionary_decode() if pt.is_dictionary(column.type) else column
 
 
