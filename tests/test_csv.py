@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from saved_models import Models
 from test_job import check_output, lines, manifest, run
@@ -241,15 +241,21 @@ def test_a_bad_line_costs_itself_alone(tmp_path: Path) -> None:
 
 
 @MANY
-@given(st.lists(st.sampled_from([b'"', b",", b"\n", b"\r\n", b"x", b"\r", b'""', b"\xff", b"1"]), max_size=40), st.integers(1, 30))
+@given(
+    st.lists(st.sampled_from([b'"', b",", b"\n", b"\r\n", b"x", b"\r", b'""', b"\xff", b"1"]), max_size=40),
+    st.integers(1, 30),
+    st.integers(1, 30),
+)
 def test_any_bytes_are_rows_or_failed_rows_whatever_the_block(
-    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], block_bytes: int
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], block_bytes: int, piece_bytes: int
 ) -> None:
     data = b"a,b\n" + b"".join(pieces)
     spec = RowSpec(signature(a=("float32", (None,)), b=("string", (None,))))
     whole = parse(data, spec, tmp_path_factory.getbasetemp())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK_BYTES", block_bytes)
+        patch.setattr("transforms.read.csv_rows.PIECE_BYTES", piece_bytes)
+        patch.setattr("transforms.read.csv.PIECE_BYTES", piece_bytes)
         assert parse(data, spec, tmp_path_factory.getbasetemp()) == whole
     if b'"' not in data:
         offsets = itertools.accumulate([len(line) + 1 for line in data.split(b"\n")], initial=0)
@@ -271,6 +277,43 @@ def test_the_parts_of_a_file_have_the_rows_of_the_whole(tmp_path_factory: pytest
     cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=4)))
     parts = [read(path, spec, *pair) for pair in itertools.pairwise([0, *cuts, len(content)])]
     assert rows_of([batch for part in parts for batch in part]) == rows_of(read(path, spec))
+
+
+@MANY
+@given(
+    st.lists(st.sampled_from([b'"', b",", b"\n", b"\r\n", b"x", b"\r", b'""', b'"x"']), max_size=20),
+    st.booleans(),
+    st.sampled_from([1, 2, 3, 64, 1000]),
+)
+@example([b'x"x"', b',"'], False, 1000)  # the last quote opens a field, and ends nothing
+def test_rows_found_at_once_are_those_found_one_by_one(pieces: list[bytes], last: bool, piece_bytes: int) -> None:
+    data = b"".join(pieces)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(csv_rows, "PIECE_BYTES", piece_bytes)
+        found, used = csv_rows.find_rows(data, 7, last)
+    expected, its_used = csv_rows._scan(data, 7, last)
+    assert list(found.texts) == list(expected.texts)
+    assert (found.texts.starts.tolist(), found.malformed.tolist(), used) == (
+        expected.texts.starts.tolist(),
+        expected.malformed.tolist(),
+        its_used,
+    )
+    if found.separators is not None:
+        parts = csv_rows.adjoin(found.texts, found.separators)
+        assert len(parts[0]) == len(found.texts)
+        ends = {int(start) + end for start, text in zip(parts[0].starts, parts[0], strict=True) for end in field_ends(text)}
+        assert ends <= {*parts[1].tolist(), *parts[0].stops.tolist()}
+
+
+def field_ends(text: bytes) -> list[int]:
+    """Where the fields of a well-formed row end, by its fields' lengths as they stand."""
+    ends, place = [], -1
+    while place < len(text):
+        found = csv_rows.FIELD.match(text, place + 1)
+        assert found is not None
+        place = found.end()
+        ends.append(place)
+    return ends
 
 
 def test_a_quote_that_never_closes_is_given_up_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,14 +26,12 @@ from transforms.keys import join_keys, make_key, make_keys, take_key
 from transforms.read import arrow
 from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Block, DamagedFileError, compression_of
 from transforms.read.csv_cells import Cells
-from transforms.read.csv_rows import CsvRows, Header, RowBlock, join_rows, read_header, read_rows, take_header
+from transforms.read.csv_rows import PIECE_BYTES, CsvRows, Header, RowBlock, adjoin, read_header, read_rows, take_header
 from transforms.read.jsonl import LineParser
 from transforms.read.merge import merge
 from transforms.read.row import RowSpec
 from transforms.signature import TensorSpec
 from transforms.texts import quote
-
-PIECE_BYTES = 512 << 10
 
 
 def missing_columns(path: str, spec: RowSpec) -> list[str]:
@@ -166,30 +164,36 @@ class RowParser:
         """Gives the rows that are plainly what the signature asks for, and their columns."""
         rows = np.flatnonzero(~block.malformed)
         if self.types and len(rows):
-            texts = block.texts.take(rows) if block.malformed.any() else block.texts
-            good = self._plain_rows(texts)
+            texts, separators = adjoin(block.texts.take(rows) if block.malformed.any() else block.texts, block.separators)
+            good = self._plain_rows(texts, separators)
             if not good.all():
-                rows, texts = rows[good], texts.take(np.flatnonzero(good))
-            table = self._parse(join_rows(texts)) if len(rows) else None
+                rows = rows[good]
+                texts, _ = adjoin(texts.take(np.flatnonzero(good)), None)
+            table = self._parse(memoryview(texts.data)[texts.starts[0] : texts.stops[-1]]) if len(rows) else None
             if table is not None and table.num_rows == len(rows):
                 return rows, table
         return np.empty(0, np.int64), None
 
-    def _plain_rows(self, texts: RowTexts) -> np.ndarray:
+    def _plain_rows(self, texts: RowTexts, separators: np.ndarray) -> np.ndarray:
         """Tells which rows Arrow reads as the rules have it, in pieces that stay in the processor's cache."""
-        borders = np.append(np.searchsorted(texts.starts, np.arange(texts.starts[0], texts.stops[-1], PIECE_BYTES)), len(texts))
-        pieces = [texts.take(np.arange(start, stop)) for start, stop in itertools.pairwise(borders) if start < stop]
-        return np.concatenate([Cells(join_rows(piece), len(self.header.names)).plain_rows(self.guarded) for piece in pieces])
+        firsts = np.searchsorted(texts.starts, np.arange(texts.starts[0], texts.stops[-1], PIECE_BYTES))
+        found = []
+        for first, last in itertools.pairwise(np.append(firsts, len(texts))):
+            if first < last:
+                start, stop = texts.starts[first], texts.stops[last - 1]
+                inner = separators[slice(*np.searchsorted(separators, (start, stop)))] - start
+                found.append(Cells(texts.data[start:stop], inner, len(self.header.names)).plain_rows(self.guarded))
+        return np.concatenate(found)
 
-    def _parse(self, data: bytes) -> pa.Table | None:
+    def _parse(self, data: memoryview) -> pa.Table | None:
         """Parses rows in one call; None where one of them needs a look of its own."""
         places = [str(self.places[name]) for name in self.types]
         names = [str(place) for place in range(len(self.header.names))]
         try:
             table = arrow_csv.read_csv(
-                pa.BufferReader(data),
+                pa.BufferReader(pa.py_buffer(data)),
                 arrow_csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=names),
-                arrow_csv.ParseOptions(newlines_in_values=b'"' in data),
+                arrow_csv.ParseOptions(newlines_in_values=True),
                 arrow_csv.ConvertOptions(
                     column_types=dict(zip(places, self.types.values(), strict=True)),
                     include_columns=places,

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import numpy as np
 
 from transforms.read.blocks import BYTE_ORDER_MARK
-from transforms.read.csv_rows import COMMA, NEWLINE, QUOTE, RETURN, inside
+from transforms.read.csv_rows import NEWLINE, QUOTE, RETURN, inside
 
 ZERO, MINUS, POINT = b"0-."
 CASE = 0x20  # the bit that tells "E" from "e"
 PADDING = b"\n\n"
+# Of places at which fields start and at which they stop, which fields pass.
+Test = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Cells:
-    """The fields of well-formed rows that ``data`` holds, one row a line; of those rows only that have ``width`` of them."""
+    """The fields of well-formed rows that ``data`` holds, one row a line, as ``separators`` part them; of those rows only that
+    have ``width`` fields."""
 
-    def __init__(self, data: bytes, width: int) -> None:
+    def __init__(self, data: bytes, separators: np.ndarray, width: int) -> None:
         self.data = data
         self.view = np.frombuffer(data + PADDING, np.uint8)
-        view = self.view[: len(data)]
-        ends = (view == COMMA) | (view == NEWLINE)
-        self.bare_returns = view == RETURN if b"\r" in data else None  # Arrow takes one for a line end
-        if b'"' in data:
-            outside = ~inside(view == QUOTE)
-            ends &= outside
-            self.bare_returns = None if self.bare_returns is None else self.bare_returns & outside
-        bounds = np.concatenate(([-1], np.flatnonzero(ends), [len(data)]))
+        bounds = np.concatenate(([-1], separators, [len(data)]))
         lasts = np.flatnonzero(self.view[bounds[1:]] == NEWLINE)  # the padding ends the last row
         counts = np.diff(lasts, prepend=-1)
         self.row_stops = bounds[lasts + 1]
@@ -41,49 +40,70 @@ class Cells:
 
         Only what Arrow would take without a word is looked for; what else is wrong with a field it refuses itself.
         """
-        good = np.ones((len(self.starts) // self.shape[1], self.shape[1]), bool)
-        starts, stops = self.starts, self.stops
-        if b'"' in self.data:
-            quoted = (self.view[starts] == QUOTE) & (stops - starts >= 2)
-            starts, stops = starts + quoted, stops - quoted
-        first = self.view[starts]
-        minus = first == MINUS
-        digits = starts + minus
-        leading = self.view[digits]
-        is_number = (stops > digits) & _are_digits(leading) & _are_digits(self.view[stops - 1])
-        is_zero = leading == ZERO
-        is_number &= ~(minus & is_zero & (stops - digits == 1))  # "-0" is an integer of JSON, of which a float is 0.0, not -0.0
-        leading_zero = is_zero & (stops - digits > 1)
-        as_integer = (is_number & ~leading_zero).reshape(self.shape)
-        as_float = (is_number & ~(leading_zero & _are_digits(self.view[digits + 1])) & ~self._bare_points()).reshape(self.shape)
-        for place, dtype in places.items():
-            if dtype == "bool":
-                some = slice(place, None, self.shape[1])
-                length = stops[some] - starts[some]
-                good[:, place] = ((first[some] == ord("t")) & (length == 4)) | ((first[some] == ord("f")) & (length == 5))
-            else:
-                good[:, place] = (as_integer if "int" in dtype else as_float)[:, place]
-            if dtype.startswith("u"):
-                good[:, place] &= ~minus[place :: self.shape[1]]
+        starts, stops = self.starts.reshape(self.shape), self.stops.reshape(self.shape)
+        good = np.ones(len(starts), bool)
+        for kind in dict.fromkeys(map(_kind, places.values())):
+            columns = [place for place, dtype in places.items() if _kind(dtype) == kind]
+            good &= self._plain_fields(self._test(kind), starts[:, columns], stops[:, columns]).all(axis=1)
+        good[self._bare_points([place for place, dtype in places.items() if _kind(dtype) == "float"])] = False
         rows = self.right.copy()
-        rows[rows] = good.all(axis=1)
+        rows[rows] = good
         return rows & ~self._doubtful()
 
-    def _bare_points(self) -> np.ndarray | bool:
-        """Marks the fields that hold ``.e``, which Arrow takes for ``.0e``."""
+    def _plain_fields(self, test: Test, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+        """Tells which fields, given by where they start and stop, pass a test."""
+        good = test(starts, stops)
+        if b'"' in self.data and not good.all():
+            fields = np.nonzero(~good)
+            starts, stops = starts[fields], stops[fields]
+            good[fields] = (self.view[starts] == QUOTE) & (stops - starts >= 2) & test(starts + 1, stops - 1)
+        return good
+
+    def _test(self, kind: str) -> Test:
+        """Gives what tells, of where fields start and stop, which of them are of a kind."""
+        if kind == "bool":
+            return self._are_booleans
+        begins, is_digit = self._numbers_begin(kind), self.is_digit
+        return lambda starts, stops: begins[starts] & is_digit[stops - 1]
+
+    def _are_booleans(self, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+        first, length = self.view[starts], stops - starts
+        return ((first == ord("t")) & (length == 4)) | ((first == ord("f")) & (length == 5))
+
+    @functools.cached_property
+    def is_digit(self) -> np.ndarray:
+        """Marks the bytes that are digits."""
+        return self.view - np.uint8(ZERO) < 10  # unsigned: what is below zero is large
+
+    def _numbers_begin(self, kind: str) -> np.ndarray:
+        """Marks the bytes at which a number of JSON may begin; not ``-0``, an integer there, of which a float is 0.0, not -0.0."""
+        view, is_digit = self.view, self.is_digit
+        is_zero = view == ZERO
+        begins = is_digit & ~is_zero
+        minus = (view[:-1] == MINUS) & begins[1:]
+        if kind == "float":
+            begins[:-1] |= is_zero[:-1] & ~is_digit[1:]
+            minus[:-1] |= (view[:-2] == MINUS) & is_zero[1:-1] & (view[2:] == POINT)
+        else:
+            begins[:-1] |= is_zero[:-1] & (view[1:] < MINUS)  # a comma, a line end or a quote
+        if kind != "unsigned":
+            begins[:-1] |= minus
+        return begins
+
+    def _bare_points(self, columns: list[int]) -> np.ndarray:
+        """Gives the rows with a field in ``columns`` that holds ``.e``, which Arrow takes for ``.0e``."""
         view = self.view[: len(self.data)]
         places = np.flatnonzero((view[:-1] == POINT) & (view[1:] | CASE == ord("e")))
-        if not len(places):
-            return False
-        bare = np.zeros(len(self.starts) + 1, bool)
-        bare[np.searchsorted(self.stops, places)] = True  # in a row of another width it marks a neighbour, which only costs time
-        return bare[:-1]
+        rows, found = np.divmod(np.searchsorted(self.stops, places), self.shape[1])
+        # In a row of another width it marks a neighbour, which only costs time.
+        return rows[np.isin(found, columns) & (rows < len(self.stops) // self.shape[1])]
 
     def _doubtful(self) -> np.ndarray:
         """Tells which rows hold a carriage return outside of quotes, or bytes that are not UTF-8."""
         doubtful = np.zeros(len(self.right), bool)
-        if self.bare_returns is not None:
-            doubtful[np.searchsorted(self.row_stops, np.flatnonzero(self.bare_returns))] = True
+        if b"\r" in self.data:  # Arrow takes one for a line end
+            view = self.view[: len(self.data)]
+            doubtful[np.searchsorted(self.row_stops, np.flatnonzero((view == RETURN) & ~inside(view == QUOTE)))] = True
         if not self.data.isascii():
             if self.data.startswith(BYTE_ORDER_MARK):  # Arrow passes over it, as at a file's beginning
                 doubtful[0] = True
@@ -93,8 +113,11 @@ class Cells:
         return doubtful
 
 
-def _are_digits(view: np.ndarray) -> np.ndarray:
-    return view - np.uint8(ZERO) < 10  # unsigned: what is below zero is large
+def _kind(dtype: str) -> str:
+    """What is looked for in the fields of an input of ``dtype``."""
+    if "int" in dtype:
+        return "unsigned" if dtype.startswith("u") else "integer"
+    return "bool" if dtype == "bool" else "float"
 
 
 def _is_utf8(data: bytes) -> bool:
