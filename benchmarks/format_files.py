@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ def examples_model() -> Path:
     return DATA / f"w1-examples-model-{RECIPE}"
 
 
-def build(rows: int) -> None:
-    """Writes W1's rows in every format, and the model that takes Examples, where they are not there yet."""
+def build(rows: int, formats: Collection[str] = ("csv", "parquet", "avro", "tfrecord")) -> None:
+    """Writes W1's rows as JSON-lines and in ``formats``, and the model that takes Examples, where they are not there yet."""
     import pyarrow.csv
     import pyarrow.json
     import pyarrow.parquet
@@ -38,11 +38,11 @@ def build(rows: int) -> None:
         "avro": lambda path: _write_avro(table, path),
         "tfrecord": lambda path: _write_examples(table, path),
     }
-    for format, write in writers.items():
+    for format in formats:
         path = rows_file(format, rows)
         if not path.exists():
             partial = path.with_suffix(".partial")
-            write(partial)
+            writers[format](partial)
             partial.rename(path)
     if not examples_model().exists():
         partial = examples_model().with_suffix(".partial")
