@@ -248,7 +248,7 @@ def tell(rounds: Sequence[Round], further: Sequence[Round], rows: int) -> str:
     lines += [
         "",
         f"A further row, from {rows:,} to {FURTHER * rows:,} of them, takes {median(json_row):.2f} µs from JSON-lines to JSON-lines and "
-        f"{median(parquet_row):.2f} µs from Parquet to Parquet. At {rows:,} rows what a run costs whatever its rows stands against Parquet.",
+        f"{median(parquet_row):.2f} µs from Parquet to Parquet. At {rows:,} rows what any run costs stands against Parquet.",
     ]
     return "\n".join(lines)
 
