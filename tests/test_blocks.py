@@ -180,6 +180,21 @@ def test_a_stream_that_is_cut_off_or_garbage_after_a_good_one_is_damage(tmp_path
         assert damage.offset == len(LINES)
 
 
+@pytest.mark.parametrize("ending", ["gz", "bz2"])
+def test_zeros_between_and_after_streams_are_padding(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"rows.jsonl.{ending}"
+    for zeros in (b"", bytes(1), bytes(200_000)):
+        path.write_bytes(COMPRESS[ending](LINES) + zeros + COMPRESS[ending](b"[7]\n") + zeros)
+        assert read(path) == [*expected_lines(LINES), (len(LINES), b"[7]")]
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2"])
+def test_a_file_of_no_bytes_holds_no_rows(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"rows.jsonl.{ending}"
+    path.write_bytes(b"")
+    assert read(path) == []
+
+
 @pytest.mark.parametrize("ending", list(COMPRESS))
 def test_a_flipped_byte_is_damage(tmp_path: Path, ending: str) -> None:
     packed = bytearray(COMPRESS[ending](LINES))

@@ -20,7 +20,7 @@ import numpy as np
 
 from transforms.codes import Code, RowError
 from transforms.signature import Shape, Signature, TensorSpec
-from transforms.values import B64, has_shape, integer_bounds, is_ones, json_shape, out_of_range, regular_shape, wrap
+from transforms.values import B64, has_shape, innermost, integer_bounds, is_ones, json_shape, out_of_range, regular_shape, wrap
 
 # NumPy's arrays have at most 64 dimensions, and a column one more than a row.
 MAX_DEPTH = 63
@@ -153,23 +153,15 @@ def _misfit(flat: Sequence[Any], dtype: str) -> Any:
 
 
 def _largest(value: Any) -> Any:
-    flat = list(_flatten(value))
+    flat = list(innermost(value))
     return max(flat, key=abs) if flat else value
-
-
-def _flatten(value: Any) -> Iterable[Any]:
-    if isinstance(value, list):
-        for item in value:
-            yield from _flatten(item)
-    else:
-        yield value
 
 
 def _column_by_row(values: Sequence[Any], spec: TensorSpec, dims: tuple[int, ...]) -> tuple[np.ndarray, dict[int, RowError]]:
     """The slow twin of the block: some integer does not fit 64 bits, so find whose."""
     rows, errors = [], {}
     for number, value in enumerate(values):
-        flat = list(_flatten(value))
+        flat = list(innermost(value))
         try:
             rows.append(_fill(flat, len(flat), spec.dtype).reshape(dims))
         except OverflowError:
@@ -207,7 +199,7 @@ def _row_array(value: Any, spec: TensorSpec, shapes: tuple[Shape, ...]) -> np.nd
         raise RowError(Code.WRONG_SHAPE, f"input {spec.name!r}: a complex number is a list of two numbers")
     if len(shape) > MAX_DEPTH:
         raise RowError(Code.WRONG_SHAPE, f"input {spec.name!r}: lists are nested {len(shape)} deep; at most {MAX_DEPTH} is possible")
-    flat = list(_flatten(value))
+    flat = list(innermost(value))
     try:
         array = _fill(flat, len(flat), spec.dtype).reshape(shape)
     except OverflowError:

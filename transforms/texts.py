@@ -1,4 +1,4 @@
-"""Columns as JSON texts, in Arrow's kernels."""
+"""Texts in Arrow's kernels: columns as JSON, and what is UTF-8."""
 
 from __future__ import annotations
 
@@ -26,6 +26,18 @@ def _escapes(strings: pa.Array) -> bool:
     """Whether some byte of all the texts must be escaped: a look at each text by itself takes ten times as long."""
     data = strings.buffers()[2]
     return data is not None and bool(ESCAPED_BYTES[np.frombuffer(data, np.uint8)].any())
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether ``data`` is UTF-8, by a look at the bytes where they are: decoding would copy them."""
+    if data.isascii():
+        return True
+    ends = pa.py_buffer(np.array([0, len(data)], np.int64))
+    try:
+        pa.Array.from_buffers(pa.large_string(), 1, [None, ends, pa.py_buffer(data)]).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def scalar_texts(array: pa.Array) -> pa.Array | None:

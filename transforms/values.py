@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -31,6 +31,15 @@ def integer_bounds(dtype: str) -> tuple[int, int] | None:
         return None
     bits = int(dtype.removeprefix("u").removeprefix("int"))
     return (0, 2**bits - 1) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def innermost(value: Any) -> Iterator[Any]:
+    """Gives the values that nested lists hold, in order; of what is no list itself."""
+    if isinstance(value, list):
+        for item in value:
+            yield from innermost(item)
+    else:
+        yield value
 
 
 def normalize(value: Any, signature: Signature, spec: TensorSpec) -> Any:

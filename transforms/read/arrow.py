@@ -17,7 +17,7 @@ import pyarrow.types as pt
 from transforms.codec import Column, Ragged, numpy_dtype
 from transforms.codes import Code, RowError
 from transforms.signature import Shape, Signature, TensorSpec
-from transforms.values import integer_bounds, is_ones, out_of_range, regular_shape
+from transforms.values import innermost, integer_bounds, is_ones, out_of_range, regular_shape
 
 Errors = dict[int, RowError]
 
@@ -184,7 +184,7 @@ def _cell(value: Any, leaf: pa.DataType, spec: TensorSpec, shapes: tuple[Shape, 
         expected = " or ".join("[" + ",".join("?" if dim is None else str(dim) for dim in one or ()) + "]" for one in shapes)
         found = "[" + ",".join(map(str, shape)) + "]"
         raise RowError(Code.WRONG_SHAPE, f"input {spec.name!r}: expected {spec.dtype} of shape {expected}, found {found}")
-    flat = list(_flatten(value))
+    flat = list(innermost(value))
     if any(item is None for item in flat):
         raise RowError(Code.NULL_VALUE, f"input {spec.name!r}: expected {spec.dtype}, found a list with a null")
     values, bad = _values(pa.array(flat, leaf), spec)
@@ -195,11 +195,3 @@ def _cell(value: Any, leaf: pa.DataType, spec: TensorSpec, shapes: tuple[Shape, 
 
 def _matches(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
     return len(shape) == len(expected) and all(dim in (None, size) for size, dim in zip(shape, expected, strict=True))
-
-
-def _flatten(value: Any) -> Any:
-    if isinstance(value, list):
-        for item in value:
-            yield from _flatten(item)
-    else:
-        yield value

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import bz2
 import dataclasses
-import gzip
+import functools
 import io
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from backports import zstd
+from isal import igzip_lib
 
 from transforms import files
 from transforms.elements import FileRange
@@ -19,7 +19,11 @@ BLOCK_BYTES = 4 << 20
 MAX_ROW_BYTES = 256 << 20
 TOO_LONG_KEPT_BYTES = 1024
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# How much is unpacked at a time: what comes before damage is lost from that much.
+PACKED_BYTES, UNPACKED_BYTES = 64 << 10, 256 << 10
 COMPRESSIONS = {"gz": "gzip", "bz2": "bzip2", "zst": "zstd"}
+# What the libraries raise at bytes that do not unpack, or that can't be read.
+UNPACKING: tuple[type[Exception], ...] = (EOFError, igzip_lib.error, zstd.ZstdError, OSError)  # type: ignore[assignment]  # isal's stub is wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,23 +57,27 @@ def open_stream(piece: FileRange) -> IO[bytes]:
     raw = files.open_raw(piece.path)
     compression = compression_of(piece.path)
     if compression == "gzip":
-        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+        unpacked = _Unpacked(raw, functools.partial(igzip_lib.IgzipDecompressor, igzip_lib.DECOMP_GZIP))
+        return io.BufferedReader(unpacked, UNPACKED_BYTES)
     if compression == "bzip2":
-        return io.BufferedReader(_Bzip2Stream(raw))
+        return io.BufferedReader(_Unpacked(raw, bz2.BZ2Decompressor), UNPACKED_BYTES)
     if compression == "zstd":
         return zstd.ZstdFile(raw)  # type: ignore[return-value]
     return raw
 
 
-class _Bzip2Stream(io.RawIOBase):
-    """Bytes of a bzip2 file of one or more streams.
+class _Unpacked(io.RawIOBase):
+    """Bytes of a gzip or bzip2 file of one or more streams.
 
-    Not ``bz2.BZ2File``: where a second stream does not begin well, it takes what is left for padding and ends without a word.
+    Not the libraries' own files: where a second stream does not begin well, ``bz2.BZ2File`` takes what is left for padding and ends
+    without a word; ``igzip.IGzipFile`` loses what it has of a block when damage comes.
     """
 
-    def __init__(self, raw: IO[bytes]) -> None:
+    def __init__(self, raw: IO[bytes], make_decompressor: Callable[[], Any]) -> None:
         self._raw = raw
-        self._decompressor = bz2.BZ2Decompressor()
+        self._make_decompressor = make_decompressor
+        self._decompressor = make_decompressor()
+        self._is_empty = True
 
     def readable(self) -> bool:
         return True
@@ -77,14 +85,21 @@ class _Bzip2Stream(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while True:
             packed = b""
-            if self._decompressor.needs_input or self._decompressor.eof:
-                packed = self._decompressor.unused_data or self._raw.read(64 << 10)
+            if self._decompressor.eof:
+                # Zeros may follow a stream: what writes to tapes fills blocks up with them.
+                packed = (self._decompressor.unused_data or self._raw.read(PACKED_BYTES)).lstrip(b"\0")
+                while not packed and (packed := self._raw.read(PACKED_BYTES)):
+                    packed = packed.lstrip(b"\0")
                 if not packed:
-                    if self._decompressor.eof:
+                    return 0
+                self._decompressor = self._make_decompressor()
+            elif self._decompressor.needs_input:
+                packed = self._raw.read(PACKED_BYTES)
+                if not packed:
+                    if self._is_empty:
                         return 0
                     raise EOFError("the compressed file ends before its end-of-stream marker")
-            if self._decompressor.eof:
-                self._decompressor = bz2.BZ2Decompressor()
+            self._is_empty = False
             data = self._decompressor.decompress(packed, len(buffer))
             if data:
                 buffer[: len(data)] = data
@@ -124,7 +139,7 @@ class Cursor:
             try:
                 # Not read(): it would throw away what it has when the damage comes before ``count`` bytes are there.
                 data = self.stream.read1(count)  # type: ignore[attr-defined]
-            except (EOFError, zlib.error, zstd.ZstdError, OSError) as error:
+            except UNPACKING as error:
                 if not _is_damage(error):
                     raise
                 self.damage = DamagedFileError(self.offset, f"{type(error).__name__}: {error}")
@@ -141,9 +156,7 @@ class Cursor:
 
 def _is_damage(error: Exception) -> bool:
     """Tells a damaged file from a storage that does not answer, which the engine retries."""
-    if isinstance(error, EOFError | zlib.error | zstd.ZstdError | gzip.BadGzipFile):
-        return True
-    return isinstance(error, OSError) and error.errno is None and "data" in str(error).lower()
+    return not isinstance(error, OSError) or (error.errno is None and "data" in str(error).lower())
 
 
 def _blocks(cursor: Cursor, piece: FileRange) -> Iterator[Block]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import zlib
-
 from transforms import files
 from transforms.elements import FileRange
-from transforms.read.blocks import DamagedFileError, compression_of, open_stream
+from transforms.read.blocks import UNPACKING, compression_of, open_stream
 
 # What files of a kind begin with: RFC 1952, bzip2's and zstd's (RFC 8878) own, parquet.thrift, Avro 1.11 "Object Container Files".
 # Long enough that no text is taken for one: a header of CSV may well begin with PAR1, or with PARE.
@@ -53,6 +51,6 @@ def _broken(path: str) -> str | None:
     try:
         with open_stream(FileRange(path, 0, None, 0, path)) as stream:
             stream.read(1)
-    except (DamagedFileError, EOFError, OSError, zlib.error) as error:
+    except UNPACKING as error:
         return f"{type(error).__name__}: {error}"
     return None

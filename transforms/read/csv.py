@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -24,6 +25,7 @@ from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch, RowTexts
 from transforms.keys import join_keys, make_key, make_keys, take_key
 from transforms.read import arrow
+from transforms.read.ahead import read_ahead
 from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Block, DamagedFileError, compression_of
 from transforms.read.csv_cells import Cells
 from transforms.read.csv_rows import PIECE_BYTES, CsvRows, Header, RowBlock, adjoin, read_header, read_rows, take_header
@@ -92,6 +94,12 @@ class CsvReader:
         self.lines = LineParser(spec)
 
     def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+        # While Arrow parses one block, the next one's rows are found and looked at.
+        looked_at = self._look_at_rows(piece)
+        for parser, block, plain in read_ahead(looked_at) if piece.size_bytes > BLOCK_BYTES else looked_at:
+            yield parser.parse(block, plain, piece, order)
+
+    def _look_at_rows(self, piece: FileRange) -> Iterator[tuple[RowParser, RowBlock, PlainRows]]:
         header = read_header(piece.path) if piece.start > 0 else None
         parser = None
         for rows in read_rows(piece):
@@ -103,11 +111,19 @@ class CsvReader:
             first = int(np.searchsorted(rows.offset + starts, header.stop))  # past the header, where it is in this block
             while first < len(starts):
                 last = min(first + self.lines.max_rows, int(np.searchsorted(starts, starts[first] + 2 * BLOCK_BYTES)))
-                yield parser.parse(rows.slice(first, last), piece, order)
+                block = rows.slice(first, last)
+                yield parser, block, parser.find_plain(block)
                 first = last
 
     def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
         return self.lines.parse_nothing(piece, order)
+
+
+class PlainRows(NamedTuple):
+    """The numbers of rows in a block that Arrow may parse, and their lines."""
+
+    rows: np.ndarray
+    lines: memoryview
 
 
 class RowParser:
@@ -132,7 +148,7 @@ class RowParser:
             types.setdefault(tensor.name, _arrow_type(tensor.dtype))
         return {name: types[name] for name in sorted(types, key=self.places.__getitem__)}
 
-    def parse(self, block: RowBlock, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+    def parse(self, block: RowBlock, found: PlainRows, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
         """Gives all rows of ``block``, as instances or failed rows."""
         rows = CsvRows(block.texts, block.malformed, self.header, frozenset(self.values))
         offsets = block.offset + block.texts.starts
@@ -142,7 +158,10 @@ class RowParser:
                 Code.ROW_TOO_LONG, f"the row is longer than {MAX_ROW_BYTES >> 20} MiB; its first bytes are kept as the instance"
             )
             return self._failed(empty, rows, offsets, {0: error})
-        plain, table = self._parse_plain(block)
+        table = self._parse(found.lines) if len(found.rows) else None
+        plain = found.rows
+        if table is None or table.num_rows != len(plain):
+            plain, table = plain[:0], None
         other = np.delete(np.arange(len(rows)), plain)
         looked_at = self._other_batch(rows.take(other), offsets[other], empty) if len(other) else empty
         if table is None:
@@ -160,8 +179,8 @@ class RowParser:
 
     # --- rows that Arrow may parse ---
 
-    def _parse_plain(self, block: RowBlock) -> tuple[np.ndarray, pa.Table | None]:
-        """Gives the rows that are plainly what the signature asks for, and their columns."""
+    def find_plain(self, block: RowBlock) -> PlainRows:
+        """Gives the rows that are plainly what the signature asks for."""
         rows = np.flatnonzero(~block.malformed)
         if self.types and len(rows):
             texts, separators = adjoin(block.texts.take(rows) if block.malformed.any() else block.texts, block.separators)
@@ -169,10 +188,9 @@ class RowParser:
             if not good.all():
                 rows = rows[good]
                 texts, _ = adjoin(texts.take(np.flatnonzero(good)), None)
-            table = self._parse(memoryview(texts.data)[texts.starts[0] : texts.stops[-1]]) if len(rows) else None
-            if table is not None and table.num_rows == len(rows):
-                return rows, table
-        return np.empty(0, np.int64), None
+            if len(rows):
+                return PlainRows(rows, memoryview(texts.data)[texts.starts[0] : texts.stops[-1]])
+        return PlainRows(rows[:0], memoryview(b""))
 
     def _plain_rows(self, texts: RowTexts, separators: np.ndarray) -> np.ndarray:
         """Tells which rows Arrow reads as the rules have it, in pieces that stay in the processor's cache."""

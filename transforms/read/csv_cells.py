@@ -9,6 +9,7 @@ import numpy as np
 
 from transforms.read.blocks import BYTE_ORDER_MARK
 from transforms.read.csv_rows import NEWLINE, QUOTE, RETURN, inside
+from transforms.texts import is_utf8
 
 ZERO, MINUS, POINT = b"0-."
 CASE = 0x20  # the bit that tells "E" from "e"
@@ -107,9 +108,9 @@ class Cells:
         if not self.data.isascii():
             if self.data.startswith(BYTE_ORDER_MARK):  # Arrow passes over it, as at a file's beginning
                 doubtful[0] = True
-            if not _is_utf8(self.data):
+            if not is_utf8(self.data):
                 starts = np.concatenate(([0], self.row_stops[:-1] + 1))
-                doubtful |= [not _is_utf8(self.data[start:stop]) for start, stop in zip(starts, self.row_stops, strict=True)]
+                doubtful |= [not is_utf8(self.data[start:stop]) for start, stop in zip(starts, self.row_stops, strict=True)]
         return doubtful
 
 
@@ -118,11 +119,3 @@ def _kind(dtype: str) -> str:
     if "int" in dtype:
         return "unsigned" if dtype.startswith("u") else "integer"
     return "bool" if dtype == "bool" else "float"
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -13,14 +13,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from transforms import codec
 from transforms.codes import Code, RowError
 from transforms.keys import take_key
 from transforms.read.gather import Gatherer, Packing, pieces
 from transforms.signature import Signature, TensorSpec
-from transforms.texts import MUST_ESCAPE
+from transforms.texts import MUST_ESCAPE, is_utf8
 from transforms.values import B64, TooLarge, normalize
 
 PACKED_ROWS = 32
@@ -102,7 +101,7 @@ class RowReader:
         None where a row needs a look of its own.
         """
         decoder = self.struct_decoder if data[:1] == b"{" else self.bare_decoder
-        if decoder is None or not _is_utf8(data):
+        if decoder is None or not is_utf8(data):
             return None
         try:
             try:
@@ -263,17 +262,6 @@ def _parse_float(text: str) -> float | TooLarge:
 
 def _parse_integer(text: str) -> int | TooLarge:
     return int(text) if len(text) < 400 else TooLarge(text)
-
-
-def _is_utf8(data: bytes) -> bool:
-    if data.isascii():
-        return True
-    ends = pa.py_buffer(np.array([0, len(data)], np.int64))
-    try:  # looks at the bytes where they are; decoding would copy them
-        pa.Array.from_buffers(pa.large_string(), 1, [None, ends, pa.py_buffer(data)]).validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
 
 
 def _too_deep() -> RowError:
