@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from isal import igzip
 
 from benchmarks.workloads import DATA, FLOATS, RECIPE, STRINGS, WORKLOADS
 
@@ -21,7 +22,7 @@ def examples_model() -> Path:
     return DATA / f"w1-examples-model-{RECIPE}"
 
 
-def build(rows: int, formats: Collection[str] = ("csv", "parquet", "avro", "tfrecord")) -> None:
+def build(rows: int, formats: Collection[str] = ("csv", "parquet", "avro", "tfrecord", "jsonl.gz")) -> None:
     """Writes W1's rows as JSON-lines and in ``formats``, and the model that takes Examples, where they are not there yet."""
     import pyarrow.csv
     import pyarrow.json
@@ -37,6 +38,7 @@ def build(rows: int, formats: Collection[str] = ("csv", "parquet", "avro", "tfre
         "parquet": lambda path: pyarrow.parquet.write_table(table, path, row_group_size=131_072),
         "avro": lambda path: _write_avro(table, path),
         "tfrecord": lambda path: _write_examples(table, path),
+        "jsonl.gz": lambda path: _pack(workload.rows_file(rows), path),
     }
     for format in formats:
         path = rows_file(format, rows)
@@ -49,6 +51,11 @@ def build(rows: int, formats: Collection[str] = ("csv", "parquet", "avro", "tfre
         shutil.rmtree(partial, ignore_errors=True)
         _make_examples_model(str(workload.model), str(partial))
         partial.rename(examples_model())
+
+
+def _pack(source: Path, path: Path) -> None:
+    with source.open("rb") as rows, igzip.open(path, "wb", compresslevel=1) as packed:
+        shutil.copyfileobj(rows, packed, 1 << 20)
 
 
 def _write_avro(table: pa.Table, path: Path) -> None:

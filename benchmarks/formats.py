@@ -29,10 +29,11 @@ from benchmarks.results import RESULTS, write_part
 from benchmarks.workloads import DATA, FLOATS, STRINGS, WORKLOADS
 
 CALL_ROWS = 16_384
+OTHERS = {"jsonl": "JSON-lines", "jsonl.gz": "JSON-lines, one gzip file"}
 FORMATS = {"csv": "CSV", "parquet": "Parquet", "avro": "Avro", "tfrecord": "TFRecord of `tf.Example`s"}
 # What a further row takes is told by as many times the rows: a run's start counts for much in what takes a second.
 FURTHER = 4
-FURTHER_WAYS = [("ours", "jsonl"), ("to_parquet", "parquet")]
+FURTHER_WAYS = [("ours", "jsonl"), ("to_parquet", "parquet"), ("ours", "jsonl.gz")]
 # tfx-bsl's RunInference is so slow that a part of the rows has to do.
 TFX_ROWS = 100_000
 LOOP_TARGET, PARQUET_TARGET, TFX_TARGET = 0.7, 3.0, 4.0
@@ -187,6 +188,7 @@ def _child(way: str, format: str, rows: int) -> dict[str, Any]:
 WAYS = [
     *((way, format) for format in FORMATS for way in ("loop", "ours")),
     ("ours", "jsonl"),
+    ("ours", "jsonl.gz"),
     ("to_parquet", "parquet"),
     ("tfx", "tfrecord"),
     ("examples", "tfrecord"),
@@ -219,7 +221,8 @@ def tell(rounds: Sequence[Round], further: Sequence[Round], rows: int) -> str:
         each = zip(rounds, further, strict=True)
         return [1e6 * (more[way]["seconds"] - some[way]["seconds"]) / (more[way]["rows"] - some[way]["rows"]) for some, more in each]
 
-    json_row, parquet_row = map(further_row, FURTHER_WAYS)
+    json_row, parquet_row, gzip_row = map(further_row, FURTHER_WAYS)
+    peaks = [median(found["ours", "jsonl.gz"]["peak_mb"] for found in some) for some in (rounds, further)]
     lines = [
         "## Formats: W1 as CSV, Parquet, Avro and TFRecord",
         "",
@@ -234,7 +237,7 @@ def tell(rounds: Sequence[Round], further: Sequence[Round], rows: int) -> str:
         compared = ["", ""]
         if way == "ours" and format in FORMATS:
             compared = [f"{ratio((way, format), ('loop', format), value):.2f}" for value in ("seconds", "cpu_seconds")]
-        title = "JSON-lines" if format == "jsonl" else FORMATS[format]
+        title = (OTHERS | FORMATS)[format]
         speeds = [f"{middle(way, format, 'rows') / middle(way, format, value):,.0f}" for value in ("seconds", "cpu_seconds")]
         lines.append(f"| {' | '.join((title, TITLES[way], *speeds, *compared))} |")
     targets = [
@@ -249,6 +252,9 @@ def tell(rounds: Sequence[Round], further: Sequence[Round], rows: int) -> str:
         "",
         f"A further row, from {rows:,} to {FURTHER * rows:,} of them, takes {median(json_row):.2f} µs from JSON-lines to JSON-lines and "
         f"{median(parquet_row):.2f} µs from Parquet to Parquet. At {rows:,} rows what any run costs stands against Parquet.",
+        "",
+        f"One gzip file of {FURTHER} times the rows ({rows_file('jsonl.gz', FURTHER * rows).stat().st_size / 1e9:.1f} GB) takes "
+        f"{median(gzip_row):.2f} µs a further row, and {peaks[1]:,.0f} MB at most to {peaks[0]:,.0f} MB.",
     ]
     return "\n".join(lines)
 
@@ -263,7 +269,7 @@ def main() -> None:
     if arguments.build:
         build(arguments.rows)
         build(min(arguments.rows, TFX_ROWS))
-        build(FURTHER * arguments.rows, ("parquet",))
+        build(FURTHER * arguments.rows, ("parquet", "jsonl.gz"))
         return
     if arguments.child:
         way, format, output = arguments.child
