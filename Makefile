@@ -1,11 +1,13 @@
 # The verbs of the project; `make help` lists them.
 PYTHON := $(shell command -v python3.11 || command -v python3)
 UV := uv==0.13.9
+# A program by itself: what it needs would not fit what the pipeline needs.
+CHECKOV := checkov==3.3.30
 BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster chaos check bench docs image image-test terraform-test template lock clean
+.PHONY: help setup demo test test-cluster chaos check bench docs image image-test terraform-test checkov template lock clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -60,6 +62,10 @@ image-test: setup  ## build the image without a registry and predict in it: Debi
 
 terraform-test: setup  ## check Terraform's files against the provider's schema, fetched from npm
 	NIGHTSHIFT_TERRAFORM=1 $(BIN)/python -m pytest tests/test_operations.py -k "terraform or provider or schedules"
+
+checkov: setup  ## look through what is deployed (Dockerfile, Kubernetes, Terraform) for what is unsafe, with checkov, which uv fetches
+	$(BIN)/uv tool run --quiet --python 3.11 --from '$(CHECKOV)' checkov --quiet --compact --skip-download --directory templates \
+	  --framework dockerfile kubernetes terraform secrets
 
 template: docs  ## write the Flex Template's container spec; IMAGE=… names the image, TEMPLATE=… the file, local or gs://
 	@test -n "$(IMAGE)" || { echo "make template: name the image that was pushed, such as IMAGE=us-docker.pkg.dev/PROJECT/nightshift/nightshift:0.1.0" >&2; exit 2; }
