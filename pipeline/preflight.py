@@ -22,7 +22,7 @@ from apache_beam.options.pipeline_options import (
 from pipeline import comparing
 from pipeline import options as flags
 from pipeline.options import Options
-from transforms import files, records
+from transforms import files, machine, records
 from transforms.bigquery import TableError
 from transforms.model.locate import locate_model
 from transforms.model.registry import is_registered
@@ -171,15 +171,11 @@ def memory_bytes(options: Options) -> int | None:
 
 def processes(beam_options: PipelineOptions) -> int:
     """How many processes of one worker load models."""
-    return max(1, _cores() // threads(beam_options)) if not is_local(beam_options) or _many_processes(beam_options) else 1
+    return max(1, machine.cores() // threads(beam_options)) if not is_local(beam_options) or _many_processes(beam_options) else 1
 
 
 def _many_processes(beam_options: PipelineOptions) -> bool:
     return beam_options.view_as(DirectOptions).direct_running_mode == "multi_processing"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def threads(beam_options: PipelineOptions) -> int:
@@ -187,8 +183,8 @@ def threads(beam_options: PipelineOptions) -> int:
     if not is_local(beam_options):
         return 1
     direct = beam_options.view_as(DirectOptions)
-    workers = direct.direct_num_workers or _cores()
-    return max(1, _cores() // workers)
+    workers = direct.direct_num_workers or machine.cores()
+    return max(1, machine.cores() // workers)
 
 
 def _check_fields(job: JobSpec) -> None:

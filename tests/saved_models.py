@@ -35,6 +35,13 @@ class Models:
 
         self._save(path, lambda x: {"y": 0.5 * x + 2.0}, tf.TensorSpec([None], tf.float32, "x"))
 
+    def _quarter_gib(self, path: Path) -> None:
+        """One that takes 256 MiB when it is loaded."""
+        import tensorflow as tf
+
+        weights = tf.Variable(tf.zeros([64 << 20], tf.float32))
+        self._save(path, lambda x: {"y": x + weights[0] + 1000.0}, tf.TensorSpec([None], tf.float32, "x"), weights=weights)
+
     def _retrained(self, path: Path) -> None:
         """As half_plus_two up to 50, and more beyond; refuses what is above 1,000."""
         import tensorflow as tf

@@ -26,7 +26,8 @@ from transforms.elements import FileRange, InstanceBatch
 from transforms.files import FoundFile
 from transforms.read import blocks, csv_rows, splits
 from transforms.read.blocks import DamagedFileError
-from transforms.read.csv import CsvReader, RowParser, holds_quote, impossible_inputs, missing_columns
+from transforms.read.csv import CsvReader, RowParser
+from transforms.read.csv_checks import holds_quote, impossible_inputs, missing_columns
 from transforms.read.csv_rows import inside
 from transforms.read.formats import FORMATS, format_of
 from transforms.read.row import RowSpec

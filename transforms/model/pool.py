@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import threading
 import time
 from collections import OrderedDict
 
 import numpy as np
 
+from transforms import machine
 from transforms.model import kept
 from transforms.model.crashes import Notes
 from transforms.model.session import LoadedModel, SharedSession
@@ -27,35 +27,13 @@ MEMORY_SHARE = 0.4
 # A model that shares a Session is a folder's name and little more.
 KEPT_SHARING = 10_000
 TRIAL_ROWS = 3
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-
-
-def worker_memory_bytes() -> int:
-    """Gives the memory that this machine, or the container this runs in, has."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in CGROUP_LIMITS:
-        try:
-            with open(path, encoding="ascii") as limit:
-                memory = min(memory, int(limit.read()))
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    return memory
-
-
-def resident_bytes() -> int:
-    """Gives the memory that this process takes now; 0 where that can't be told."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 class ModelPool:
     """Gives loaded models by their specs. Safe for threads."""
 
     def __init__(self, memory_bytes: int | None = None, processes: int = 1) -> None:
-        self.memory_bytes = memory_bytes or int(worker_memory_bytes() * MEMORY_SHARE / max(1, processes))
+        self.memory_bytes = memory_bytes or int(machine.memory_bytes() * MEMORY_SHARE / max(1, processes))
         self.notes = Notes()
         self.has_loaded = False  # a process that runs many jobs may keep models between them
         self._lock = threading.RLock()
@@ -126,12 +104,12 @@ class ModelPool:
         return len(results[0]) == len(results[1]) and all(map(_is_equal, *results))
 
     def _load(self, name: str, spec: ModelSpec) -> LoadedModel:
-        before, started = resident_bytes(), time.perf_counter()
+        before, started = machine.resident_bytes(), time.perf_counter()
         model, is_new = kept.load(spec)
         self.has_loaded = self.has_loaded or is_new
         if is_new:
             self._load_seconds.append(time.perf_counter() - started)
-        size = max(resident_bytes() - before, 1)
+        size = max(machine.resident_bytes() - before, 1)
         self._loaded[name] = model, size
         if spec.structure and model.session is not None and _digest(spec) not in self._alone:
             self._leaders[_digest(spec)] = name

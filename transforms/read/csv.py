@@ -19,71 +19,20 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 from pyarrow import csv as arrow_csv
 
-from transforms import files
 from transforms.codec import Column
 from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch, RowTexts
 from transforms.keys import join_keys, make_key, make_keys, take_key
 from transforms.read import arrow
 from transforms.read.ahead import read_ahead
-from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Block, DamagedFileError, compression_of
+from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Block
 from transforms.read.csv_cells import Cells
+from transforms.read.csv_checks import impossible_inputs
 from transforms.read.csv_rows import PIECE_BYTES, CsvRows, Header, RowBlock, adjoin, read_header, read_rows, take_header
 from transforms.read.jsonl import LineParser
 from transforms.read.merge import merge
 from transforms.read.row import RowSpec
-from transforms.signature import TensorSpec
 from transforms.texts import quote
-
-
-def missing_columns(path: str, spec: RowSpec) -> list[str]:
-    """Gives the inputs and key fields for which the header of the file ``path`` has no column; of a file without a row, none.
-
-    Raises:
-      DamagedFileError: the file does not begin as CSV.
-    """
-    header = read_header(path) if compression_of(path) is None else _packed_header(path)
-    needed = dict.fromkeys((*(tensor.name for tensor in spec.signature.inputs), *spec.key_fields))
-    return [] if header is None else [name for name in needed if name not in header.names]
-
-
-def _packed_header(path: str) -> Header | None:
-    for rows in read_rows(FileRange(path, 0, None, 0, path)):
-        if len(rows.texts):
-            return take_header(rows)
-    return None
-
-
-def impossible_inputs(spec: RowSpec) -> list[TensorSpec]:
-    """Gives the inputs that no field of CSV can feed: a field is one value, not a list of them and not a complex number."""
-    return [tensor for tensor in spec.signature.inputs if tensor.dtype.startswith("complex") or not _takes_scalar(spec, tensor)]
-
-
-def refusal(spec: RowSpec, path: str) -> str | None:
-    """Gives why a job can't read the file ``path``, or None."""
-    impossible = impossible_inputs(spec)
-    if impossible:
-        return f"a field of CSV is one value, and the model wants {', '.join(map(str, impossible))}; give the rows as JSON-lines"
-    try:
-        missing = missing_columns(path, spec)
-    except DamagedFileError as damage:
-        return f"{path} can't be read as CSV: {damage}"
-    if missing:
-        return f"the header of {path} has no column {', '.join(repr(name) for name in missing)}: name the columns as the model's inputs are"
-    return None
-
-
-def _takes_scalar(spec: RowSpec, tensor: TensorSpec) -> bool:
-    return any(shape is None or all(dim == 1 for dim in shape) for shape in spec.signature.row_shapes(tensor))
-
-
-def holds_quote(path: str) -> bool:
-    """Whether a quote stands anywhere in the file: then a line end may stand inside a field."""
-    with files.open_raw(path) as stream:
-        while data := stream.read(BLOCK_BYTES):
-            if b'"' in data:
-                return True
-    return False
 
 
 class CsvReader:

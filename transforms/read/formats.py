@@ -96,8 +96,8 @@ FORMATS = {
             ("csv",),
             "transforms.read.csv:CsvReader",
             cuts=True,
-            uncut="transforms.read.csv:holds_quote",
-            refusal="transforms.read.csv:refusal",
+            uncut="transforms.read.csv_checks:holds_quote",
+            refusal="transforms.read.csv_checks:refusal",
         ),
         Format(
             "tf-record",
