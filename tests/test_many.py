@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,7 @@ def test_three_hundred_models_of_which_ten_are_broken(
         assert line["counts"] == {"read": len(wanted), "predicted": len(wanted), "failed": 0}
         assert (place / "_SUCCESS").exists()
         assert not (place / "_staging").exists()
+    assert not (out / "_staging").exists()
     report = json.loads((out / "manifest.json").read_text())
     assert report["tasks"] == {"count": MODELS, "done": MODELS - BROKEN, "failed": BROKEN, "files": ["tasks-00000-of-00001.jsonl"]}
     assert report["counts"]["read"] == report["counts"]["predicted"] + report["counts"]["failed"]
@@ -157,6 +160,25 @@ def test_tasks_of_many_kinds_keep_to_themselves(models: Models, tmp_path: Path) 
     assert "1 keys stand more than once" in status["twice"]["reason"]
     assert "matches no file" in status["nothing"]["reason"]
     assert "has no signature 'other'" in status["no signature"]["reason"]
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="this system has no second disk at /dev/shm")
+def test_a_tasks_output_may_lie_on_another_disk(models: Models, tmp_path: Path) -> None:
+    """Below the run's folder, where the files of all tasks are staged, a task's own may be mounted from elsewhere."""
+    write_lines(tmp_path / "rows.jsonl", [{"id": 1, "x": 4}])
+    tasks = [
+        {"model": models.get("half_plus_two"), "input": str(tmp_path / "rows.jsonl"), "output": output} for output in ("here", "there")
+    ]
+    flags = {"model_map": write_lines(tmp_path / "tasks.jsonl", tasks), "key_field": "id"}
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        assert os.stat(other).st_dev != os.stat(tmp_path).st_dev
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "there").symlink_to(other)
+        for _ in range(2):  # the second replaces a whole output
+            assert run(tmp_path / "out", **flags) == 0
+            for output in ("here", "there"):
+                assert read_lines(tmp_path / "out" / output / "prediction.results-00000-of-00001") == [{"key": 1, "prediction": 4.0}]
+                assert not list((tmp_path / "out" / output).glob("*.tmp"))
 
 
 def test_csv_maps_and_one_huge_input(models: Models, tmp_path: Path) -> None:

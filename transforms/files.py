@@ -6,17 +6,20 @@ A path that exists is itself, also when it holds ``*``, ``?`` or brackets; only 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fnmatch
 import functools
 import glob
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import BinaryIO
 
 from transforms import gcs
 
+# So many objects are looked up one by one.
+LOOKED_UP = 4
 GLOB_CHARACTERS = re.compile(r"[*?\[]")
 HIDDEN = re.compile(r"/[_.]")
 
@@ -157,7 +160,7 @@ def list_folder(folder: str) -> list[FoundFile]:
     if is_remote(folder):
         return [_remote(found, folder) for found in gcs.list_prefix(folder + "/")]
     return [
-        _local(path, os.path.relpath(path, folder))
+        _local(path, path[len(folder) + 1 :])
         for parent, _, names in os.walk(folder)
         for path in (os.path.join(parent, name) for name in sorted(names))
     ]
@@ -173,6 +176,14 @@ def list_children(folder: str) -> list[str]:
 def exists(path: str) -> bool:
     """Whether ``path`` is a file."""
     return gcs.find(path) is not None if is_remote(path) else os.path.isfile(path)
+
+
+def existing(paths: Collection[str]) -> set[str]:
+    """Gives those of ``paths`` that are files; many of a bucket by listing their folders."""
+    if len(paths) <= LOOKED_UP or not any(map(is_remote, paths)):
+        return {path for path in paths if exists(path)}
+    folders = {path.rsplit("/", 1)[0] for path in paths}
+    return {found.path for folder in folders for found in list_folder(folder)} & {*paths}
 
 
 def read_bytes(path: str) -> bytes:
@@ -203,6 +214,9 @@ def write_bytes(path: str, content: bytes) -> None:
     if is_remote(path):
         gcs.write(path, content)
         return
+    if not content:  # there or not there: nothing of it can be half written
+        create(path).close()
+        return
     temporary = f"{path}.{os.getpid()}.tmp"
     with create(temporary) as stream:
         stream.write(content)
@@ -215,10 +229,22 @@ def rename(pairs: list[tuple[str, str]]) -> None:
     for source, destination in pairs:
         if not is_remote(destination):
             try:
-                os.replace(source, destination)
+                _replace(source, destination)
             except FileNotFoundError:  # the folder, or the source: then again
                 os.makedirs(os.path.dirname(destination) or ".", exist_ok=True)
-                os.replace(source, destination)
+                _replace(source, destination)
+
+
+def _replace(source: str, destination: str) -> None:
+    try:
+        os.replace(source, destination)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = f"{destination}.{os.getpid()}.tmp"  # another disk is mounted there: copied, then whole at once all the same
+        shutil.copyfile(source, beside)
+        os.replace(beside, destination)
+        os.remove(source)
 
 
 def delete(paths: list[str]) -> None:

@@ -195,7 +195,8 @@ class JobSpec:
 
     ``launch`` tells two launches of one ``run_id`` apart. Key hashes are compared in ``key_buckets`` parts.
     With ``report``, statistics of the rows are gathered, and written with a report beside the manifest. With an ``identity``, finished
-    splits are recorded in staging, and ``resumed`` are the staging folders of launches before, whose records count.
+    splits are recorded in staging, and ``resumed`` are the staging folders of launches before, whose records count. ``staging`` holds the
+    unfinished files of many tasks, where each would else make folders of its own.
     """
 
     input: InputSpec
@@ -218,6 +219,7 @@ class JobSpec:
     compare: CompareSpec = NO_COMPARISON
     identity: str = ""
     resumed: tuple[str, ...] = ()
+    staging: str | None = None
 
     def __post_init__(self) -> None:
         if self.input.is_bigquery and not self.key.fields:
@@ -240,8 +242,8 @@ class JobSpec:
         return self.output.folder
 
     def staging_in(self, folder: str) -> str:
-        """The folder inside ``folder`` that holds this launch's unfinished files."""
-        return staging_in(folder, self.run_id, self.launch)
+        """The folder that holds this launch's unfinished files of ``folder``: inside of it, or the one of many tasks."""
+        return self.staging or staging_in(folder, self.run_id, self.launch)
 
 
 def staging_in(folder: str, run_id: str, launch: str) -> str:

@@ -75,6 +75,14 @@ class RunSpec:
         """The folder inside ``folder`` that holds this launch's unfinished files."""
         return staging_in(folder, self.run_id, self.launch)
 
+    def staging_of(self, output: OutputSpec, task: Task) -> str | None:
+        """The folder for a task's unfinished files, shared with other tasks; None where the task writes outside of the run's folder.
+
+        Making and removing three folders a task took a seventh of the time of a small one.
+        """
+        inside = all(folder.startswith(self.folder.rstrip("/") + "/") for folder in (output.folder, output.errors))
+        return files.join(self.staging_in(self.folder), f"tasks-{task.number // TASKS_A_FOLDER:05d}") if inside else None
+
     def input_of(self, task: Task) -> InputSpec:
         return dataclasses.replace(self.input, patterns=tuple(part.strip() for part in task.input.split(",")))
 
@@ -85,6 +93,9 @@ class RunSpec:
 
     def output_of(self, task: Task) -> OutputSpec:
         return dataclasses.replace(self.output, folder=resolve(task.output, self.folder))
+
+
+TASKS_A_FOLDER = 1000
 
 
 @dataclasses.dataclass(frozen=True)

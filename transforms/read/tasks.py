@@ -92,11 +92,13 @@ class _PlanTask(beam.DoFn):
             raise FormatError(f"input {task.input} matches no file")
         ranges = [piece for one in found.values() for piece in split_file(one, format_of(one.path, spec.format))]
         size = sum(piece.size_bytes for piece in ranges)
+        output = run.output_of(task)
         job = JobSpec(
             input=spec,
             key=run.key_of(task),
             model=model,
-            output=run.output_of(task),
+            output=output,
+            staging=run.staging_of(output, task),
             run_id=run.run_id,
             launch=run.launch,
             started=run.started,

@@ -46,8 +46,7 @@ def commit(change: FolderChange) -> None:
 
 def _in_place(change: FolderChange) -> None:
     files.delete([files.join(change.folder, SUCCESS)])
-    folders = {path.rsplit("/", 1)[0] for path in change.placed.values()}
-    staged = {found.path for folder in folders for found in files.list_folder(folder)}
+    staged = files.existing(change.placed.values())
     moves = []
     for name, path in change.placed.items():
         destination = files.join(change.folder, name)
@@ -73,11 +72,13 @@ def _lost(path: str, folder: str) -> LostShardError:
 
 def _exchange(change: FolderChange) -> bool:
     """Builds the new folder beside the old one and exchanges them; False where that can't be done."""
+    if not os.path.exists(os.path.join(change.folder, SUCCESS)):
+        return False  # without a complete output there is none to keep whole
     folder = os.path.realpath(change.folder)
     beside = os.path.join(os.path.dirname(folder), f".{os.path.basename(folder)}.nightshift")
     exchange = _renameat2()
-    if exchange is None or os.path.ismount(folder) or not os.path.exists(os.path.join(folder, SUCCESS)):
-        return False  # without a complete output there is none to keep whole
+    if exchange is None or os.path.ismount(folder):
+        return False
     try:
         shutil.rmtree(beside, ignore_errors=True)  # of a run that was killed between the exchange and its end
         os.mkdir(beside)
