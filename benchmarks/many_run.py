@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -101,29 +102,33 @@ def print_usage() -> None:
 def _ours(way: str, folder: Path, tasks: Path, models: int) -> Measurement:
     few = folder / f"tasks-{models}.jsonl"
     few.write_text("".join(f"{line}\n" for line in tasks.read_text().splitlines()[:models]))
-    output = folder / "out"
-    shutil.rmtree(output, ignore_errors=True)
+    output = _new_folder()
     arguments = ["run", f"--model_map={few}", f"--output={output}", "--key_field=id"]
     measured = _child(way, models, _whole(f"from pipeline.main import main\nassert main({arguments!r}) == 0"))
     report = json.loads((output / "manifest.json").read_text())
     if report["tasks"]["done"] != models or not (output / "_SUCCESS").exists():
         raise RuntimeError(f"{way}: {report['tasks']['done']} of {models} tasks are done")
-    shutil.rmtree(output)
     return measured
+
+
+def _new_folder() -> Path:
+    """A folder for one way's output, which stays until all are measured.
+
+    For five minutes after an inode is deleted, ext4 looks at it again each time that it searches one for a new file: ways that
+    follow on a deletion of thousands of files took up to twice the time, all of it the kernel's.
+    """
+    return DATA / "w4-out" / uuid.uuid4().hex
 
 
 def measure(models: int) -> list[Measurement]:
     """Measures each way once."""
     folder, mixed = DATA / f"w4-{models}", DATA / f"w4-{models}-mixed"
     tasks, mixed_tasks = _build(folder, models), _build(mixed, models, ARCHITECTURES, LARGE_ROWS)
-    other = DATA / "w4-out"
     found = [_child("imports", 0, _whole(IMPORTS))]
     found += [_ours("ours", folder, tasks, count) for count in (FEW, min(SOME, models // 2), models)]
     found.append(_ours("mixed", mixed, mixed_tasks, models))
     for way, count in (("loop", LOOP_MODELS), ("shared", min(SOME, models)), ("keyed", LOOP_MODELS)):
-        shutil.rmtree(other, ignore_errors=True)
-        found.append(_child(way, count, ["-m", "benchmarks.many_ways", way, str(tasks), str(count), str(other)]))
-    shutil.rmtree(other, ignore_errors=True)
+        found.append(_child(way, count, ["-m", "benchmarks.many_ways", way, str(tasks), str(count), str(_new_folder())]))
     return found
 
 
@@ -205,6 +210,7 @@ def main(argv: Sequence[str]) -> int:
     for number in range(flags.rounds):
         print(f"W4, round {number + 1} of {flags.rounds}", flush=True)
         rounds.append(measure(flags.models))
+    shutil.rmtree(DATA / "w4-out")
     text = report(Rounds(rounds, flags.models))
     print(text)
     if flags.models == 3000:
