@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import resource
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from gcp_fixtures import CloudStorage
 from saved_models import Models
 from test_job import check_output, lines, manifest, names_in, run, write_lines
 
+from transforms import records
 from transforms.elements import InstanceBatch
 from transforms.model import crashes
+from transforms.records import SplitRecord
 from transforms.signature import ModelError
+from transforms.specs import JobSpec
 
 ROWS = 20_000
 
@@ -178,6 +182,23 @@ def test_a_run_dies_with_the_process_that_waits_for_it(models: Models, tmp_path:
 
 
 # --- runs that meet ---
+
+
+def test_a_record_whose_shards_another_run_took_away_is_not_kept(models: Models, rows: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """The other run published, and removed all staging, between the last shard of a split and its record."""
+    real = records.write
+
+    def late(job: JobSpec, name: str, record: SplitRecord) -> None:
+        shutil.rmtree(tmp_path / "out" / "_staging")
+        real(job, name, record)
+
+    monkeypatch.setattr(records, "write", late)
+    flags = {"model": models.get("half_plus_two"), "input": rows, "key_field": "id"}
+    assert run(tmp_path / "out", **flags) == 1
+    said = capsys.readouterr().err
+    assert "another run published" in said
+    assert "--resume" not in said
+    assert not (tmp_path / "out" / "_staging").exists()
 
 
 def test_two_runs_to_one_output_leave_one(models: Models, rows: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def check_output(out: Path) -> dict[str, Any]:
     counts = report["counts"]
     assert counts["read"] == counts["predicted"] + counts["failed"]
     assert (out / "_SUCCESS").exists() == (report["status"] == "done")
-    assert not (out / "_staging").exists()
+    assert not (out / "_staging").exists(), sorted(map(str, (out / "_staging").rglob("*")))
     for entry in (*report["results"], *report["failed_rows"]):
         content = (out / entry["name"]).read_bytes()
         checksum = google_crc32c.Checksum(content)

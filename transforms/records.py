@@ -97,6 +97,12 @@ def recorded(folder: str) -> list[str]:
     return [files.join(folder, name) for name in files.list_children(folder) if name.endswith(SUFFIX)]
 
 
+def is_worth_keeping(folder: str) -> bool:
+    """Whether a record in the staging folder of one launch still has its shards: another run that published has removed what there was."""
+    found = (_read(path) for path in recorded(folder))
+    return any(record is not None and all(files.exists(shard.path) for shard in record.shards) for record in found)
+
+
 def find_launches(job: JobSpec) -> tuple[str, ...]:
     """Gives the staging folders of earlier launches of the run that have finished splits.
 
