@@ -179,7 +179,7 @@ def _leave_staging(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> 
     from transforms.tasks import folders
 
     finished = records.recorded(spec.staging_in(spec.folder)) if isinstance(spec, JobSpec) else []
-    if finished and records.is_worth_keeping(spec.staging_in(spec.folder)):
+    if records.are_worth_keeping(finished):
         kept = f"{len(finished)} splits of the input are finished, in {spec.staging_in(spec.folder)}"
         complain(f"{kept}: the same flags with --run_id={spec.run_id} --resume=true predict the rest; a run without takes them away")
         return

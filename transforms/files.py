@@ -18,8 +18,6 @@ from typing import BinaryIO
 
 from transforms import gcs
 
-# So many objects are looked up one by one.
-LOOKED_UP = 4
 GLOB_CHARACTERS = re.compile(r"[*?\[]")
 HIDDEN = re.compile(r"/[_.]")
 
@@ -179,11 +177,10 @@ def exists(path: str) -> bool:
 
 
 def existing(paths: Collection[str]) -> set[str]:
-    """Gives those of ``paths`` that are files; many of a bucket by listing their folders."""
-    if len(paths) <= LOOKED_UP or not any(map(is_remote, paths)):
-        return {path for path in paths if exists(path)}
-    folders = {path.rsplit("/", 1)[0] for path in paths}
-    return {found.path for folder in folders for found in list_folder(folder)} & {*paths}
+    """Gives those of ``paths`` that are files; those of buckets by listing their folders."""
+    folders = {path.rsplit("/", 1)[0] for path in paths if is_remote(path)}
+    listed = {found.path for folder in folders for found in list_folder(folder)}
+    return {path for path in paths if (path in listed if is_remote(path) else exists(path))}
 
 
 def read_bytes(path: str) -> bytes:

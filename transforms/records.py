@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import google_crc32c
@@ -97,9 +98,9 @@ def recorded(folder: str) -> list[str]:
     return [files.join(folder, name) for name in files.list_children(folder) if name.endswith(SUFFIX)]
 
 
-def is_worth_keeping(folder: str) -> bool:
-    """Whether a record in the staging folder of one launch still has its shards: another run that published has removed what there was."""
-    found = (_read(path) for path in recorded(folder))
+def are_worth_keeping(paths: Sequence[str]) -> bool:
+    """Whether one of the records at ``paths`` still has its shards: another run that published has removed what there was."""
+    found = map(_read, paths)
     return any(record is not None and all(files.exists(shard.path) for shard in record.shards) for record in found)
 
 
