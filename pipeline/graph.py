@@ -22,13 +22,13 @@ def build(pipeline: beam.Pipeline, spec: JobSpec | RunSpec) -> beam.PCollection:
     Rows are read, predicted and written inside one fused stage. Between stages travel splits, shards, counts and hashes. In a
     run of many each split names its job, and the jobs are data: the graph does not grow with them.
     """
-    job, run = (spec, None) if isinstance(spec, JobSpec) else (None, spec)
-    splits, plans = pipeline | (PlanJob(job) if job else PlanTasks(run))
-    read = splits | (RouteRows(job, spec.progress_folder) if job and job.route else ReadInstances(job, spec.progress_folder))
+    job = spec if isinstance(spec, JobSpec) else None
+    splits, plans = pipeline | (PlanJob(spec) if isinstance(spec, JobSpec) else PlanTasks(spec))
+    read = splits | (RouteRows(job) if job and job.route else ReadInstances(spec))
     model = job.model if job and not job.route else None
     predictions = read.batches | Predict(model, spec.model_memory_bytes, spec.processes, spec.compare)
     written = predictions | WriteShards(spec.progress_folder)
-    duplicates, places = read.hashes | CheckKeys(job, splits)
+    duplicates, places = read.hashes | CheckKeys(spec, splits)
     statistics = (written.statistics, *read.statistics)
     publisher = TablePublisher if job and job.output.table else Publisher
-    return written.shards | Publish(run, plans, read.pieces, duplicates, places, statistics, publisher)
+    return written.shards | Publish(spec, plans, read.pieces, duplicates, places, statistics, publisher)

@@ -15,9 +15,10 @@ from transforms.codec import Column, take
 from transforms.codes import Code, Stage
 from transforms.keys import readable
 from transforms.specs import JobSpec
+from transforms.tasks import Plan
 
 
-@dataclasses.dataclass(frozen=True, order=True)
+@dataclasses.dataclass(frozen=True, order=True, slots=True)
 class FileRange:
     """Bytes ``[start, stop)`` of one file; ``stop`` None: to its end (a compressed file has no known end).
 
@@ -32,15 +33,15 @@ class FileRange:
     updated: float = 0.0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Split:
     """What one worker reads in one go: a range of a large file, or several whole small files.
 
-    ``job`` is the task's in a run of many; None where the run has one job, which every worker knows.
+    ``plan`` is its task's in a run of many; None where the run has one job.
     """
 
     ranges: tuple[FileRange, ...]
-    job: JobSpec | None = None
+    plan: Plan | None = None
 
     @property
     def order(self) -> tuple[str, int]:
@@ -48,7 +49,7 @@ class Split:
         return self.ranges[0].path, self.ranges[0].start
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class SplitCount:
     """What the read step saw of one split: the other half of the job's accounts. ``resumed``: an earlier launch saw it."""
 
@@ -215,7 +216,7 @@ class PredictionBatch:
         return self.instances.job
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Shard:
     """A finished temporary file. ``kind`` is ``results`` or ``errors``; ``codes`` counts the latter, as
     (stage, code, rows, an example's message).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from transforms.interned import Interned
 from transforms.signature import Signature
 
 
@@ -31,14 +32,14 @@ def check_names(flag: str, names: tuple[str, ...]) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Structure:
+class Structure(Interned):
     """What a model computes but for its variables' values, and those: pairs of the graph's node and the checkpoint's entry."""
 
     digest: str
     variables: tuple[tuple[str, str], ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One signature of one SavedModel folder; ``threads`` is TensorFlow's.
 

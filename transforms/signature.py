@@ -13,6 +13,8 @@ import sys
 import threading
 from typing import Any
 
+from transforms.interned import Interned
+
 Shape = tuple[int | None, ...] | None
 
 INIT_SIGNATURE = "__saved_model_init_op"
@@ -82,7 +84,7 @@ class TensorSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class Signature:
+class Signature(Interned):
     """One signature of one MetaGraph."""
 
     name: str

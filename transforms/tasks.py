@@ -11,18 +11,21 @@ from typing import Any
 import msgspec
 
 from transforms import files
-from transforms.modelspecs import NO_COMPARISON, CompareSpec, SpecError
+from transforms.modelspecs import NO_COMPARISON, CompareSpec, ModelSpec, SpecError
 from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec, staging_in
 
 REQUIRED = ("model", "input", "output")
 OPTIONAL = ("signature_name", "model_version", "key_field")
 
 
+TASKS_A_FOLDER = 1000
+
+
 class TaskError(ValueError):
     """A line of the tasks that names no task; the message says which line, what was expected and what was found."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Task:
     """One model on one input to one output, as a line of ``--model_map`` names them."""
 
@@ -37,6 +40,21 @@ class Task:
     def as_line(self) -> dict[str, Any]:
         """Gives the fields that were given, as a line of a model map."""
         return {name: value for name in (*REQUIRED, *OPTIONAL) if (value := getattr(self, name)) is not None}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What a task became: the model that was found for it, or the reason why it can't run. A run of one job has one plan, of no task.
+
+    Key hashes are compared in ``key_buckets`` parts. ``published`` is the manifest of a task that an earlier launch of the run
+    has done already.
+    """
+
+    task: Task | None = None
+    model: ModelSpec | None = None
+    key_buckets: int = 1
+    reason: str | None = None
+    published: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,21 +115,27 @@ class RunSpec:
     def output_of(self, task: Task) -> OutputSpec:
         return dataclasses.replace(self.output, folder=resolve(task.output, self.folder))
 
-
-TASKS_A_FOLDER = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a task became: a job, or the reason why it can't be one. A run of one job has one plan without a task.
-
-    ``published`` is the manifest of a task that an earlier launch of the run has done already.
-    """
-
-    task: Task | None
-    job: JobSpec | None
-    reason: str | None = None
-    published: dict[str, Any] | None = None
+    def job_of(self, plan: Plan) -> JobSpec:
+        """The job that a task with a model comes to. Plans travel, and not their jobs, which are alike but for little."""
+        task, model = plan.task, plan.model
+        assert task is not None
+        assert model is not None
+        output = self.output_of(task)
+        return JobSpec(
+            input=self.input_of(task),
+            key=self.key_of(task),
+            model=model,
+            output=output,
+            staging=self.staging_of(output, task),
+            run_id=self.run_id,
+            launch=self.launch,
+            started=self.started,
+            max_error_ratio=self.max_error_ratio,
+            flags=self.flags,
+            task=task.number,
+            report=self.report == "tasks",
+            key_buckets=plan.key_buckets,
+        )
 
 
 def resolve(output: str, folder: str) -> str:
@@ -203,6 +227,14 @@ def check_tasks(tasks: Iterable[Task], run: RunSpec) -> Iterator[Task]:
 def write_tasks(tasks: Iterable[Task]) -> bytes:
     """Gives tasks as JSON-lines."""
     return b"".join(msgspec.json.encode(task.as_line()) + b"\n" for task in tasks)
+
+
+def job_of(spec: JobSpec | RunSpec, plan: Plan | None) -> JobSpec:
+    """The job that ``spec`` is, or the one of many that ``plan`` stands for."""
+    if isinstance(spec, JobSpec):
+        return spec
+    assert plan is not None
+    return spec.job_of(plan)
 
 
 def folders(spec: JobSpec | RunSpec) -> list[str]:

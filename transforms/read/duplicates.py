@@ -13,6 +13,7 @@ from transforms.elements import InstanceBatch, Split
 from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.read.instances import hashes_of, range_reader
 from transforms.specs import JobSpec
+from transforms.tasks import RunSpec, job_of
 
 
 class _FindEqualHashes(beam.DoFn):
@@ -32,12 +33,11 @@ def merge(found: Iterable[Duplicates]) -> Duplicates:
 
 
 class _ListDuplicates(beam.DoFn):
-    def __init__(self, job: JobSpec | None) -> None:
-        self.job = job
+    def __init__(self, spec: JobSpec | RunSpec) -> None:
+        self.spec = spec
 
     def process(self, split: Split, duplicates: Sequence[tuple[int, Duplicates]]) -> Iterator[tuple[int, DuplicateKey]]:
-        job = split.job or self.job
-        assert job is not None
+        job = job_of(self.spec, split.plan)
         wanted = np.array(merge(some for task, some in duplicates if task == job.task).hashes, np.uint64)
         if len(wanted):
             for place in itertools.islice(self._places(split, job, wanted), LISTED_DUPLICATES):
@@ -69,7 +69,7 @@ class CheckKeys(beam.PTransform):
     Guarantees: 64-bit hashes are all that is shuffled; a split is read a second time only when some hashes are equal.
     """
 
-    job: JobSpec | None
+    spec: JobSpec | RunSpec
     splits: beam.PCollection
 
     def expand(self, hashes: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
@@ -78,7 +78,7 @@ class CheckKeys(beam.PTransform):
             | "GroupHashes" >> beam.GroupByKey()
             | "FindEqualHashes" >> beam.ParDo(_FindEqualHashes()).with_output_types(tuple[int, Duplicates])
         )
-        places = self.splits | "ListDuplicates" >> beam.ParDo(_ListDuplicates(self.job), beam.pvalue.AsList(duplicates)).with_output_types(
+        places = self.splits | "ListDuplicates" >> beam.ParDo(_ListDuplicates(self.spec), beam.pvalue.AsList(duplicates)).with_output_types(
             tuple[int, DuplicateKey]
         )
         return duplicates, places

@@ -25,6 +25,7 @@ from transforms.read.formats import RangeReader
 from transforms.read.row import RowSpec
 from transforms.specs import OWN_FIELDS, JobSpec
 from transforms.statistics import stored
+from transforms.tasks import RunSpec, job_of
 
 
 def row_spec(job: JobSpec) -> RowSpec:
@@ -57,16 +58,14 @@ def range_reader(job: JobSpec) -> RangeReader:
 
 
 class _ReadInstances(beam.DoFn):
-    def __init__(self, job: JobSpec | None, progress_folder: str | None) -> None:
-        self.job = job
-        self.progress_folder = progress_folder
+    def __init__(self, spec: JobSpec | RunSpec) -> None:
+        self.spec = spec
 
     def setup(self) -> None:
-        self.progress = metrics.Progress(self.progress_folder)
+        self.progress = metrics.Progress(self.spec.progress_folder)
 
     def process(self, split: Split) -> Iterator[InstanceBatch | TaggedOutput]:
-        job = split.job or self.job
-        assert job is not None
+        job = job_of(self.spec, split.plan)
         record = records.find(job, split) if job.resumed else None
         if record is None:
             yield from self._read(job, split)
@@ -175,12 +174,11 @@ class ReadInstances(beam.PTransform):
     Guarantees: every row that is not blank is in exactly one batch, as an instance or as a failed row, or in a shard of an earlier launch.
     """
 
-    job: JobSpec | None
-    progress_folder: str | None
+    spec: JobSpec | RunSpec
 
     def expand(self, splits: beam.PCollection) -> RowsRead:
-        read = beam.ParDo(_ReadInstances(self.job, self.progress_folder)).with_output_types(InstanceBatch)
-        if self.job is not None and not self.job.resumed:
+        read = beam.ParDo(_ReadInstances(self.spec)).with_output_types(InstanceBatch)
+        if isinstance(self.spec, JobSpec) and not self.spec.resumed:
             given = splits | read.with_outputs("pieces", "hashes", main="batches")
             return RowsRead(given.batches, given.pieces, given.hashes)
         given = splits | read.with_outputs("pieces", "hashes", "statistics", main="batches")

@@ -67,12 +67,12 @@ class _ScatteredBlock(Block):
 class _Route(beam.DoFn):
     """Reads each row as far as its model's name and its key."""
 
-    def __init__(self, job: JobSpec, progress_folder: str | None) -> None:
-        self.job, self.progress_folder = job, progress_folder
+    def __init__(self, job: JobSpec) -> None:
+        self.job = job
 
     def setup(self) -> None:
         assert self.job.route is not None
-        self.progress = metrics.Progress(self.progress_folder)
+        self.progress = metrics.Progress(self.job.progress_folder)
         self.field = self.job.route.field
         self.reader = RangeReader(RowSpec(self.job.model.signature, self.job.key.fields, (self.field,)), self.job.input.format)
 
@@ -252,10 +252,9 @@ class RouteRows(beam.PTransform):
     """
 
     job: JobSpec
-    progress_folder: str | None
 
     def expand(self, splits: beam.PCollection) -> RowsRead:
-        route = beam.ParDo(_Route(self.job, self.progress_folder)).with_output_types(tuple[str, RowBlock])
+        route = beam.ParDo(_Route(self.job)).with_output_types(tuple[str, RowBlock])
         routed = splits | "Route" >> route.with_outputs("pieces", "hashes", main="rows")
         batches = (
             routed.rows

@@ -48,31 +48,33 @@ class _PlanTask(beam.DoFn):
     def process(self, task: Task) -> Iterator[TaggedOutput | tuple[str, Split]]:
         published = self._find_done(task) if self.run.resume else None
         if published is not None:
-            yield TaggedOutput("plans", (task.number, Plan(task, None, published=published)))
+            yield TaggedOutput("plans", (task.number, Plan(task, published=published)))
             return
         try:
-            job, ranges = self._plan(task)
+            plan, ranges = self._plan(task)
         except (ModelError, FormatError, SpecError, BeamIOError, OSError) as error:
-            yield TaggedOutput("plans", (task.number, Plan(task, None, str(error))))
+            yield TaggedOutput("plans", (task.number, Plan(task, reason=str(error))))
             return
-        yield TaggedOutput("plans", (task.number, Plan(task, job)))
+        yield TaggedOutput("plans", (task.number, plan))
+        assert plan.model is not None
+        location = plan.model.location
         packed: list[FileRange] = []
         for piece in ranges:
             if piece.size_bytes >= SPLIT_BYTES // 2:
-                yield job.model.location, Split((piece,), job)
+                yield location, Split((piece,), plan)
                 continue
             packed.append(piece)
             if len(packed) >= GROUP_SPLITS or sum(one.size_bytes for one in packed) >= SPLIT_BYTES:
-                yield job.model.location, Split(tuple(packed), job)
+                yield location, Split(tuple(packed), plan)
                 packed = []
         if packed:
-            yield job.model.location, Split(tuple(packed), job)
+            yield location, Split(tuple(packed), plan)
 
     def _find_done(self, task: Task) -> dict[str, Any] | None:
         report = manifest.find_done(self.run.output_of(task).folder, self.run.run_id, dict(self.run.flags))
         return report if report and report["input"]["patterns"] == list(self.run.input_of(task).patterns) else None
 
-    def _plan(self, task: Task) -> tuple[JobSpec, list[FileRange]]:
+    def _plan(self, task: Task) -> tuple[Plan, list[FileRange]]:
         run = self.run
         spec = run.input_of(task)
         if spec.is_bigquery:
@@ -92,27 +94,13 @@ class _PlanTask(beam.DoFn):
             raise FormatError(f"input {task.input} matches no file")
         ranges = [piece for one in found.values() for piece in split_file(one, format_of(one.path, spec.format))]
         size = sum(piece.size_bytes for piece in ranges)
-        output = run.output_of(task)
-        job = JobSpec(
-            input=spec,
-            key=run.key_of(task),
-            model=model,
-            output=output,
-            staging=run.staging_of(output, task),
-            run_id=run.run_id,
-            launch=run.launch,
-            started=run.started,
-            max_error_ratio=run.max_error_ratio,
-            flags=run.flags,
-            task=task.number,
-            report=run.report == "tasks",
-            key_buckets=min(MAX_KEY_BUCKETS, 1 + size // KEY_BUCKET_BYTES),
-        )
+        plan = Plan(task, model, min(MAX_KEY_BUCKETS, 1 + size // KEY_BUCKET_BYTES))
+        job = run.job_of(plan)
         reason = format_of(ranges[0].path, spec.format).refuse(row_spec(job), ranges[0].path)
         if reason:
             raise FormatError(reason)
         make_encoder(job)  # refuses what the output's format can't hold
-        return job, ranges
+        return plan, ranges
 
 
 class _CutGroups(beam.DoFn):
@@ -164,13 +152,13 @@ class PlanTasks(beam.PTransform):
 class PlanJob(beam.PTransform):
     """Makes the splits and the one plan of a run of one job.
 
-    Expects: a pipeline. Gives: the pair of ``Split``s and of pairs of task (0) and ``Plan``.
+    Expects: a pipeline. Gives: the pair of ``Split``s and of pairs of task (0) and an empty ``Plan``.
     """
 
     job: JobSpec
 
     def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection, beam.PCollection]:
-        plan = self.job.task, Plan(None, self.job)
-        plans = pipeline | beam.Impulse() | "Plan" >> beam.Map(lambda _: plan).with_output_types(tuple[int, Plan])
+        task = self.job.task
+        plans = pipeline | beam.Impulse() | "Plan" >> beam.Map(lambda _: (task, Plan())).with_output_types(tuple[int, Plan])
         splits = pipeline | (PlanStreams(self.job) if self.job.input.is_bigquery else PlanSplits(self.job.input))
         return splits, plans

@@ -150,8 +150,8 @@ def task_line(plan: Plan, report: dict[str, Any], accounts: Accounts) -> dict[st
         "location": None,
         "version": None,
     }
-    if plan.job is not None:
-        line |= {"location": plan.job.model.location, "version": plan.job.model.version}
+    if plan.model is not None:
+        line |= {"location": plan.model.location, "version": plan.model.version}
     elif plan.published is not None:
         line |= {name: plan.published["model"][name] for name in ("location", "version")}
     return line

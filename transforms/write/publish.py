@@ -172,13 +172,12 @@ def _add_up(pieces: Iterable[Piece]) -> tuple[Plan, Accounts]:
 class _PublishJob(beam.DoFn):
     """Publishes the one job of a run; a gate that stays shut fails the run."""
 
-    def __init__(self, publisher: type[Publisher]) -> None:
-        self.publisher = publisher
+    def __init__(self, job: JobSpec, publisher: type[Publisher]) -> None:
+        self.job, self.publisher = job, publisher
 
     def process(self, pieces: tuple[int, Iterable[Piece]]) -> Iterator[dict[str, Any]]:
-        plan, accounts = _add_up(pieces[1])
-        assert plan.job is not None
-        yield self.publisher(plan.job, accounts).publish()
+        _, accounts = _add_up(pieces[1])
+        yield self.publisher(self.job, accounts).publish()
 
 
 class _PublishTask(beam.DoFn):
@@ -207,17 +206,18 @@ def publish_task(run: RunSpec, plan: Plan, accounts: Accounts) -> dict[str, Any]
     assert plan.task is not None
     if plan.published is not None:
         return manifest.task_line(plan, plan.published, accounts)
-    if plan.job is None:
+    if plan.model is None:
         folder = run.output_of(plan.task).folder
         report = manifest.unplanned(run, plan)
         files.delete([files.join(folder, SUCCESS)])
         files.write_bytes(files.join(folder, MANIFEST), manifest.encode(report))
         return manifest.task_line(plan, report, accounts)
-    publisher = Publisher(plan.job, accounts)
+    job = run.job_of(plan)
+    publisher = Publisher(job, accounts)
     try:
         report = publisher.publish()
     except (GateShutError, LostShardError) as shut:
-        report = published_by(plan.job) or {"status": "failed", "reason": str(shut)}
+        report = published_by(job) or {"status": "failed", "reason": str(shut)}
     return manifest.task_line(plan, report, accounts)
 
 
@@ -226,13 +226,12 @@ class Publish(beam.PTransform):
     """Opens the gates and publishes, as the last step of the graph, since a template's launcher is gone by then.
 
     Expects: all ``Shard``s. ``pieces``, ``duplicates`` and ``places`` come from the read step, ``plans`` from the first,
-    ``statistics`` from the last, or also from the read step; each is a pair whose first is the task's number. ``run`` is None where
-    the run has one job.
+    ``statistics`` from the last, or also from the read step; each is a pair whose first is the task's number.
     Gives: the run's manifest.
     Guarantees: each job's output is whole, ending with ``_SUCCESS``, or not there; done twice, it ends the same.
     """
 
-    run: RunSpec | None
+    spec: JobSpec | RunSpec
     plans: beam.PCollection
     pieces: beam.PCollection
     duplicates: beam.PCollection
@@ -246,7 +245,7 @@ class Publish(beam.PTransform):
         # Each piece says by its type what it is: a join by name would tag and untag every one, in eight steps more.
         parts = (self.plans, shards, self.pieces, self.duplicates, self.places, statistics)
         grouped = parts | beam.Flatten() | "GroupByTask" >> beam.GroupByKey()
-        if self.run is None:
-            return grouped | "PublishJob" >> beam.ParDo(_PublishJob(self.publisher))
-        tasks = grouped | "PublishTask" >> beam.ParDo(_PublishTask(self.run))
-        return shards.pipeline | "Once" >> beam.Impulse() | "PublishRun" >> beam.ParDo(_PublishRun(self.run), beam.pvalue.AsList(tasks))
+        if isinstance(self.spec, JobSpec):
+            return grouped | "PublishJob" >> beam.ParDo(_PublishJob(self.spec, self.publisher))
+        tasks = grouped | "PublishTask" >> beam.ParDo(_PublishTask(self.spec))
+        return shards.pipeline | "Once" >> beam.Impulse() | "PublishRun" >> beam.ParDo(_PublishRun(self.spec), beam.pvalue.AsList(tasks))
