@@ -93,6 +93,8 @@ def _build(folder: Path, *sizes: int) -> Path:
 
 # What a run of many imports before its first task, and nothing else: the other ways' clocks start when theirs are imported too.
 IMPORTS = """
+from transforms.imports import import_tensorflow
+import_tensorflow()
 import tensorflow as tf
 _ = tf.compat.v1.Session, tf.compat.v1.saved_model.load
 import pipeline.many

@@ -17,10 +17,11 @@ from pipeline.options import Options
 from pipeline.preflight import InputFound, PreflightError, check_writable, make_run_id, memory_bytes, processes, threads
 from transforms import files
 from transforms.bigquery import ERRORS, client, reason
+from transforms.elements import Task
+from transforms.imports import import_tensorflow
 from transforms.modelspecs import SpecError
-from transforms.signature import import_tensorflow
 from transforms.tables import is_table, parse_table
-from transforms.tasks import OPTIONAL, REQUIRED, RunSpec, Task, TaskError, check_tasks, make_tasks, read_tasks, write_tasks
+from transforms.tasks import OPTIONAL, REQUIRED, RunSpec, TaskError, check_tasks, make_tasks, read_tasks, write_tasks
 from transforms.write import manifest
 
 

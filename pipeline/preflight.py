@@ -24,6 +24,7 @@ from pipeline import options as flags
 from pipeline.options import Options
 from transforms import files, machine, records
 from transforms.bigquery import TableError
+from transforms.imports import import_tensorflow
 from transforms.model.locate import locate_model
 from transforms.model.registry import is_registered
 from transforms.modelspecs import ModelSpec, RouteSpec, SpecError
@@ -32,7 +33,7 @@ from transforms.read.field_types import known_types
 from transforms.read.formats import FormatError, format_of
 from transforms.read.instances import row_spec
 from transforms.routes import check_route, fixed_folder, stand_in
-from transforms.signature import ModelError, import_tensorflow
+from transforms.signature import ModelError
 from transforms.specs import JobSpec, OutputSpec
 from transforms.tables import parse_table
 from transforms.write.differences import BaselineError

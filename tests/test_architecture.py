@@ -25,7 +25,7 @@ LAYERS = (
     ("transforms.modelspecs",),
     ("transforms.codec",),
     ("transforms.values",),
-    ("transforms.signature", "transforms.codes", "transforms.tables"),
+    ("transforms.signature", "transforms.codes", "transforms.imports", "transforms.interned", "transforms.tables"),
 )
 
 
@@ -88,7 +88,7 @@ def test_tensorflow_is_imported_only_by_the_model_and_only_when_used(module: str
     assert not any(map(is_tensorflow, imports(module, top_level_only=True)))
     if module == "transforms.read.example":  # tfx-bsl's parser of tf.Examples, which needs no TensorFlow
         assert {name.split(".")[0] for name in imports(module) if is_tensorflow(name)} == {"tfx_bsl"}
-    elif not module.startswith("transforms.model.") and module != "transforms.signature":
+    elif not module.startswith("transforms.model.") and module not in ("transforms.imports", "transforms.signature"):
         assert not any(map(is_tensorflow, imports(module)))
 
 

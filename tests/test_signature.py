@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -350,33 +348,3 @@ def test_real_models_hold_no_unsafe_op() -> None:
             assert not [graph.unsafe_ops for graph in read_meta_graphs(folder) if graph.unsafe_ops], path.name
             checked += 1
     assert checked > 30
-
-
-def test_threads_that_import_tensorflow_at_once_all_get_it_whole() -> None:
-    """As a worker's do, whose bundles begin together, or one when another has imported half of it."""
-    code = """
-import sys, threading
-from transforms.signature import import_tensorflow
-
-go, found = threading.Barrier(7), []
-
-def work():
-    go.wait()
-    import_tensorflow()
-    import tensorflow as tf
-    found.append(tf.saved_model.load and tf.constant(1).numpy())
-
-def come_late():
-    while not hasattr(sys.modules.get("tensorflow"), "saved_model"):
-        pass
-    import_tensorflow()
-    found.append(sys.modules["tensorflow"].xla and 1)
-
-threads = [threading.Thread(target=work) for _ in range(7)] + [threading.Thread(target=come_late)]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
-assert found == [1] * 8, found
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[1], check=True, timeout=120)

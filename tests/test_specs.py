@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from typing import Any
 
 import pytest
 
-from transforms.modelspecs import ModelSpec, SpecError
+from transforms.modelspecs import ModelSpec, SpecError, Structure
 from transforms.signature import Signature, TensorSpec
 from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
 
@@ -87,3 +88,26 @@ def test_the_staging_folder_is_of_this_launch_alone() -> None:
 def test_specs_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         job().run_id = "other"  # type: ignore[misc]
+
+
+def test_what_many_models_have_in_common_is_one_object_in_a_process_that_receives_it() -> None:
+    """Thousands of elements wait in the shuffle at once: of each model's, only what is its own takes memory."""
+
+    def model(name: str) -> ModelSpec:
+        inputs, outputs = ((dataclasses.replace(spec),) for spec in (*SIGNATURE.inputs, *SIGNATURE.outputs))
+        structure = Structure("1f" * 32, tuple((f"layer_{number}/kernel", f"variables/{number}") for number in range(20)))
+        return ModelSpec(name, Signature("s", ("serve",), inputs, outputs), structure=structure)
+
+    first, second = model("a"), model("b")
+    assert first.signature is not second.signature
+    received = [pickle.loads(pickle.dumps(one)) for one in (first, second)]
+    assert received == [first, second]
+    assert received[0].signature is received[1].signature
+    assert received[0].structure is received[1].structure
+    assert received[0].signature.inputs[0].tensor == "x:0"  # of no matter for equality, but for what is fed
+
+
+def test_values_that_differ_in_what_is_not_compared_are_two() -> None:
+    other = dataclasses.replace(SIGNATURE, inputs=(dataclasses.replace(SIGNATURE.inputs[0], tensor="other:0"),))
+    assert other == SIGNATURE
+    assert [pickle.loads(pickle.dumps(one)).inputs[0].tensor for one in (SIGNATURE, other)] == ["x:0", "other:0"]

@@ -1,4 +1,4 @@
-"""The nouns that flow: Split, InstanceBatch, PredictionBatch, FailedRow, Shard (and the counts of a split)."""
+"""The nouns that flow: Task, Plan, Split, InstanceBatch, PredictionBatch, FailedRow, Shard (and the counts of a split)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,40 @@ import pyarrow as pa
 from transforms.codec import Column, take
 from transforms.codes import Code, Stage
 from transforms.keys import readable
+from transforms.modelspecs import ModelSpec
 from transforms.specs import JobSpec
-from transforms.tasks import Plan
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Task:
+    """One model on one input to one output, as a line of ``--model_map`` names them."""
+
+    number: int
+    model: str
+    input: str
+    output: str
+    signature_name: str | None = None
+    model_version: str | None = None
+    key_field: str | None = None
+
+    def as_line(self) -> dict[str, Any]:
+        """Gives the fields that were given, as a line of a model map."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "number" and value is not None}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What a task became: the model that was found for it, or the reason why it can't run. A run of one job has one plan, of no task.
+
+    Key hashes are compared in ``key_buckets`` parts. ``published`` is the manifest of a task that an earlier launch of the run
+    has done already.
+    """
+
+    task: Task | None = None
+    model: ModelSpec | None = None
+    key_buckets: int = 1
+    reason: str | None = None
+    published: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True, order=True, slots=True)

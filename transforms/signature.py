@@ -1,6 +1,6 @@
 """A SavedModel's signatures, read from its protobuf without loading weights.
 
-The one place, with ``model/``, that imports TensorFlow, and only when a protobuf is really parsed.
+TensorFlow is imported only when a protobuf is really parsed.
 """
 
 from __future__ import annotations
@@ -8,11 +8,9 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-import os
-import sys
-import threading
 from typing import Any
 
+from transforms.imports import import_tensorflow
 from transforms.interned import Interned
 
 Shape = tuple[int | None, ...] | None
@@ -141,36 +139,6 @@ class MetaGraph:
     has_variables: bool
     proto: Any = dataclasses.field(repr=False, compare=False)
     structures: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
-
-
-_IMPORTING = threading.Lock()
-
-
-def import_tensorflow() -> None:
-    """Imports TensorFlow, without what its libraries print as they are loaded (TF_CPP_MIN_LOG_LEVEL comes too late for that).
-
-    A worker's threads that import parts of it at once find each other's halves: they wait here, the first imports the whole.
-    """
-    with _IMPORTING:
-        if hasattr(sys.modules.get("tensorflow"), "saved_model"):
-            return
-        if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3":
-            _import_quietly()
-        else:
-            import tensorflow  # noqa: F401
-
-
-def _import_quietly() -> None:
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        import tensorflow  # noqa: F401
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def parse_saved_model(content: bytes, path: str) -> tuple[MetaGraph, ...]:

@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from transforms import files
-from transforms.modelspecs import NO_COMPARISON, CompareSpec, ModelSpec, SpecError
+from transforms.elements import Plan, Task
+from transforms.modelspecs import NO_COMPARISON, CompareSpec, SpecError
 from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec, staging_in
 
 REQUIRED = ("model", "input", "output")
@@ -23,38 +24,6 @@ TASKS_A_FOLDER = 1000
 
 class TaskError(ValueError):
     """A line of the tasks that names no task; the message says which line, what was expected and what was found."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Task:
-    """One model on one input to one output, as a line of ``--model_map`` names them."""
-
-    number: int
-    model: str
-    input: str
-    output: str
-    signature_name: str | None = None
-    model_version: str | None = None
-    key_field: str | None = None
-
-    def as_line(self) -> dict[str, Any]:
-        """Gives the fields that were given, as a line of a model map."""
-        return {name: value for name in (*REQUIRED, *OPTIONAL) if (value := getattr(self, name)) is not None}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
-    """What a task became: the model that was found for it, or the reason why it can't run. A run of one job has one plan, of no task.
-
-    Key hashes are compared in ``key_buckets`` parts. ``published`` is the manifest of a task that an earlier launch of the run
-    has done already.
-    """
-
-    task: Task | None = None
-    model: ModelSpec | None = None
-    key_buckets: int = 1
-    reason: str | None = None
-    published: dict[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

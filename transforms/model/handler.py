@@ -42,7 +42,7 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool])
         self.first, self.memory_bytes, self.processes, self.compare = first, memory_bytes, processes, compare
 
     def load_model(self) -> ModelPool:
-        from transforms.signature import import_tensorflow
+        from transforms.imports import import_tensorflow
 
         import_tensorflow()
         pool = ModelPool(self.memory_bytes, self.processes)

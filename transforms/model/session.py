@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from transforms import codec, metrics
+from transforms.imports import import_keras
 from transforms.model.locate import copy_to_worker
 from transforms.modelspecs import ModelSpec, Structure
 from transforms.signature import Batching, ModelError, Signature
@@ -260,6 +261,7 @@ def _all_initialized(session: Any, outputs: Sequence[Any]) -> bool:
 def _load_function(spec: ModelSpec, folder: str) -> tuple[Call, None]:
     import tensorflow as tf
 
+    import_keras()
     loaded = tf.saved_model.load(folder, tags=list(spec.signature.tags))
     function = loaded.signatures[spec.signature.name]
     dtypes = {name: tensor.dtype for name, tensor in function.structured_input_signature[1].items()}

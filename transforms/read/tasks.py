@@ -11,7 +11,7 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.pvalue import TaggedOutput
 
 from transforms import files
-from transforms.elements import FileRange, Split
+from transforms.elements import FileRange, Plan, Split, Task
 from transforms.model.locate import locate_model
 from transforms.modelspecs import SpecError
 from transforms.read.bigquery import PlanStreams
@@ -20,7 +20,7 @@ from transforms.read.instances import row_spec
 from transforms.read.splits import SPLIT_BYTES, PlanSplits, split_file
 from transforms.signature import ModelError
 from transforms.specs import JobSpec
-from transforms.tasks import Plan, RunSpec, Task, read_tasks
+from transforms.tasks import RunSpec, read_tasks
 from transforms.write import manifest
 from transforms.write.formats import make_encoder
 

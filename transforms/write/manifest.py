@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from transforms import files, records
-from transforms.elements import Shard
+from transforms.elements import Plan, Shard
 from transforms.specs import JobSpec
 from transforms.statistics.effort import STEPS, Effort
-from transforms.tasks import Plan, RunSpec
+from transforms.tasks import RunSpec
 from transforms.write.differences import describe
 from transforms.write.gate import Accounts, count_codes
 

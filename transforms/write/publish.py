@@ -11,11 +11,11 @@ import apache_beam as beam
 import msgspec
 
 from transforms import files
-from transforms.elements import Shard, SplitCount
+from transforms.elements import Plan, Shard, SplitCount
 from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs import STAGING, JobSpec
 from transforms.statistics.gather import MergeStatistics, Statistics
-from transforms.tasks import Plan, RunSpec
+from transforms.tasks import RunSpec
 from transforms.write import comparison, manifest, models
 from transforms.write.commit import SUCCESS, FolderChange, LostShardError, commit
 from transforms.write.differences import with_drift
