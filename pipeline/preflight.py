@@ -32,7 +32,7 @@ from transforms.read.bigquery import find_table
 from transforms.read.field_types import known_types
 from transforms.read.formats import FormatError, format_of
 from transforms.read.instances import row_spec
-from transforms.routes import check_route, fixed_folder, stand_in
+from transforms.routes import check_format, check_route, fixed_folder, stand_in
 from transforms.signature import ModelError
 from transforms.specs import JobSpec, OutputSpec
 from transforms.tables import parse_table
@@ -255,8 +255,8 @@ def _check_formats(job: JobSpec, found: InputFound) -> None:
     """Refuses what the formats can't give the model, as the first file of each pattern shows it."""
     for path in found.first:
         format = format_of(path, job.input.format)
-        if job.route is not None and format.name != "jsonl":
-            raise SpecError("model_field", f"is for rows of JSON-lines; {path} is {format.name}: give each model a task with --model_map")
+        if job.route is not None:
+            check_format(format.name)
         reason = format.refuse(row_spec(job), path)
         if reason is not None:
             raise PreflightError(reason)

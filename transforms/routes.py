@@ -17,8 +17,7 @@ def check_route(job: JobSpec) -> None:
     route, output = job.route, job.output
     if route is None:
         return
-    if job.input.is_bigquery or job.input.format not in (None, "jsonl"):
-        raise SpecError("model_field", "is for rows of JSON-lines; make a task of each model with --model_map for other inputs")
+    check_format(job.input.format)
     if output.format != "jsonl":
         raise SpecError(
             "model_field", f"--output_format={output.format} has the columns of one model; leave it out, or give tasks with --model_map"
@@ -28,6 +27,14 @@ def check_route(job: JobSpec) -> None:
     taken = (*OWN_FIELDS[output.style], *output.passthrough_fields)
     if route.column is not None and (output.style == "raw" or "*" in taken or route.column in taken):
         raise SpecError("model_column", f"{route.column!r} has no place of its own with --output_style={output.style} and these fields")
+
+
+def check_format(name: str | None) -> None:
+    """Refuses a format of the input whose rows are not kept as they stand."""
+    if name in ("tf-record", "file-list"):
+        raise SpecError(
+            "model_field", f"is for JSON-lines, CSV, Parquet, Avro and BigQuery, not for {name}: make a task of each model with --model_map"
+        )
 
 
 def fixed_folder(route: RouteSpec) -> str:

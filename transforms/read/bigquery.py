@@ -94,7 +94,9 @@ def _check_names(job: JobSpec, there: Sequence[str]) -> None:
     """Refuses a job that takes from a row what the table does not have."""
     inputs = [tensor.name for tensor in job.model.signature.inputs]
     passed = [name for name in job.output.passthrough_fields if name != "*"]
-    wanted = ((inputs, f"signature {job.model.signature.name}"), (job.key.fields, "--key_field"), (passed, "--passthrough_fields"))
+    wanted = [(inputs, f"signature {job.model.signature.name}"), (job.key.fields, "--key_field"), (passed, "--passthrough_fields")]
+    if job.route is not None:
+        wanted.append(([job.route.field], "--model_field"))
     for names, who in wanted:
         missing = [name for name in names if name not in there]
         if missing:
@@ -133,7 +135,7 @@ def _make_session(job: JobSpec, name: TableName, max_streams: int) -> types.Read
     project = job.bigquery.project or client(None, None).project
     spec = row_spec(job)
     options = types.ReadSession.TableReadOptions(row_restriction=job.input.row_restriction or "")
-    if "*" not in spec.passthrough_fields:
+    if "*" not in spec.passthrough_fields and spec.model_field is None:
         named = [*(tensor.name for tensor in spec.signature.inputs), *spec.key_fields, *spec.passthrough_fields]
         options.selected_fields = list(dict.fromkeys(named))
     session = types.ReadSession(table=name.resource, data_format=types.DataFormat.ARROW, read_options=options)

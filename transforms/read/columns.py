@@ -18,6 +18,7 @@ def refuse_columns(spec: RowSpec, path: str, columns: Mapping[str, Sequence[pa.D
     wanted = {
         "an input of the model": [tensor.name for tensor in spec.signature.inputs],
         "--key_field": list(spec.key_fields),
+        "--model_field": [] if spec.model_field is None else [spec.model_field],
         "--passthrough_fields": [name for name in spec.passthrough_fields if name != "*"],
     }
     there = ", ".join(list(columns)[:20])

@@ -100,7 +100,7 @@ class RowParser:
     def parse(self, block: RowBlock, found: PlainRows, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
         """Gives all rows of ``block``, as instances or failed rows."""
         rows = CsvRows(block.texts, block.malformed, self.header, frozenset(self.values))
-        offsets = block.offset + block.texts.starts
+        offsets = block.offsets
         empty = dataclasses.replace(self.lines.parse_nothing(piece, order), bytes=_span(block.texts))
         if block.too_long:
             error = RowError(

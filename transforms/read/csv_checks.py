@@ -11,13 +11,14 @@ from transforms.signature import TensorSpec
 
 
 def missing_columns(path: str, spec: RowSpec) -> list[str]:
-    """Gives the inputs and key fields for which the header of the file ``path`` has no column; of a file without a row, none.
+    """Gives the inputs, key fields and field of the model's name for which the header of ``path`` has no column; without a row, none.
 
     Raises:
       DamagedFileError: the file does not begin as CSV.
     """
     header = read_header(path) if compression_of(path) is None else _packed_header(path)
-    needed = dict.fromkeys((*(tensor.name for tensor in spec.signature.inputs), *spec.key_fields))
+    named = () if spec.model_field is None else (spec.model_field,)
+    needed = dict.fromkeys((*(tensor.name for tensor in spec.signature.inputs), *spec.key_fields, *named))
     return [] if header is None else [name for name in needed if name not in header.names]
 
 

@@ -37,6 +37,7 @@ class RowBlock:
     """Rows of a file, the first byte of whose data is at ``offset``; ``malformed`` tells which are lines with a quote out of place.
 
     ``separators`` are the commas and newlines that end the fields of ``texts.data``; None where a quote is out of place.
+    ``scattered`` are the offsets of rows that do not follow each other in the file.
     """
 
     offset: int
@@ -44,11 +45,18 @@ class RowBlock:
     malformed: np.ndarray
     separators: np.ndarray | None = None
     too_long: bool = False
+    scattered: np.ndarray | None = None
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """Where each row begins in the file."""
+        return self.offset + self.texts.starts if self.scattered is None else self.scattered
 
     def slice(self, first: int, last: int) -> RowBlock:
         some = slice(first, last)
         texts = RowTexts(self.texts.data, self.texts.starts[some], self.texts.stops[some])
-        return dataclasses.replace(self, texts=texts, malformed=self.malformed[some])
+        scattered = None if self.scattered is None else self.scattered[some]
+        return dataclasses.replace(self, texts=texts, malformed=self.malformed[some], scattered=scattered)
 
 
 def read_rows(piece: FileRange) -> Iterator[RowBlock]:

@@ -40,6 +40,7 @@ def row_spec(job: JobSpec) -> RowSpec:
         include_fields=job.input.include_fields,
         exclude_fields=job.input.exclude_fields,
         own_fields=own,
+        model_field=job.route.field if job.route is not None else None,
     )
 
 

@@ -9,7 +9,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import apache_beam as beam
 import msgspec
@@ -20,13 +19,12 @@ from apache_beam.pvalue import TaggedOutput
 
 from transforms import metrics
 from transforms.codes import Code, Stage
-from transforms.elements import FailedRow, FileRange, InstanceBatch, Split, SplitCount
+from transforms.elements import FailedRow, InstanceBatch, Split, SplitCount
 from transforms.model.locate import locate_model
 from transforms.modelspecs import RouteSpec
-from transforms.read.blocks import Block
 from transforms.read.formats import RangeReader
 from transforms.read.instances import RowsRead, by_bucket, hashes_of, row_spec, timed
-from transforms.read.jsonl import LineParser
+from transforms.read.kept_rows import InstanceMaker, RowBlock, keep, keep_failed
 from transforms.read.row import RowSpec
 from transforms.routes import folder_of, stand_in
 from transforms.signature import ModelError
@@ -38,30 +36,8 @@ GROUP_BYTES = 64 << 20
 # Rows that are parsed together.
 CHUNK_BYTES = 4 << 20
 KEPT_JOBS = 1000
-KEPT_PARSERS = 64
+KEPT_MAKERS = 64
 NOBODY = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class RowBlock:
-    """Rows of one file that name one model, as they stood: ``lines`` joined by newlines, ``offsets`` of each in the file."""
-
-    source: str
-    relative: str
-    offsets: np.ndarray
-    lines: bytes
-    failed: tuple[FailedRow, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class _ScatteredBlock(Block):
-    """Lines that do not follow each other in the file: each begins at ``starts`` in the block and at ``offsets`` in the file."""
-
-    starts: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
-    offsets: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
-
-    def place(self, start: Any) -> Any:
-        return self.offsets[np.searchsorted(self.starts, start, side="right") - 1]
 
 
 class _Route(beam.DoFn):
@@ -74,7 +50,8 @@ class _Route(beam.DoFn):
         assert self.job.route is not None
         self.progress = metrics.Progress(self.job.progress_folder)
         self.field = self.job.route.field
-        self.reader = RangeReader(RowSpec(self.job.model.signature, self.job.key.fields, (self.field,)), self.job.input.format)
+        spec = RowSpec(self.job.model.signature, self.job.key.fields, (self.field,), model_field=self.field)
+        self.reader = RangeReader(spec, self.job.input.format)
 
     def process(self, split: Split) -> Iterator[tuple[str, RowBlock] | TaggedOutput]:
         started = time.monotonic()
@@ -115,11 +92,9 @@ class _Route(beam.DoFn):
                 if name is None:
                     failed += [self._nameless(batch, int(row), token) for row in places]
                     continue
-                some = batch.rows.take(places)
-                lines = b"\n".join([some[row] for row in range(len(places))])
-                yield name, RowBlock(batch.source, batch.relative, batch.offsets[places], lines)
+                yield name, keep(batch, places)
         if failed:
-            yield NOBODY, RowBlock(batch.source, batch.relative, np.empty(0, np.int64), b"", tuple(failed))
+            yield NOBODY, keep_failed(batch, failed)
 
     def _nameless(self, batch: InstanceBatch, row: int, token: str) -> FailedRow:
         found = "nothing or null" if token == "null" else token[:60]
@@ -142,7 +117,7 @@ class _CutModels(beam.DoFn):
         size = 0
         for block in blocks:
             group.append(block)
-            size += len(block.lines)
+            size += block.size_bytes
             if size >= GROUP_BYTES:
                 yield name, group
                 group, size = [], 0
@@ -162,14 +137,13 @@ class _ReadModel(beam.DoFn):
     def process(self, model: tuple[str, list[RowBlock]]) -> Iterator[InstanceBatch]:
         name, blocks = model
         job, reason = self._job_of(name)
-        parser = _parser(row_spec(job), threading.get_ident())
+        maker = _maker(row_spec(job), threading.get_ident())
         for chunk in _chunks(blocks):
-            piece = FileRange(chunk[0].source, 0, None, 0, chunk[0].relative)
-            for batch in timed(parser.parse(_joined(chunk), piece, ("", 0))):
+            for batch in timed(maker.make(chunk)):
                 yield self._finished(batch, job, reason)
         failed = [row for block in blocks for row in block.failed]
         if failed:
-            yield dataclasses.replace(parser.parse_nothing(FileRange("", 0, None, 0, ""), ("", 0)), failed=failed, job=job)
+            yield dataclasses.replace(maker.nothing(), failed=failed, job=job)
 
     def _finished(self, batch: InstanceBatch, job: JobSpec, reason: str | None) -> InstanceBatch:
         batch.job = job
@@ -218,9 +192,9 @@ class _ReadModel(beam.DoFn):
         return dataclasses.replace(self.job, model=stand_in(route, folder or route.template))
 
 
-@functools.lru_cache(KEPT_PARSERS)
-def _parser(spec: RowSpec, thread: int) -> LineParser:
-    return LineParser(spec)
+@functools.lru_cache(KEPT_MAKERS)
+def _maker(spec: RowSpec, thread: int) -> InstanceMaker:
+    return InstanceMaker(spec)
 
 
 def _chunks(blocks: list[RowBlock]) -> Iterator[list[RowBlock]]:
@@ -232,15 +206,9 @@ def _chunks(blocks: list[RowBlock]) -> Iterator[list[RowBlock]]:
             yield chunk
             chunk, size = [], 0
         chunk.append(block)
-        size += len(block.lines)
+        size += block.size_bytes
     if chunk:
         yield chunk
-
-
-def _joined(chunk: list[RowBlock]) -> _ScatteredBlock:
-    data = b"\n".join([block.lines for block in chunk])
-    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
-    return _ScatteredBlock(0, data, False, np.concatenate(([0], ends + 1)), np.concatenate([block.offsets for block in chunk]))
 
 
 @dataclasses.dataclass

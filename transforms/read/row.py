@@ -28,7 +28,10 @@ ESCAPED = re.compile(MUST_ESCAPE)
 
 @dataclasses.dataclass(frozen=True)
 class RowSpec:
-    """What is taken from a row: the signature's inputs, the key's fields, fields to pass through (``*``: all)."""
+    """What is taken from a row: the signature's inputs, the key's fields, fields to pass through (``*``: all).
+
+    Rows that name their models in ``model_field`` are read whole: what each model takes from them is not known before.
+    """
 
     signature: Signature
     key_fields: tuple[str, ...] = ()
@@ -36,6 +39,7 @@ class RowSpec:
     include_fields: tuple[str, ...] = ()
     exclude_fields: tuple[str, ...] = ()
     own_fields: tuple[str, ...] = ()
+    model_field: str | None = None
 
     @property
     def lone_string(self) -> TensorSpec | None:

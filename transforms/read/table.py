@@ -69,7 +69,7 @@ class TableRows:
 
 def needed_columns(spec: RowSpec, there: Sequence[str]) -> list[str]:
     """Gives those of a table's columns that a job needs, in the table's order; the others are not read."""
-    if "*" in spec.passthrough_fields:
+    if "*" in spec.passthrough_fields or spec.model_field is not None:
         return list(there)
     wanted = {tensor.name for tensor in spec.signature.inputs} | {*spec.key_fields, *spec.passthrough_fields}
     return [name for name in there if name in wanted]

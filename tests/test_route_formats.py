@@ -1,0 +1,185 @@
+"""Rows of every format with fields, each of which names its model: predictions against NumPy, every other row among the failed ones."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_many import export, read_lines, run
+
+Weights = dict[str, tuple[np.ndarray, float]]
+SITES = ("north", 'south, "old"', "Zürich")
+WIDTH = 3
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Weights]:
+    """Linear models of a vector, one in a numbered version."""
+    folder = tmp_path_factory.mktemp("sites")
+    generator = np.random.default_rng(11)
+    weights = {name: (generator.normal(size=WIDTH), float(number)) for number, name in enumerate(SITES)}
+    for name in SITES:
+        export(folder / name / "7" if name == "north" else folder / name, *weights[name])
+    return folder, weights
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Weights]:
+    """Linear models of one number, as a field of CSV can feed them."""
+    folder = tmp_path_factory.mktemp("narrow")
+    weights = {name: (np.array([float(number + 2)]), 0.5) for number, name in enumerate(SITES)}
+    for name in SITES:
+        export(folder / name, *weights[name])
+    return folder, weights
+
+
+def rows_of(count: int, width: int) -> list[dict[str, Any]]:
+    generator = np.random.default_rng(12)
+    return [
+        {"id": number, "site": SITES[int(generator.integers(len(SITES)))], "x": generator.normal(size=width).round(4).tolist()}
+        for number in range(count)
+    ]
+
+
+WRONG: list[dict[str, Any]] = [
+    {"id": 901, "site": "nowhere", "x": [1.0, 2.0, 3.0]},
+    {"id": 902, "site": "../sites", "x": [1.0, 2.0, 3.0]},
+    {"id": 903, "site": None, "x": [1.0, 2.0, 3.0]},
+    {"id": 904, "site": "north", "x": [1.0, 2.0]},
+    {"id": 905, "site": "north", "x": None},
+    {"id": None, "site": "north", "x": [1.0, 2.0, 3.0]},
+]
+CODES = {
+    901: "MODEL_NOT_FOUND", 902: "MODEL_NOT_FOUND", 903: "MODEL_NOT_FOUND", 904: "WRONG_SHAPE", 905: "NULL_VALUE", None: "KEY_NULL",
+}  # fmt: skip
+
+
+def check(out: Path, rows: list[dict[str, Any]], weights: Weights, codes: dict[Any, str]) -> None:
+    """Holds a run's predictions against NumPy's, and its failed rows against ``codes`` by key."""
+    found = {row["key"]: row["prediction"] for path in out.glob("prediction.results-*") for row in read_lines(path)}
+    wanted = {row["id"]: float(np.dot(row["x"], weights[row["site"]][0]) + weights[row["site"]][1]) for row in rows}
+    assert found.keys() == wanted.keys()
+    np.testing.assert_allclose([found[key] for key in wanted], list(wanted.values()), rtol=1e-12)
+    failed = [row for path in out.glob("prediction.errors-*-of-*") for row in read_lines(path)]
+    assert {row["key"]: row["code"] for row in failed} == codes
+    assert len(failed) == len(codes)
+    report = json.loads((out / "manifest.json").read_text())
+    assert report["counts"] == {"read": len(rows) + len(codes), "predicted": len(rows), "failed": len(codes)}
+    by_model = [line for path in out.glob("models-*.jsonl") for line in read_lines(path)]
+    assert sum(line["predicted"] for line in by_model) == len(rows)
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    schema = pa.schema([("site", pa.dictionary(pa.int32(), pa.string())), ("id", pa.int64()), ("x", pa.list_(pa.float64()))])
+    pq.write_table(pa.Table.from_pylist(rows, schema), path, row_group_size=100)
+
+
+def write_avro(path: Path, rows: list[dict[str, Any]]) -> None:
+    kinds = {"id": "long", "site": "string", "x": {"type": "array", "items": "double"}}
+    schema = {"type": "record", "name": "row", "fields": [{"name": name, "type": ["null", kind]} for name, kind in kinds.items()]}
+    with path.open("wb") as stream:
+        fastavro.writer(stream, schema, rows, sync_interval=500)
+
+
+@pytest.mark.parametrize(("name", "write"), [("parquet", write_parquet), ("avro", write_avro)])
+def test_rows_of_columns_meet_their_models(name: str, write: Any, sites: tuple[Path, Weights], tmp_path: Path) -> None:
+    folder, weights = sites
+    rows = rows_of(700, WIDTH)
+    (tmp_path / "in").mkdir()
+    write(tmp_path / "in" / f"a.{name}", rows[:400] + WRONG)
+    write(tmp_path / "in" / f"b.{name}", rows[400:])
+    flags = {"model": f"{folder}/{{site}}", "model_field": "site", "input": tmp_path / "in", "key_field": "id"}
+    assert run(tmp_path / "out", **flags, model_column="version", passthrough_fields="site") == 0
+    check(tmp_path / "out", rows, weights, CODES)
+    found = [row for path in (tmp_path / "out").glob("prediction.results-*") for row in read_lines(path)]
+    assert {row["version"] for row in found if row["site"] == "north"} == {"7"}
+    lost = [row for path in (tmp_path / "out").glob("prediction.errors-*-of-*") for row in read_lines(path)]
+    assert {row["key"]: row["instance"] for row in lost} == {row["id"]: row for row in WRONG}, "as they were read, whole"
+
+
+@pytest.mark.parametrize("name", ["csv", "csv.gz"])
+def test_rows_of_csv_meet_their_models(name: str, narrow: tuple[Path, Weights], tmp_path: Path) -> None:
+    folder, weights = narrow
+    rows = rows_of(500, 1)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["note", "site", "id", "x"])
+    for row in rows:
+        writer.writerow(['said "no",\nthen left', row["site"], row["id"], repr(row["x"][0])])
+    for line in ("n,nowhere,901,1", "n,,902,1", "n,north,903,much", "n,north,904"):
+        text.write(line + "\r\n")
+    content = text.getvalue().encode()
+    (tmp_path / f"rows.{name}").write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    flags = {"model": f"{folder}/{{site}}", "model_field": "site", "input": tmp_path / f"rows.{name}", "key_field": "id"}
+    assert run(tmp_path / "out", **flags, passthrough_fields="note") == 0
+    strings = [{**row, "id": str(row["id"])} for row in rows]
+    codes = {"901": "MODEL_NOT_FOUND", "902": "MODEL_NOT_FOUND", "903": "WRONG_TYPE", None: "NOT_CSV"}
+    check(tmp_path / "out", strings, weights, codes)
+    found = [row for path in (tmp_path / "out").glob("prediction.results-*") for row in read_lines(path)]
+    assert {row["note"] for row in found} == {'said "no",\nthen left'}
+    for row in (row for path in (tmp_path / "out").glob("prediction.errors-*-of-*") for row in read_lines(path)):
+        assert content[row["offset"] :].startswith(b"n,"), "each stands where its offset says"
+
+
+def test_made_keys_say_where_a_row_of_csv_stands(narrow: tuple[Path, Weights], tmp_path: Path) -> None:
+    folder, _ = narrow
+    lines = [f"{'north' if number % 3 else 'Zürich'},{number}\n".encode() for number in range(50)]
+    content = b"site,x\n" + b"".join(lines)
+    (tmp_path / "rows.csv").write_bytes(content)
+    assert run(tmp_path / "out", model=f"{folder}/{{site}}", model_field="site", input=tmp_path / "rows.csv") == 0
+    for row in (row for path in (tmp_path / "out").glob("prediction.results-*") for row in read_lines(path)):
+        site, x = content[int(row["key"].rpartition(":")[2]) :].split(b"\n")[0].decode().split(",")
+        assert row["prediction"] == pytest.approx(float(x) * (2 if site == "north" else 4) + 0.5)
+
+
+def test_rows_of_a_table_meet_their_models(bigquery: Any, sites: tuple[Path, Weights], tmp_path: Path) -> None:
+    folder, weights = sites
+    rows = rows_of(300, WIDTH)
+    wrong = [row for row in WRONG if row["x"] is not None]  # a repeated column holds no null
+    schema = pa.schema([("id", pa.int64()), ("site", pa.string()), ("x", pa.list_(pa.float64()))])
+    table = bigquery.load(f"{bigquery.make_dataset()}.rows", pa.Table.from_pylist([*rows, *wrong], schema))
+    flags = {"model": f"{folder}/{{site}}", "model_field": "site", "input": table, "key_field": "id"}
+    assert run(tmp_path / "out", **flags) == 0
+    check(tmp_path / "out", rows, weights, {key: code for key, code in CODES.items() if key != 905})
+
+
+def test_a_table_without_the_field_is_refused(
+    bigquery: Any, sites: tuple[Path, Weights], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = bigquery.load(f"{bigquery.make_dataset()}.rows", [{"id": 1, "x": 1.0}])
+    assert run(tmp_path / "out", model=f"{sites[0]}/{{site}}", model_field="site", input=table, key_field="id") == 2
+    assert "has no column site, which --model_field names; it has id, x" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("rows.parquet", "has no column 'site' (--model_field)"),
+        ("rows.avro", "has no column 'site' (--model_field)"),
+        ("rows.csv", "has no column 'site'"),
+        ("rows.tfrecord", "is for JSON-lines, CSV, Parquet, Avro and BigQuery, not for tf-record"),
+    ],
+)
+def test_files_without_the_field_are_refused(
+    name: str, says: str, sites: tuple[Path, Weights], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        pq.write_table(pa.table({"id": [1], "x": [[1.0]]}), path)
+    elif name.endswith("avro"):
+        schema = {"type": "record", "name": "row", "fields": [{"name": "id", "type": "long"}]}
+        with path.open("wb") as stream:
+            fastavro.writer(stream, schema, [{"id": 1}])
+    else:
+        path.write_text("id,x\n1,2\n")
+    assert run(tmp_path / "out", model=f"{sites[0]}/{{site}}", model_field="site", input=path, key_field="id") == 2
+    assert says in capsys.readouterr().err

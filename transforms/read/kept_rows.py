@@ -1,0 +1,106 @@
+"""Rows kept as they stand until their model is known: lines of text, or columns, with their places in the file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from transforms.elements import FailedRow, FileRange, InstanceBatch
+from transforms.read.blocks import Block
+from transforms.read.csv import RowParser
+from transforms.read.csv_rows import CsvRows, Header, find_rows
+from transforms.read.jsonl import LineParser
+from transforms.read.row import RowSpec
+from transforms.read.table import TableBatcher, TableRows, batch_rows
+
+NOWHERE = ("", 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RowBlock:
+    """Rows of one file that name one model, with their ``offsets``: columns, or lines joined by newlines, of CSV below a ``header``."""
+
+    source: str
+    relative: str
+    offsets: np.ndarray
+    rows: bytes | pa.RecordBatch
+    header: Header | None = None
+    failed: tuple[FailedRow, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.rows) if isinstance(self.rows, bytes) else int(self.rows.nbytes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ScatteredBlock(Block):
+    """Lines that do not follow each other in the file: each begins at ``starts`` in the block and at ``offsets`` in the file."""
+
+    starts: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
+    offsets: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
+
+    def place(self, start: Any) -> Any:
+        return self.offsets[np.searchsorted(self.starts, start, side="right") - 1]
+
+
+def keep(batch: InstanceBatch, places: np.ndarray) -> RowBlock:
+    """Gives the rows of ``batch`` at ``places``, as they were read."""
+    some = batch.rows.take(places)
+    kept = RowBlock(batch.source, batch.relative, batch.offsets[places], b"")
+    if isinstance(some, TableRows):
+        return dataclasses.replace(kept, rows=some.table)
+    header, texts = (some.header, some.texts) if isinstance(some, CsvRows) else (None, some)
+    return dataclasses.replace(kept, rows=b"\n".join([texts[row] for row in range(len(places))]), header=header)
+
+
+def keep_failed(batch: InstanceBatch, failed: Sequence[FailedRow]) -> RowBlock:
+    """Gives rows that failed before a model was looked for."""
+    return RowBlock(batch.source, batch.relative, np.empty(0, np.int64), b"", failed=tuple(failed))
+
+
+class InstanceMaker:
+    """Makes instances of kept rows, by the signature of the model that they name; one a thread and signature."""
+
+    def __init__(self, spec: RowSpec) -> None:
+        self.spec = spec
+        self.lines = LineParser(spec)
+        self.tables = TableBatcher(spec)
+
+    def make(self, blocks: Sequence[RowBlock]) -> Iterator[InstanceBatch]:
+        """Gives the batches of blocks that follow each other in one file: each row is in one of them, as instance or failed row."""
+        first = blocks[0]
+        piece = FileRange(first.source, 0, None, 0, first.relative)
+        offsets = np.concatenate([block.offsets for block in blocks])
+        if isinstance(first.rows, pa.RecordBatch):
+            yield from self._of_columns(pa.concat_batches([block.rows for block in blocks]), offsets, piece)
+            return
+        data = b"\n".join([block.rows for block in blocks if isinstance(block.rows, bytes)])
+        if first.header is not None:
+            yield from self._of_csv(data, offsets, first.header, piece)
+            return
+        ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+        scattered = _ScatteredBlock(0, data, False, np.concatenate(([0], ends + 1)), offsets)
+        yield from self.lines.parse(scattered, piece, NOWHERE)
+
+    def nothing(self) -> InstanceBatch:
+        """Gives a batch without rows."""
+        return self.lines.parse_nothing(FileRange("", 0, None, 0, ""), NOWHERE)
+
+    def _of_columns(self, table: pa.RecordBatch, offsets: np.ndarray, piece: FileRange) -> Iterator[InstanceBatch]:
+        rows = batch_rows(self.spec, table.nbytes / table.num_rows)
+        for start in range(0, table.num_rows, rows):
+            some = table.slice(start, rows)
+            yield self.tables.batch(some, offsets[start : start + rows], piece, NOWHERE, int(some.nbytes))
+
+    def _of_csv(self, data: bytes, offsets: np.ndarray, header: Header, piece: FileRange) -> Iterator[InstanceBatch]:
+        parser = RowParser(self.spec, header, self.lines)
+        rows, _ = find_rows(data, 0, last=True)
+        assert len(rows.texts) == len(offsets)
+        whole = dataclasses.replace(rows, scattered=offsets)
+        for first in range(0, len(offsets), self.lines.max_rows):
+            block = whole.slice(first, first + self.lines.max_rows)
+            yield parser.parse(block, parser.find_plain(block), piece, NOWHERE)
