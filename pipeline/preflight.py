@@ -22,17 +22,17 @@ from apache_beam.options.pipeline_options import (
 from pipeline import comparing
 from pipeline import options as flags
 from pipeline.options import Options
+from pipeline.routing import stand_in_model, with_columns
 from transforms import files, machine, records
 from transforms.bigquery import TableError
 from transforms.imports import import_tensorflow
 from transforms.model.locate import locate_model
-from transforms.model.registry import is_registered
-from transforms.modelspecs import ModelSpec, RouteSpec, SpecError
+from transforms.modelspecs import ModelSpec, SpecError
 from transforms.read.bigquery import find_table
 from transforms.read.field_types import known_types
 from transforms.read.formats import FormatError, format_of
 from transforms.read.instances import row_spec
-from transforms.routes import check_format, check_route, fixed_folder, stand_in
+from transforms.routes import check_format, check_route
 from transforms.signature import ModelError
 from transforms.specs import JobSpec, OutputSpec
 from transforms.tables import parse_table
@@ -71,7 +71,7 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
     import_tensorflow()
     try:
         route = flags.route_spec(options, threads(beam_options))
-        model = _model(options, beam_options) if route is None else _stand_in(route)
+        model = _model(options, beam_options) if route is None else stand_in_model(route)
         found = InputFound(1, 0, whole=False) if flags.input_spec(options).is_bigquery else _check_input(options)
         now = datetime.datetime.now(datetime.UTC)
         job = JobSpec(
@@ -96,8 +96,11 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
             _check_fields(job)
         types = find_table(job).columns if job.input.is_bigquery else {}
         _check_formats(job, found)
+        job = with_columns(job)
         if job.output.table is not None:
             types = types or known_types(found.first, job.input.format)
+            if route is not None:  # a column that is ours, whatever the input has under its name
+                types = {name: kind for name, kind in types.items() if name != route.column}
             job = dataclasses.replace(job, output=dataclasses.replace(job.output, field_types=tuple(types.items())))
             check_table(job)
         make_encoder(job)  # refuses what the output's format can't hold
@@ -137,14 +140,6 @@ def _model(options: Options, beam_options: PipelineOptions) -> ModelSpec:
         allow_unsafe_ops=options.allow_unsafe_ops,
         threads=threads(beam_options),
     )
-
-
-def _stand_in(route: RouteSpec) -> ModelSpec:
-    """Looks as far as can be seen before the rows: there is something where the models should be."""
-    folder = fixed_folder(route)
-    if folder and not is_registered(route.template) and not files.list_children(folder):
-        raise ModelError(f"no models at {folder}, the folder of --model={route.template}: it does not exist or is empty")
-    return stand_in(route, route.template)
 
 
 def _check_engine(beam_options: PipelineOptions) -> None:

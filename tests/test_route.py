@@ -147,7 +147,6 @@ def test_keys_are_made_and_doubles_found_as_ever(sites: tuple[Path, dict[str, tu
         ({"model": "models/x"}, "'site' has no place in --model=models/x: expected {site} in it"),
         ({"model": "nowhere/{site}"}, "no models at nowhere"),
         ({"input_format": "file-list"}, "not for file-list"),
-        ({"output_format": "parquet"}, "has the columns of one model"),
         ({"output_layout": "mirror"}, "--output_layout"),
         ({"model_column": "key"}, "--model_column"),
         ({"model_map": "tasks.jsonl"}, "exclude each other"),

@@ -183,3 +183,78 @@ def test_files_without_the_field_are_refused(
         path.write_text("id,x\n1,2\n")
     assert run(tmp_path / "out", model=f"{sites[0]}/{{site}}", model_field="site", input=path, key_field="id") == 2
     assert says in capsys.readouterr().err
+
+
+def other_outputs(folder: Path) -> None:
+    """A model whose output has another name."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.function = tf.function(lambda x: {"z": x[:, 0]}, input_signature=[tf.TensorSpec([None, WIDTH], tf.float64, "x")])
+    tf.saved_model.save(module, str(folder), signatures=module.function.get_concrete_function())
+
+
+@pytest.fixture(scope="module")
+def unlike(sites: tuple[Path, Weights], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models of ``sites``, one that can't be read before them, and one of other outputs after them."""
+    folder = tmp_path_factory.mktemp("unlike")
+    for name in SITES:
+        (folder / name).symlink_to(sites[0] / name)
+    (folder / "a damaged one").mkdir()
+    (folder / "a damaged one" / "saved_model.pb").write_bytes(b"\xff\xff")
+    other_outputs(folder / "zzz")
+    return folder
+
+
+MORE_WRONG = [
+    {"id": 906, "site": "zzz", "x": [1.0, 2.0, 3.0]},
+    {"id": 907, "site": "a damaged one", "x": [1.0, 2.0, 3.0]},
+]
+MORE_CODES = CODES | {906: "OUTPUT_DOES_NOT_FIT", 907: "MODEL_NOT_FOUND"}
+
+
+def read_columns(out: Path, format: str) -> list[dict[str, Any]]:
+    if format == "parquet":
+        return [row for path in sorted(out.glob("prediction.results-*")) for row in pq.read_table(path).to_pylist()]
+    return [row for path in sorted(out.glob("prediction.results-*")) for row in csv.DictReader(io.StringIO(path.read_text()))]
+
+
+@pytest.mark.parametrize("format", ["parquet", "csv"])
+def test_results_with_columns(format: str, sites: tuple[Path, Weights], unlike: Path, tmp_path: Path) -> None:
+    rows = rows_of(400, WIDTH)
+    write_parquet(tmp_path / "rows.parquet", [*rows, *WRONG, *MORE_WRONG])
+    flags = {"model": f"{unlike}/{{site}}", "model_field": "site", "input": tmp_path / "rows.parquet", "key_field": "id"}
+    flags |= {"output_format": format, "model_column": "version", "passthrough_fields": "site"}
+    assert run(tmp_path / "out", **flags) == 0
+    found = read_columns(tmp_path / "out", format)
+    assert list(found[0]) == ["key", "y", "site", "version"]
+    weights = sites[1]
+    wanted = {str(row["id"]): float(np.dot(row["x"], weights[row["site"]][0]) + weights[row["site"]][1]) for row in rows}
+    assert {row["key"]: pytest.approx(float(row["y"])) for row in found} == wanted
+    assert {(row["site"], row["version"]) for row in found} == {
+        ("north", "7"), *((name, f"{unlike}/{name}") for name in SITES[1:]),
+    }  # fmt: skip
+    failed = [row for path in (tmp_path / "out").glob("prediction.errors-*-of-*") for row in read_lines(path)]
+    assert {row["key"]: row["code"] for row in failed} == MORE_CODES
+    (message,) = [row["message"] for row in failed if row["key"] == 906]
+    assert "its outputs are z: float64[?], and the columns of the results are for y: float64[?]" in message
+    report = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert report["counts"] == {"read": 408, "predicted": 400, "failed": 8}
+
+
+def test_from_a_table_to_a_table(bigquery: Any, gcs: Any, sites: tuple[Path, Weights], unlike: Path) -> None:
+    """The input has a column of the name that the version's gets, and of another type."""
+    rows = rows_of(300, WIDTH)
+    wrong = [row for row in (*WRONG, *MORE_WRONG) if row["x"] is not None]
+    schema = pa.schema([("id", pa.int64()), ("site", pa.string()), ("x", pa.list_(pa.float64())), ("version", pa.int64())])
+    dataset = bigquery.make_dataset()
+    table = bigquery.load(f"{dataset}.rows", pa.Table.from_pylist([{**row, "version": 1} for row in (*rows, *wrong)], schema))
+    flags = {"model": f"{unlike}/{{site}}", "model_field": "site", "input": table, "key_field": "id", "model_column": "version"}
+    assert run(f"{dataset}.scores", temp_location=f"{gcs.make_bucket()}/tmp", **flags) == 0
+    found = bigquery.rows(f"{dataset}.scores")
+    weights = sites[1]
+    wanted = {row["id"]: float(np.dot(row["x"], weights[row["site"]][0]) + weights[row["site"]][1]) for row in rows}
+    assert {row["key"]: pytest.approx(row["y"]) for row in found} == wanted
+    assert {row["version"] for row in found} == {"7", *(f"{unlike}/{name}" for name in SITES[1:])}
+    failed = bigquery.rows(f"{dataset}.scores_errors")
+    assert sorted(row["code"] for row in failed) == sorted(code for key, code in MORE_CODES.items() if key != 905)

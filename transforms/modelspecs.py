@@ -63,7 +63,8 @@ class ModelSpec:
 class RouteSpec:
     """Each row's ``field`` takes the place of ``{field}`` in ``template``, which then is a model's folder.
 
-    The rest is what all the models have in common. ``column`` is the field of the results that gets the model's version.
+    The rest is what all the models have in common. ``column`` is the field of the results that gets the model's version. Where the
+    results have columns, they are the outputs of ``example``, the signature of one of the models.
     """
 
     field: str
@@ -75,6 +76,7 @@ class RouteSpec:
     batch_size: int | None = None
     allow_unsafe_ops: bool = False
     threads: int = 1
+    example: Signature | None = None
 
     def __post_init__(self) -> None:
         if self.placeholder not in self.template:

@@ -18,10 +18,6 @@ def check_route(job: JobSpec) -> None:
     if route is None:
         return
     check_format(job.input.format)
-    if output.format != "jsonl":
-        raise SpecError(
-            "model_field", f"--output_format={output.format} has the columns of one model; leave it out, or give tasks with --model_map"
-        )
     if output.layout != "sharded":
         raise SpecError("output_layout", "'mirror' keeps a file's rows together, and --model_field parts them by model: leave it out")
     taken = (*OWN_FIELDS[output.style], *output.passthrough_fields)

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from transforms.modelspecs import NO_COMPARISON, CompareSpec, ModelSpec, RouteSpec, SpecError, check_choice, check_names
+from transforms.signature import Signature
 from transforms.tables import is_table, parse_table
 
 if TYPE_CHECKING:
@@ -240,6 +241,11 @@ class JobSpec:
     def folder(self) -> str:
         """The folder that gets the manifest."""
         return self.output.folder
+
+    @property
+    def output_signature(self) -> Signature:
+        """The signature whose outputs the results have: the model's, or an example's, where rows name theirs and results have columns."""
+        return self.route.example if self.route is not None and self.route.example is not None else self.model.signature
 
     def staging_in(self, folder: str) -> str:
         """The folder that holds this launch's unfinished files of ``folder``: inside of it, or the one of many tasks."""

@@ -33,10 +33,13 @@ def row_spec(job: JobSpec) -> RowSpec:
     own = OWN_FIELDS[job.output.style]
     if job.output.style == "aiplatform":  # outputs stand beside the fields passed through: no name may stand twice
         own = (*own, *(spec.name for spec in job.model.signature.outputs))
+    added = {VARIANT} if job.compare.share is not None else set()
+    if job.route is not None and job.route.column is not None:
+        added.add(job.route.column)
     return RowSpec(
         signature=job.model.signature,
         key_fields=job.key.fields,
-        passthrough_fields=tuple(name for name in job.output.passthrough_fields if name != VARIANT or job.compare.share is None),
+        passthrough_fields=tuple(name for name in job.output.passthrough_fields if name not in added),
         include_fields=job.input.include_fields,
         exclude_fields=job.input.exclude_fields,
         own_fields=own,

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import TaggedOutput
 
 from transforms import metrics
-from transforms.codes import Code, Stage
+from transforms.codes import Code, RowError, Stage
 from transforms.elements import FailedRow, InstanceBatch, Split, SplitCount
 from transforms.model.locate import locate_model
 from transforms.modelspecs import RouteSpec
@@ -29,6 +29,7 @@ from transforms.read.row import RowSpec
 from transforms.routes import folder_of, stand_in
 from transforms.signature import ModelError
 from transforms.specs import JobSpec
+from transforms.write.schema import difference
 
 LOG = logging.getLogger("nightshift")
 # Rows of one model that one worker gets in one go.
@@ -132,31 +133,31 @@ class _ReadModel(beam.DoFn):
         self.job = job
 
     def setup(self) -> None:
-        self.jobs: OrderedDict[str, tuple[JobSpec, str | None]] = OrderedDict()
+        self.jobs: OrderedDict[str, tuple[JobSpec, RowError | None]] = OrderedDict()
 
     def process(self, model: tuple[str, list[RowBlock]]) -> Iterator[InstanceBatch]:
         name, blocks = model
-        job, reason = self._job_of(name)
+        job, error = self._job_of(name)
         maker = _maker(row_spec(job), threading.get_ident())
         for chunk in _chunks(blocks):
             for batch in timed(maker.make(chunk)):
-                yield self._finished(batch, job, reason)
+                yield self._finished(batch, job, error)
         failed = [row for block in blocks for row in block.failed]
         if failed:
-            yield dataclasses.replace(maker.nothing(), failed=failed, job=job)
+            yield self._finished(dataclasses.replace(maker.nothing(), failed=failed), job, None)
 
-    def _finished(self, batch: InstanceBatch, job: JobSpec, reason: str | None) -> InstanceBatch:
+    def _finished(self, batch: InstanceBatch, job: JobSpec, error: RowError | None) -> InstanceBatch:
         batch.job = job
-        if reason is not None:
-            failed = [batch.failed_row(row, Code.MODEL_NOT_FOUND, Stage.PREDICT, reason) for row in range(len(batch))]
-            return dataclasses.replace(batch.take(np.empty(0, np.int64)), failed=[*batch.failed, *failed])
+        if error is not None:
+            failed = [batch.failed_row(row, error.code, error.stage, error.message) for row in range(len(batch))]
+            batch = dataclasses.replace(batch.take(np.empty(0, np.int64)), failed=[*batch.failed, *failed])
         assert job.route is not None
         if job.route.column is not None:
             version = msgspec.json.encode(job.model.version or job.model.location).decode()
             batch.passthrough = batch.passthrough | {job.route.column: pa.array([version] * len(batch), pa.string())}
         return batch
 
-    def _job_of(self, name: str) -> tuple[JobSpec, str | None]:
+    def _job_of(self, name: str) -> tuple[JobSpec, RowError | None]:
         if name not in self.jobs:
             self.jobs[name] = self._find(name)
             if len(self.jobs) > KEPT_JOBS:
@@ -164,8 +165,8 @@ class _ReadModel(beam.DoFn):
         self.jobs.move_to_end(name)
         return self.jobs[name]
 
-    def _find(self, name: str) -> tuple[JobSpec, str | None]:
-        """Gives the job of the rows that name this model, and why it can't be found, if it can't."""
+    def _find(self, name: str) -> tuple[JobSpec, RowError | None]:
+        """Gives the job of the rows that name this model, and what fails them all, if something does."""
         route = self.job.route
         assert route is not None
         if name == NOBODY:
@@ -185,8 +186,13 @@ class _ReadModel(beam.DoFn):
             )
         except (ModelError, ValueError) as error:
             LOG.warning("%s", error)
-            return self._without_model(route, folder), str(error)
-        return dataclasses.replace(self.job, model=model), None
+            return self._without_model(route, folder), RowError(Code.MODEL_NOT_FOUND, str(error))
+        job = dataclasses.replace(self.job, model=model)
+        reason = difference(model.signature, route.example) if route.example is not None else None
+        if reason is None:
+            return job, None
+        LOG.warning("%s: %s", folder, reason)
+        return job, RowError(Code.OUTPUT_DOES_NOT_FIT, f"{folder}: {reason}")
 
     def _without_model(self, route: RouteSpec, folder: str) -> JobSpec:
         return dataclasses.replace(self.job, model=stand_in(route, folder or route.template))

@@ -101,5 +101,5 @@ def make_encoder(job: JobSpec) -> Encoder:
       SpecError: the format can't hold what the signature gives, or what the flags ask for.
     """
     module, _, name = FORMATS[job.output.format].encoder.partition(":")
-    encoder: Encoder = getattr(importlib.import_module(module), name)(job.model.signature, job.output, job.key.fields)
+    encoder: Encoder = getattr(importlib.import_module(module), name)(job.output_signature, job.output, job.key.fields)
     return encoder

@@ -15,7 +15,7 @@ from transforms.bigquery import ERRORS, TableError, client, reason
 from transforms.elements import Shard
 from transforms.specs import JobSpec
 from transforms.tables import TableName, parse_table
-from transforms.write import manifest
+from transforms.write import manifest, models
 from transforms.write.bigquery import TableEncoder, schema_field
 from transforms.write.commit import SUCCESS
 from transforms.write.differences import with_drift
@@ -60,13 +60,14 @@ class TablePublisher(Publisher):
         placed = {f"prediction.errors-{number:05d}-of-{len(errors):05d}": shard for number, shard in enumerate(errors)}
         report = manifest.make(self.job, self.accounts, why, results, placed, None)
         output = parse_table(self.job.output.table or "")
-        report |= {"table": str(output), "errors_table": str(errors_table(self.job))}
+        by_model, model_lines = models.account(self.job, self.accounts)
+        report |= {"table": str(output), "errors_table": str(errors_table(self.job))} | by_model
         self._prepare_dataset(output)
         self._load_errors(errors)
         if why is None:
-            encoder = TableEncoder(self.job.model.signature, self.job.output, self.job.key.fields)
+            encoder = TableEncoder(self.job.output_signature, self.job.output, self.job.key.fields)
             report["load_job"] = run_load(self.job, Load(RESULTS, output, list(results.values()), encoder.fields))
-        for name, content in report_files(self.job, report, self.accounts, {}).items():
+        for name, content in (model_lines | report_files(self.job, report, self.accounts, model_lines)).items():
             files.write_bytes(files.join(self.folder, name), content)
         files.write_bytes(files.join(self.folder, MANIFEST), manifest.encode(report))
         if why is None:
@@ -181,7 +182,7 @@ def check_table(job: JobSpec) -> None:
       TableError: no dataset, or a table that can't take the predictions, column by column.
     """
     output = parse_table(job.output.table or "")
-    encoder = TableEncoder(job.model.signature, job.output, job.key.fields)
+    encoder = TableEncoder(job.output_signature, job.output, job.key.fields)
     _check_layout(job, {field.name: field.field_type for field in encoder.fields})
     if job.input.is_bigquery and job.input.query is None and parse_table(job.input.patterns[0]) == output:
         raise TableError(f"--output={output} is the input too, which it would replace; give another table")

@@ -108,6 +108,20 @@ def row_shape(spec: TensorSpec, signature: Signature) -> Shape:
     return spec.shape[1:]
 
 
+def difference(signature: Signature, example: Signature) -> str | None:
+    """Gives in what the outputs of ``signature`` are no rows of the columns that ``example`` has, or None."""
+    found, expected = _outputs(signature), _outputs(example)
+    if found == expected:
+        return None
+    first, second = (", ".join(map(str, one.outputs)) for one in (signature, example))
+    return f"its outputs are {first}, and the columns of the results are for {second}"
+
+
+def _outputs(signature: Signature) -> dict[str, tuple[str, int | None]]:
+    shapes = {spec.name: (spec.dtype, row_shape(spec, signature)) for spec in signature.outputs}
+    return {name: (dtype, None if shape is None else len(shape)) for name, (dtype, shape) in shapes.items()}
+
+
 def _check_names(table: TableSpec, signature: Signature, output: OutputSpec) -> None:
     outputs = [column.name for column in table.outputs]
     taken = [name for name in table.keys if name in outputs]

@@ -162,8 +162,11 @@ class _WriteShards(beam.DoFn):
         statistics.effort.add(batch, write_seconds)
 
     def _take_model(self, job: JobSpec) -> None:
-        """Goes on in the same files with the rows of another model."""
-        self.job, self.encoder = job, make_encoder(job)
+        """Goes on in the same files with the rows of another model; where they have columns, its outputs are those of all."""
+        self.job = job
+        if job.route is not None and job.route.example is not None:
+            return
+        self.encoder = make_encoder(job)
         if self.results is not None:
             self.encoder.open(self.results)
 

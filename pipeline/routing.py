@@ -1,0 +1,77 @@
+"""Rows that name their models: what can be seen of the models before the rows are read."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from transforms import files
+from transforms.model.locate import locate_model
+from transforms.model.registry import is_registered
+from transforms.modelspecs import ModelSpec, RouteSpec, SpecError
+from transforms.routes import fixed_folder, folder_of, stand_in
+from transforms.signature import ModelError, Signature
+from transforms.specs import JobSpec
+
+# Models that are looked at until one tells the columns of the results.
+LOOKED_AT = 100
+
+
+def stand_in_model(route: RouteSpec) -> ModelSpec:
+    """Gives what stands where a job has its model.
+
+    Raises:
+      ModelError: there is nothing where the models should be.
+    """
+    folder = fixed_folder(route)
+    if folder and not is_registered(route.template) and not files.list_children(folder):
+        raise ModelError(f"no models at {folder}, the folder of --model={route.template}: it does not exist or is empty")
+    return stand_in(route, route.template)
+
+
+def with_columns(job: JobSpec) -> JobSpec:
+    """Gives the job with the columns of its results, where they have some: a model's outputs, and the version that ran if it is asked for.
+
+    Raises:
+      ModelError: no model can be read.
+      SpecError: the models can't be looked at before the rows.
+    """
+    route, output = job.route, job.output
+    if route is None or output.format == "jsonl":
+        return job
+    added = () if route.column is None else (route.column,)
+    return dataclasses.replace(
+        job,
+        route=dataclasses.replace(route, example=_find_example(route, output.format)),
+        output=dataclasses.replace(output, passthrough_fields=(*output.passthrough_fields, *added)),
+    )
+
+
+def _find_example(route: RouteSpec, format: str) -> Signature:
+    """Gives the signature of the first model, by name, that can be read."""
+    if is_registered(route.template):
+        raise SpecError(
+            "model_field", f"--output_format={format} has columns, and the models of a registry are not known before the rows: write jsonl"
+        )
+    folder = fixed_folder(route)
+    segment = route.template[len(folder) :].lstrip("/").partition("/")[0]
+    named = re.compile(re.escape(segment).replace(re.escape(route.placeholder), "(.+)"))
+    found = sorted(match.group(1) for name in files.list_children(folder or ".") if (match := named.fullmatch(name)))
+    reason = "there is none"
+    for name in found[:LOOKED_AT]:
+        try:
+            model = locate_model(
+                folder_of(route, name),
+                version=route.version,
+                signature_name=route.signature_name,
+                tags=route.tags,
+                batch_size=route.batch_size,
+                allow_unsafe_ops=route.allow_unsafe_ops,
+            )
+        except (ModelError, ValueError) as error:
+            reason = str(error)
+            continue
+        return model.signature
+    raise ModelError(
+        f"--output_format={format} has the models' outputs as its columns, and no model of {route.template} can be read: {reason}"
+    )
