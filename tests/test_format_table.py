@@ -48,19 +48,19 @@ def predicted(output: Path | str) -> int | None:
 
 
 class Source:
-    """600 rows ``{"id": "k7", "x": …}`` in a format; of one number, or of a list of two."""
+    """600 rows ``{"id": "k7", "x": …, "m": …}`` in a format; of one number, or of a list of two, and a model's name."""
 
     def __init__(self, format: str, folder: Path, request: pytest.FixtureRequest, models: Models) -> None:
         self.format, self.folder, self.request, self.models = format, folder, request, models
         self.extension = "txt" if format == "file-list" else next(iter(formats.FORMATS[format].extensions), "")
 
     def values(self, lists: bool) -> list[dict[str, Any]]:
-        return [{"id": f"k{row}", "x": [row / 4, 1.0] if lists else row / 4} for row in range(ROWS)]
+        return [{"id": f"k{row}", "x": [row / 4, 1.0] if lists else row / 4, "m": "half_plus_two"} for row in range(ROWS)]
 
     def write(self, lists: bool = False) -> Path | str:
         """Gives the path of one file, or of a table."""
         rows = self.values(lists)
-        columns = {"id": [row["id"] for row in rows], "x": pa.array([row["x"] for row in rows])}
+        columns = {name: pa.array([row[name] for row in rows]) for name in ("id", "x", "m")}
         path = self.folder / f"rows.{self.extension}"
         if self.format == "bigquery":
             service = self.request.getfixturevalue("bigquery")
@@ -69,14 +69,15 @@ class Source:
         if self.format == "jsonl":
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         elif self.format == "csv":
-            path.write_text("id,x\n" + "".join(f"{row['id']},{json.dumps(row['x'])}\n" for row in rows))
+            path.write_text("id,x,m\n" + "".join(f"{row['id']},{json.dumps(row['x'])},{row['m']}\n" for row in rows))
         elif self.format == "tf-record":
             write_records(path, [example(**row) for row in rows])
         elif self.format == "parquet":
             pq.write_table(pa.table(columns), path, row_group_size=100)
         elif self.format == "avro":
             kind: Any = {"type": "array", "items": "double"} if lists else "double"
-            schema = {"type": "record", "name": "Row", "fields": [{"name": "id", "type": "string"}, {"name": "x", "type": kind}]}
+            fields = [{"name": name, "type": kind if name == "x" else "string"} for name in ("id", "x", "m")]
+            schema = {"type": "record", "name": "Row", "fields": fields}
             with path.open("wb") as stream:
                 fastavro.writer(stream, schema, rows, sync_interval=1000)
         elif self.format == "file-list":
@@ -142,6 +143,17 @@ def mirrors(source: Source, monkeypatch: pytest.MonkeyPatch) -> bool | None:
     return source.run(source.write(), "--output_layout=mirror") == ROWS
 
 
+def named_models(folder: Path, models: Models) -> str:
+    """Gives ``--model`` for rows that name theirs in ``m``."""
+    (folder / "models").mkdir()
+    (folder / "models" / "half_plus_two").symlink_to(models.get("half_plus_two"))
+    return f"{folder}/models/{{m}}"
+
+
+def has_rows_that_name_models(source: Source, monkeypatch: pytest.MonkeyPatch) -> bool | None:
+    return source.run(source.write(), "--model_field=m", model=named_models(source.folder, source.models)) == ROWS
+
+
 def is_read_from_a_bucket(source: Source, monkeypatch: pytest.MonkeyPatch) -> bool | None:
     path = source.write()
     if isinstance(path, str):
@@ -161,6 +173,7 @@ IN: dict[str, Callable[[Source, pytest.MonkeyPatch], bool | None]] = {
     "`--passthrough_fields=*`": passes_all_fields,
     "inputs of lists": feeds_lists,
     "`--output_layout=mirror`": mirrors,
+    "`--model_field`": has_rows_that_name_models,
     "`gs://`": is_read_from_a_bucket,
 }
 
@@ -185,9 +198,10 @@ class Job:
     def __init__(self, format: str, folder: Path, request: pytest.FixtureRequest, models: Models) -> None:
         self.format, self.folder, self.request, self.models = format, folder, request, models
 
-    def run(self, *flags: str, model: str = "half_plus_two", rows: list[dict[str, Any]] | None = None, output: str | None = None) -> bool:
+    def run(self, *flags: str, model: str | None = None, rows: list[dict[str, Any]] | None = None, output: str | None = None) -> bool:
         source = self.folder / "rows.jsonl"
-        source.write_text("".join(json.dumps(row) + "\n" for row in rows or [{"id": f"k{row}", "x": row / 4} for row in range(ROWS)]))
+        rows = rows or [{"id": f"k{row}", "x": row / 4, "m": "half_plus_two"} for row in range(ROWS)]
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
         if self.format == "bigquery":
             service = self.request.getfixturevalue("bigquery")
             flags = (*flags, f"--temp_location={service.bucket}/{self.folder.name}")
@@ -195,7 +209,8 @@ class Job:
         else:
             flags = (*flags, f"--output_format={self.format}")
         output = output or str(self.folder / "out")
-        status = main(["run", f"--model={self.models.get(model)}", f"--input={source}", "--key_field=id", f"--output={output}", *flags])
+        model = model or self.models.get("half_plus_two")
+        status = main(["run", f"--model={model}", f"--input={source}", "--key_field=id", f"--output={output}", *flags])
         return status == 0
 
 
@@ -203,7 +218,7 @@ LISTS = [{"id": f"k{row}", "x": [row / 4, 1.0]} for row in range(ROWS)]
 
 
 def gives_lists(job: Job) -> bool | None:
-    return job.run(model="open_length", rows=LISTS)
+    return job.run(model=job.models.get("open_length"), rows=LISTS)
 
 
 def has_styles(job: Job) -> bool | None:
@@ -218,6 +233,10 @@ def gives_all_fields(job: Job) -> bool | None:
     return job.run("--passthrough_fields=*")
 
 
+def takes_rows_that_name_models(job: Job) -> bool | None:
+    return job.run("--model_field=m", model=named_models(job.folder, job.models))
+
+
 def writes_to_a_bucket(job: Job) -> bool | None:
     if job.format == "bigquery":
         return None
@@ -229,6 +248,7 @@ OUT: dict[str, Callable[[Job], bool | None]] = {
     "`--output_style`": has_styles,
     "`--output_layout=mirror`": is_mirrored,
     "`--passthrough_fields=*`": gives_all_fields,
+    "`--model_field`": takes_rows_that_name_models,
     "`gs://`": writes_to_a_bucket,
 }
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from test_many import export, read_lines, run
+
+from transforms import files
+from transforms.elements import FileRange
+from transforms.read.kept_rows import keep
+from transforms.read.parquet import ParquetReader
+from transforms.read.row import RowSpec
+from transforms.signature import Signature
 
 Weights = dict[str, tuple[np.ndarray, float]]
 SITES = ("north", 'south, "old"', "Zürich")
@@ -104,6 +112,18 @@ def test_rows_of_columns_meet_their_models(name: str, write: Any, sites: tuple[P
     assert {row["version"] for row in found if row["site"] == "north"} == {"7"}
     lost = [row for path in (tmp_path / "out").glob("prediction.errors-*-of-*") for row in read_lines(path)]
     assert {row["key"]: row["instance"] for row in lost} == {row["id"]: row for row in WRONG}, "as they were read, whole"
+
+
+def test_of_a_dictionary_each_model_gets_its_own_values_only(tmp_path: Path) -> None:
+    """A column of categories has all of them in each of its slices: thousands of models times thousands of names."""
+    names = pa.array([f"site-{number:05d}" for number in range(5000)]).dictionary_encode()
+    pq.write_table(pa.table({"site": names}), tmp_path / "rows.parquet")
+    spec = RowSpec(Signature("s", ("serve",), (), ()), model_field="site", passthrough_fields=("site",))
+    piece = FileRange(str(tmp_path / "rows.parquet"), 0, 1 << 30, 1 << 30, "rows.parquet")
+    (batch,) = ParquetReader(spec).read(piece, ("", 0))
+    kept = keep(batch, np.array([3]))
+    assert len(pickle.dumps(kept)) < 5000
+    assert kept.rows.to_pylist() == [{"site": "site-00003"}]
 
 
 @pytest.mark.parametrize("name", ["csv", "csv.gz"])
@@ -250,11 +270,14 @@ def test_from_a_table_to_a_table(bigquery: Any, gcs: Any, sites: tuple[Path, Wei
     dataset = bigquery.make_dataset()
     table = bigquery.load(f"{dataset}.rows", pa.Table.from_pylist([{**row, "version": 1} for row in (*rows, *wrong)], schema))
     flags = {"model": f"{unlike}/{{site}}", "model_field": "site", "input": table, "key_field": "id", "model_column": "version"}
-    assert run(f"{dataset}.scores", temp_location=f"{gcs.make_bucket()}/tmp", **flags) == 0
+    bucket = gcs.make_bucket()
+    assert run(f"{dataset}.scores", temp_location=f"{bucket}/tmp", **flags) == 0
     found = bigquery.rows(f"{dataset}.scores")
     weights = sites[1]
     wanted = {row["id"]: float(np.dot(row["x"], weights[row["site"]][0]) + weights[row["site"]][1]) for row in rows}
     assert {row["key"]: pytest.approx(row["y"]) for row in found} == wanted
     assert {row["version"] for row in found} == {"7", *(f"{unlike}/{name}" for name in SITES[1:])}
     failed = bigquery.rows(f"{dataset}.scores_errors")
+    (lines,) = [files.read_bytes(found.path) for found in files.list_folder(bucket) if found.path.endswith("/models-00000-of-00001.jsonl")]
+    assert sum(json.loads(line)["predicted"] for line in lines.splitlines()) == 300
     assert sorted(row["code"] for row in failed) == sorted(code for key, code in MORE_CODES.items() if key != 905)

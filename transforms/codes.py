@@ -70,7 +70,10 @@ EXPLANATIONS: dict[Code, tuple[Stage, str]] = {
     Code.OUT_OF_MEMORY: (Stage.PREDICT, "the model ran out of memory on this row alone"),
     Code.OUTPUT_ROWS_DIFFER: (Stage.PREDICT, "an output does not have one row for each instance"),
     Code.NOT_FINITE: (Stage.WRITE, "a prediction is NaN or infinite and --nan=error was given"),
-    Code.OUTPUT_DOES_NOT_FIT: (Stage.WRITE, "a prediction holds a value that its column in --output_format can't hold"),
+    Code.OUTPUT_DOES_NOT_FIT: (
+        Stage.WRITE,
+        "a prediction holds a value that its column in --output_format can't hold, or the row's model has other outputs",
+    ),
 }
 
 

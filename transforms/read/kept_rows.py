@@ -15,7 +15,7 @@ from transforms.read.csv import RowParser
 from transforms.read.csv_rows import CsvRows, Header, find_rows
 from transforms.read.jsonl import LineParser
 from transforms.read.row import RowSpec
-from transforms.read.table import TableBatcher, TableRows, batch_rows
+from transforms.read.table import TableBatcher, TableRows, batch_rows, without_dictionaries
 
 NOWHERE = ("", 0)
 
@@ -52,7 +52,7 @@ def keep(batch: InstanceBatch, places: np.ndarray) -> RowBlock:
     some = batch.rows.take(places)
     kept = RowBlock(batch.source, batch.relative, batch.offsets[places], b"")
     if isinstance(some, TableRows):
-        return dataclasses.replace(kept, rows=some.table)
+        return dataclasses.replace(kept, rows=without_dictionaries(some.table))
     header, texts = (some.header, some.texts) if isinstance(some, CsvRows) else (None, some)
     return dataclasses.replace(kept, rows=b"\n".join([texts[row] for row in range(len(places))]), header=header)
 

@@ -200,6 +200,13 @@ def _as_bytes(column: pa.Array) -> pa.Array:
     return pa.nulls(len(column)) if pt.is_nested(column.type) else column
 
 
+def without_dictionaries(table: pa.RecordBatch) -> pa.RecordBatch:
+    """Gives a table whose columns hold their values, so that a few of its rows take no more than they are."""
+    if not any(map(pt.is_dictionary, table.schema.types)):
+        return table
+    return pa.RecordBatch.from_arrays(list(map(_decoded, table.columns)), table.schema.names)
+
+
 def _column(table: pa.RecordBatch, name: str) -> pa.Array | None:
     place = table.schema.get_field_index(name)
     return None if place < 0 else _decoded(table.column(place))
