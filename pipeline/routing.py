@@ -39,10 +39,14 @@ def with_columns(job: JobSpec) -> JobSpec:
     route, output = job.route, job.output
     if route is None or output.format == "jsonl":
         return job
+    example = _find_example(route, output.format)
     added = () if route.column is None else (route.column,)
+    taken = [spec.name for spec in example.outputs if spec.name in added]
+    if taken:
+        raise SpecError("model_column", f"{taken[0]!r} is an output of the models too: give it another name")
     return dataclasses.replace(
         job,
-        route=dataclasses.replace(route, example=_find_example(route, output.format)),
+        route=dataclasses.replace(route, example=example),
         output=dataclasses.replace(output, passthrough_fields=(*output.passthrough_fields, *added)),
     )
 

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pyarrow.types as pt
 from google.cloud import bigquery
 
@@ -22,9 +21,8 @@ from transforms.modelspecs import SpecError
 from transforms.signature import Signature
 from transforms.specs import OutputSpec
 from transforms.write.columns import as_text, not_utf8, output_array, refuse_unfit
-from transforms.write.join import Sink
-from transforms.write.parquet import PIECE_BYTES, ROW_GROUP_BYTES, ROW_GROUP_ROWS, ParquetEncoder
-from transforms.write.rows import pieces, refuse
+from transforms.write.parquet import ParquetEncoder
+from transforms.write.rows import refuse
 from transforms.write.schema import make_table
 
 # BigQuery has no array of arrays: each but the innermost holds records of this one field.
@@ -50,10 +48,6 @@ class TableEncoder(ParquetEncoder):
         self._repeating = [column.name for column in self.table.outputs if column.is_text and not column.rank]
         _check_names(list(self.types))
 
-    def open(self, stream: Sink) -> None:
-        self._writer = pq.ParquetWriter(stream, self.schema, compression="zstd", use_dictionary=self._repeating)
-        self._due: list[pa.RecordBatch] = []
-
     def refuse(self, batch: PredictionBatch) -> PredictionBatch:
         batch = refuse_unfit(batch, self.table, not_utf8)
         reasons: dict[int, str] = {}
@@ -64,14 +58,11 @@ class TableEncoder(ParquetEncoder):
                 reasons |= {row: f"field {name!r}: {value}" for row, value in _unfit(texts, self.types[name]).items()}
         return refuse(batch, Code.OUTPUT_DOES_NOT_FIT, reasons)
 
-    def write(self, batch: PredictionBatch) -> None:
-        for piece in pieces(batch, PIECE_BYTES):
-            columns = {name: typed(texts, self.types[name]) for name, texts in self._texts(piece).items()}
-            for column in self.table.outputs:
-                columns[column.name] = _wrap(output_array(piece.outputs[column.name], column)).cast(self.types[column.name])
-            self._due.append(pa.RecordBatch.from_arrays([columns[name] for name in self.types], schema=self.schema))
-            if sum(some.nbytes for some in self._due) >= ROW_GROUP_BYTES or sum(map(len, self._due)) >= ROW_GROUP_ROWS:
-                self._write_due()
+    def _columns(self, batch: PredictionBatch) -> pa.RecordBatch:
+        columns = {name: typed(texts, self.types[name]) for name, texts in self._texts(batch).items()}
+        for column in self.table.outputs:
+            columns[column.name] = _wrap(output_array(batch.outputs[column.name], column)).cast(self.types[column.name])
+        return pa.RecordBatch.from_arrays([columns[name] for name in self.types], schema=self.schema)
 
     def _texts(self, batch: PredictionBatch) -> dict[str, pa.Array]:
         """Gives the JSON texts of key and passthrough fields."""

@@ -42,14 +42,17 @@ class ParquetEncoder:
     def open(self, stream: Sink) -> None:
         self._writer = pq.ParquetWriter(stream, self.schema, compression="zstd", use_dictionary=self._repeating)
         self._due: list[pa.RecordBatch] = []
+        self._due_bytes = self._due_rows = 0
 
     def refuse(self, batch: PredictionBatch) -> PredictionBatch:
         return refuse_unfit(batch, self.table, not_utf8)
 
     def write(self, batch: PredictionBatch) -> None:
         for piece in pieces(batch, PIECE_BYTES):
-            self._due.append(make_columns(piece, self.table))
-            if sum(some.nbytes for some in self._due) >= ROW_GROUP_BYTES or sum(map(len, self._due)) >= ROW_GROUP_ROWS:
+            rows = self._columns(piece)
+            self._due.append(rows)
+            self._due_bytes, self._due_rows = self._due_bytes + rows.nbytes, self._due_rows + len(rows)
+            if self._due_bytes >= ROW_GROUP_BYTES or self._due_rows >= ROW_GROUP_ROWS:
                 self._write_due()
 
     def close(self) -> None:
@@ -65,8 +68,12 @@ class ParquetEncoder:
                     self._writer.write_table(file.read_row_group(group))
         self.close()
 
+    def _columns(self, batch: PredictionBatch) -> pa.RecordBatch:
+        """Gives a batch as columns of ``schema``."""
+        return make_columns(batch, self.table)
+
     def _write_due(self) -> None:
         rows = pa.Table.from_batches(self._due, self.schema)
         if len(rows):
             self._writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
-        self._due = []
+        self._due, self._due_bytes, self._due_rows = [], 0, 0
