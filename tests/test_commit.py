@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from saved_models import Models
 
+from pipeline.main import main
 from transforms.write import commit as module
-from transforms.write.commit import FolderChange, LostShardError, commit
+from transforms.write import publish
+from transforms.write.commit import FolderChange, LostShardError, alone, commit
 
 OLD = {"prediction.results-00000-of-00002": b"old0", "prediction.results-00001-of-00002": b"old1", "manifest.json": b"old", "_SUCCESS": b""}
 NEW = {"prediction.results-00000-of-00002": b"new0", "prediction.results-00001-of-00002": b"new1", "manifest.json": b"new", "_SUCCESS": b""}
@@ -141,3 +147,67 @@ def test_a_folder_with_a_link_in_it_is_changed_in_place(tmp_path: Path) -> None:
     assert folder.stat().st_ino == inode
     assert (folder / "link").is_symlink()
     assert (folder / "manifest.json").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_of_two_runs_the_one_whose_shards_are_gone_leaves_the_others_output(tmp_path: Path, in_place: bool) -> None:
+    """Their results have the same names: what stands there could be taken for what an attempt before had moved."""
+    folder = tmp_path / "out"
+    change = a_change(folder)
+    write(folder, OLD | FOREIGN)
+    for path in (folder / "_staging" / "run" / "launch").iterdir():
+        path.unlink()
+    if in_place:
+        (folder / "link").symlink_to(tmp_path)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    with pytest.raises(LostShardError, match="another run published"):
+        commit(change)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether somebody publishes to ``folder``, or beside it."""
+    handle = os.open(folder.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def test_a_second_run_waits_until_the_first_has_published(tmp_path: Path) -> None:
+    folder, order = tmp_path / "deep" / "out", []
+    waiting = threading.Event()
+
+    def second() -> None:
+        waiting.set()
+        with alone(str(folder)):
+            order.append("second")
+
+    with alone(str(folder)):
+        assert is_locked(folder)
+        thread = threading.Thread(target=second)
+        thread.start()
+        waiting.wait()
+        time.sleep(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    assert not is_locked(folder)
+
+
+def test_a_run_publishes_alone(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+    (tmp_path / "rows.jsonl").write_text('{"x": 1}\n')
+
+    def watched(change: FolderChange) -> None:
+        held.append(is_locked(tmp_path / "out"))
+        commit(change)
+
+    monkeypatch.setattr(publish, "commit", watched)
+    flags = [f"--model={models.get('half_plus_two')}", f"--input={tmp_path}/rows.jsonl", f"--output={tmp_path}/out"]
+    assert main(["run", *flags]) == 0
+    assert held == [True]
+    assert not is_locked(tmp_path / "out")

@@ -7,10 +7,13 @@ the removal of ``_SUCCESS`` and its return: no marker, no complete output.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 
 from transforms import files
 from transforms.specs import STAGING
@@ -34,6 +37,27 @@ class FolderChange:
     removed: set[str] = dataclasses.field(default_factory=set)
 
 
+@contextlib.contextmanager
+def alone(folder: str) -> Iterator[None]:
+    """Holds up other runs of this machine that publish to the local ``folder``, or beside it, until this one has.
+
+    The folder above is locked, since the folder itself may change places. Where there are no such locks, as on some network disks and
+    in buckets, nothing is held up: then a run whose shards another took away still finds them gone.
+    """
+    handle = None
+    if not files.is_remote(folder):
+        above = os.path.dirname(os.path.realpath(folder))
+        with contextlib.suppress(OSError):
+            os.makedirs(above, exist_ok=True)
+            handle = os.open(above, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
 def commit(change: FolderChange) -> None:
     """Makes ``change``; done again after being broken off anywhere, it ends the same.
 
@@ -45,19 +69,29 @@ def commit(change: FolderChange) -> None:
 
 
 def _in_place(change: FolderChange) -> None:
-    files.delete([files.join(change.folder, SUCCESS)])
     staged = files.existing(change.placed.values())
+    # What an attempt before has moved is in place; of another run's output, which may have the same names, nothing is ours.
+    is_anothers = len(staged) < len(change.placed) and _is_anothers(change)
     moves = []
     for name, path in change.placed.items():
         destination = files.join(change.folder, name)
         if path in staged:
             moves.append((path, destination))
-        elif not files.exists(destination):
+        elif is_anothers or not files.exists(destination):
             raise _lost(path, change.folder)
+    files.delete([files.join(change.folder, SUCCESS)])
     files.rename(moves)
     files.delete([files.join(change.folder, name) for name in sorted(change.removed - {*change.placed, *change.written})])
     for name, content in change.written.items():
         files.write_bytes(files.join(change.folder, name), content)
+
+
+def _is_anothers(change: FolderChange) -> bool:
+    """Whether a complete output stands there that is not the one of ``change``: an attempt that was broken off had taken _SUCCESS away."""
+    if not files.exists(files.join(change.folder, SUCCESS)):
+        return False
+    paths = {files.join(change.folder, name): content for name, content in change.written.items() if content}
+    return any(not files.exists(path) or files.read_bytes(path) != content for path, content in paths.items())
 
 
 def _lost(path: str, folder: str) -> LostShardError:

@@ -17,7 +17,7 @@ from transforms.specs import STAGING, JobSpec
 from transforms.statistics.gather import MergeStatistics, Statistics
 from transforms.tasks import RunSpec
 from transforms.write import comparison, manifest, models
-from transforms.write.commit import SUCCESS, FolderChange, LostShardError, commit
+from transforms.write.commit import SUCCESS, FolderChange, LostShardError, alone, commit
 from transforms.write.differences import with_drift
 from transforms.write.formats import FORMATS, SUFFIXES, make_encoder
 from transforms.write.gate import Accounts, check_gate, count_codes, shard_order
@@ -52,13 +52,14 @@ class Publisher:
         Raises:
           GateShutError: after the failed rows and a manifest that says so were published.
         """
-        report = published_by(self.job)
-        if report is None:
-            report = self._publish()
-        elif report["status"] == "done":
-            files.write_bytes(files.join(self.folder, SUCCESS), b"")  # an attempt may have ended between the two
-        for folder in {self.folder, self.errors_folder}:
-            files.delete_folder(files.join(folder, STAGING))
+        with alone(self.folder):
+            report = published_by(self.job)
+            if report is None:
+                report = self._publish()
+            elif report["status"] == "done":
+                files.write_bytes(files.join(self.folder, SUCCESS), b"")  # an attempt may have ended between the two
+            for folder in {self.folder, self.errors_folder}:
+                files.delete_folder(files.join(folder, STAGING))
         if report["status"] != "done":
             raise GateShutError(report["reason"])
         return report
