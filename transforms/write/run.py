@@ -12,7 +12,7 @@ from transforms import files
 from transforms.specs import STAGING
 from transforms.tasks import RunSpec
 from transforms.write import manifest
-from transforms.write.commit import SUCCESS
+from transforms.write.commit import SUCCESS, alone
 from transforms.write.manifest import MANIFEST
 from transforms.write.report import REPORT_FILES, run_report
 
@@ -26,7 +26,11 @@ def publish_run(run: RunSpec, tasks: Sequence[dict[str, Any]]) -> dict[str, Any]
 
     The tasks' own outputs are published by then. Done twice, it ends the same.
     """
-    ordered = sorted(tasks, key=lambda line: line["number"])
+    with alone(run.folder):
+        return _publish(run, sorted(tasks, key=lambda line: line["number"]))
+
+
+def _publish(run: RunSpec, ordered: Sequence[dict[str, Any]]) -> dict[str, Any]:
     before = {name for name in files.list_children(run.folder) if name.startswith(f"{TASKS}-") and name.endswith(".jsonl")}
     count = max(1, -(-len(ordered) // TASKS_A_FILE))
     names = [f"{TASKS}-{number:05d}-of-{count:05d}.jsonl" for number in range(count)]
