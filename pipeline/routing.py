@@ -6,7 +6,7 @@ import dataclasses
 import re
 
 from transforms import files
-from transforms.model.locate import locate_model
+from transforms.model.locate import locate_named
 from transforms.model.registry import is_registered
 from transforms.modelspecs import ModelSpec, RouteSpec, SpecError
 from transforms.routes import fixed_folder, folder_of, stand_in
@@ -64,18 +64,9 @@ def _find_example(route: RouteSpec, format: str) -> Signature:
     reason = "there is none"
     for name in found[:LOOKED_AT]:
         try:
-            model = locate_model(
-                folder_of(route, name),
-                version=route.version,
-                signature_name=route.signature_name,
-                tags=route.tags,
-                batch_size=route.batch_size,
-                allow_unsafe_ops=route.allow_unsafe_ops,
-            )
+            return locate_named(route, folder_of(route, name)).signature
         except (ModelError, ValueError) as error:
             reason = str(error)
-            continue
-        return model.signature
     raise ModelError(
         f"--output_format={format} has the models' outputs as its columns, and no model of {route.template} can be read: {reason}"
     )

@@ -72,7 +72,7 @@ def _lines(folder: str, found: InputFound, stop: threading.Event) -> None:
     while not stop.wait(LINE_EVERY_SECONDS):
         rows, _, failed, size = read_progress(folder)
         seconds = time.monotonic() - started
-        share = f", {min(size / found.bytes, 1):.0%} of the input" if found.whole and found.bytes else ""
+        share = f", {size / found.bytes:.0%} of the input" if found.whole and found.bytes else ""
         LOG.info("%s rows, %s rows/s, %s failed, %.0f s%s", f"{rows:,}", f"{rows / seconds:,.0f}", f"{failed:,}", seconds, share)
 
 

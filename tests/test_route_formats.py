@@ -150,6 +150,53 @@ def test_rows_of_csv_meet_their_models(name: str, narrow: tuple[Path, Weights], 
         assert content[row["offset"] :].startswith(b"n,"), "each stands where its offset says"
 
 
+ODD = {
+    "csv": b'''site,id,x,note\r
+north,1,2,plain\r
+north,2,3,ends with a return\r\r
+"north",3,4,"two\r
+lines, ""quoted"""\r
+north,4,,empty\r
+north,5,+1,a sign\r
+north,6, 1,a space\r
+north,7,1e400,large\r
+\r
+north,8,"1",quoted\r
+ north,9,1,"another name"\r
+north,10,1\r
+north,11,1,"not closed\r
+north,12,1,\xff\r
+north,13,1,last''',
+    "jsonl": b"""{"site": "north", "id": 1, "x": 2, "note": "plain"}
+  {"site": "north", "id": 2, "x": 3, "note": "space around"}\x20\x20\r
+{"site": "n\\u006frth", "id": 3, "x": 4, "note": "\\ud83d\\ude00"}
+
+{"site": "north", "id": 4, "x": null}
+{"site": "north", "id": 5, "x": 1e400}
+{"site": "north", "id": 6, "x": "1", "note": "\xff"}
+{"site": "north", "id": 7, "x": 1} {"site": "north"}
+{"site": "north", "id": 8, "x": 12345678901234567890, "x": 1}
+["north"]
+{"site": "north", "id": 9, "x": [1], "note": [1, {"a": 2}]}""",
+}
+
+
+@pytest.mark.parametrize("format", list(ODD))
+def test_a_row_that_names_its_model_is_read_as_one_that_does_not(format: str, narrow: tuple[Path, Weights], tmp_path: Path) -> None:
+    """Odd rows, once as a job of the one model and once by the name that they give, made keys and all."""
+    (tmp_path / f"rows.{format}").write_bytes(ODD[format])
+    found = []
+    for name, flags in (("one", {"model": narrow[0] / "north"}), ("named", {"model": f"{narrow[0]}/{{site}}", "model_field": "site"})):
+        run(tmp_path / name, **flags, input=tmp_path / f"rows.{format}", passthrough_fields="note", max_error_ratio=1)
+        rows = [row for path in sorted((tmp_path / name).glob("prediction.*-of-*")) if "stats" not in path.name for row in read_lines(path)]
+        found.append({row["key"]: {name: row.get(name) for name in ("prediction", "note", "offset", "code", "instance")} for row in rows})
+    one, named = found
+    other = {key for key, row in named.items() if row["code"] == "MODEL_NOT_FOUND"}  # rows that name none
+    assert len(other) <= 1
+    assert {key: row for key, row in named.items() if key not in other} == {key: row for key, row in one.items() if key not in other}
+    assert len(one) == len(named) >= 9
+
+
 def test_made_keys_say_where_a_row_of_csv_stands(narrow: tuple[Path, Weights], tmp_path: Path) -> None:
     folder, _ = narrow
     lines = [f"{'north' if number % 3 else 'Zürich'},{number}\n".encode() for number in range(50)]

@@ -289,3 +289,14 @@ def test_a_text_that_is_not_utf8_costs_its_row_alone(where: str, models: Models,
     column_of = {"key": "id", "input": "s", "passed": "p"}[where]
     assert failed["instance"][column_of] == {"b64": "//4="}
     assert counts(tmp_path / "out") == {"read": 3, "predicted": 2, "failed": 1}
+
+
+def test_bytes_read_are_those_of_the_file_however_well_it_is_packed(models: Models, tmp_path: Path) -> None:
+    """Progress and manifest count what is read of the file, not what it takes in memory."""
+    path, count = tmp_path / "rows.parquet", 100_000
+    columns = {"id": np.arange(count), "x": np.zeros(count), "unused": ["the same text each time"] * count}
+    pq.write_table(pa.table(columns), path, compression="zstd", use_dictionary=False, row_group_size=30_000)
+    assert pq.read_metadata(path).row_group(0).total_byte_size * 3 > path.stat().st_size * 2, "else it is not packed"
+    assert main(["run", f"--model={models.get('half_plus_two')}", f"--input={path}", "--key_field=id", f"--output={tmp_path}/out"]) == 0
+    report = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert 0.9 < report["input"]["bytes"] / path.stat().st_size <= 1

@@ -14,7 +14,7 @@ from transforms import files
 from transforms.gcs import StorageError
 from transforms.model.registry import find_artifact, is_registered
 from transforms.model.structure import structure_of
-from transforms.modelspecs import ModelSpec
+from transforms.modelspecs import ModelSpec, RouteSpec
 from transforms.signature import MetaGraph, ModelError, check_outputs, parse_saved_model, select_meta_graph, select_signature
 
 PROTOBUFS = ("saved_model.pb", "saved_model.pbtxt")
@@ -72,6 +72,20 @@ def locate_model(
         allow_unsafe_ops=allow_unsafe_ops,
         threads=threads,
         structure=structure_of(graph, signature, folder) if shares else None,
+    )
+
+
+def locate_named(route: RouteSpec, folder: str, shares: bool = False) -> ModelSpec:
+    """Finds the model in ``folder``, which a row names, as ``locate_model`` does."""
+    return locate_model(
+        folder,
+        version=route.version,
+        signature_name=route.signature_name,
+        tags=route.tags,
+        batch_size=route.batch_size,
+        allow_unsafe_ops=route.allow_unsafe_ops,
+        threads=route.threads,
+        shares=shares,
     )
 
 

@@ -22,7 +22,7 @@ NOWHERE = ("", 0)
 
 @dataclasses.dataclass(frozen=True)
 class RowBlock:
-    """Rows of one file that name one model, with their ``offsets``: columns, or lines joined by newlines, of CSV below a ``header``."""
+    """Rows of one file that name one model, with their ``offsets``: columns, or lines, each with its end, of CSV below a ``header``."""
 
     source: str
     relative: str
@@ -54,7 +54,9 @@ def keep(batch: InstanceBatch, places: np.ndarray) -> RowBlock:
     if isinstance(some, TableRows):
         return dataclasses.replace(kept, rows=without_dictionaries(some.table))
     header, texts = (some.header, some.texts) if isinstance(some, CsvRows) else (None, some)
-    return dataclasses.replace(kept, rows=b"\n".join([texts[row] for row in range(len(places))]), header=header)
+    # A field of CSV may end with a carriage return, which its row's end would take in.
+    end = b"\n" if header is None else b"\r\n"
+    return dataclasses.replace(kept, rows=b"".join([texts[row] + end for row in range(len(places))]), header=header)
 
 
 def keep_failed(batch: InstanceBatch, failed: Sequence[FailedRow]) -> RowBlock:
@@ -78,12 +80,12 @@ class InstanceMaker:
         if isinstance(first.rows, pa.RecordBatch):
             yield from self._of_columns(pa.concat_batches([block.rows for block in blocks]), offsets, piece)
             return
-        data = b"\n".join([block.rows for block in blocks if isinstance(block.rows, bytes)])
+        data = b"".join([block.rows for block in blocks if isinstance(block.rows, bytes)])
         if first.header is not None:
             yield from self._of_csv(data, offsets, first.header, piece)
             return
         ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
-        scattered = _ScatteredBlock(0, data, False, np.concatenate(([0], ends + 1)), offsets)
+        scattered = _ScatteredBlock(0, data, False, np.concatenate(([0], ends[:-1] + 1)), offsets)
         yield from self.lines.parse(scattered, piece, NOWHERE)
 
     def nothing(self) -> InstanceBatch:

@@ -56,7 +56,8 @@ class ParquetReader:
     ) -> Iterator[InstanceBatch]:
         group = parquet.metadata.row_group(number)
         columns = needed_columns(self.spec, parquet.schema_arrow.names)
-        row_bytes = group.total_byte_size / max(1, group.num_rows)
+        row_bytes = group.total_byte_size / max(1, group.num_rows)  # in memory; in the file they may be packed
+        file_bytes = sum(group.column(place).total_compressed_size for place in range(group.num_columns)) / max(1, group.num_rows)
         rows = batch_rows(self.spec, row_bytes)
         batches = parquet.iter_batches(rows, row_groups=[number], columns=columns, use_threads=False)
         row = first_row
@@ -70,7 +71,7 @@ class ParquetReader:
             if table.num_rows:
                 offsets = np.arange(row, row + table.num_rows, dtype=np.int64)
                 row += table.num_rows
-                yield self.batcher.batch(table, offsets, piece, order, int(row_bytes * table.num_rows))
+                yield self.batcher.batch(table, offsets, piece, order, int(file_bytes * table.num_rows))
 
 
 def _begin(group: pq.RowGroupMetaData) -> int:

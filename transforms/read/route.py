@@ -20,7 +20,7 @@ from apache_beam.pvalue import TaggedOutput
 from transforms import metrics
 from transforms.codes import Code, RowError, Stage
 from transforms.elements import FailedRow, InstanceBatch, Split, SplitCount
-from transforms.model.locate import locate_model
+from transforms.model.locate import locate_named
 from transforms.modelspecs import RouteSpec
 from transforms.read.formats import RangeReader
 from transforms.read.instances import RowsRead, by_bucket, hashes_of, row_spec, timed
@@ -174,16 +174,7 @@ class _ReadModel(beam.DoFn):
         folder = ""
         try:
             folder = folder_of(route, name)
-            model = locate_model(
-                folder,
-                version=route.version,
-                signature_name=route.signature_name,
-                tags=route.tags,
-                batch_size=route.batch_size,
-                allow_unsafe_ops=route.allow_unsafe_ops,
-                threads=route.threads,
-                shares=True,
-            )
+            model = locate_named(route, folder, shares=True)
         except (ModelError, ValueError) as error:
             LOG.warning("%s", error)
             return self._without_model(route, folder), RowError(Code.MODEL_NOT_FOUND, str(error))
