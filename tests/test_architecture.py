@@ -107,7 +107,7 @@ def test_specs_and_signatures_need_no_beam() -> None:
 @pytest.mark.parametrize("module", list(MODULES))
 def test_files_stay_readable(module: str) -> None:
     source = MODULES[module].read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= 330, f"{module} is two things"
+    assert len(source.splitlines()) <= 500, f"{module} is two things"
     assert MODULES[module].stem not in ("util", "utils", "base", "common", "helpers", "misc")
     assert "__all__" not in source
     assert ast.get_docstring(ast.parse(source)), "every module says what it is"
