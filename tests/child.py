@@ -66,7 +66,7 @@ def predicting(process: int | None) -> int | None:
     """The process of a run that is in a model call."""
     assert process is not None
     for each in workers(process):
-        for path in crashes.folder().glob(f"{each}-*"):
+        for path in crashes.folder().glob(f"{each}.*"):
             if path.read_bytes()[:4] != bytes(4):
                 return each
     return None

@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +127,12 @@ def test_a_model_that_ends_the_process_is_named_with_its_rows(models: Models, tm
     assert f"ran {models.get('slow')} on 5 rows of {data}, rows from 0 to {4 * len(line)} " in text
     assert "--run_id=night --resume=true goes on" in text
     assert not (out / "manifest.json").exists()
-    assert not list(crashes.folder().glob(f"{whole.pid}-*"))
+    assert not list(crashes.folder().glob(f"{whole.pid}.*"))
 
 
 def test_rows_that_end_one_process_after_another_fail(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As an engine does that starts a worker again: the third process refuses the rows that ended two."""
-    monkeypatch.setattr(crashes.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     said = tmp_path / "said"
     for attempt in range(crashes.CRASHES + 1):
         process = child.CONTEXT.Process(target=_predict_and_abort, args=(str(tmp_path), said))
@@ -147,7 +148,7 @@ def test_rows_that_end_one_process_after_another_fail(models: Models, tmp_path: 
 def _predict_and_abort(folder: str, said: Path) -> None:
     from types import SimpleNamespace
 
-    crashes.tempfile.tempdir = folder
+    tempfile.tempdir = folder
     job: Any = SimpleNamespace(launch="launch", run_id="night")
     batch = InstanceBatch(("", 0), "rows.jsonl", "", {}, np.array([10, 20, 30]), None, None, {}, [], 0, job)  # type: ignore[arg-type]
     model: Any = SimpleNamespace(location="models/m")

@@ -10,7 +10,6 @@ import contextlib
 import mmap
 import os
 import struct
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from transforms import processes, temporary
 from transforms.elements import InstanceBatch
 from transforms.modelspecs import ModelSpec
 from transforms.signature import ModelError
@@ -46,8 +46,8 @@ class Crash(msgspec.Struct, frozen=True):
 
 
 def folder() -> Path:
-    """The folder of this user's notes, one a process."""
-    return Path(tempfile.gettempdir()) / f"nightshift-predicting-{os.getuid()}"
+    """Return the folder of this user's notes."""
+    return temporary.own_folder("predicting")
 
 
 class Notes:
@@ -91,11 +91,11 @@ class Notes:
 
     def _look(self, launch: str) -> None:
         crashed: dict[Crash, int] = {}
-        for path, crash in find_crashes():
+        with contextlib.suppress(OSError):
+            temporary.sweep("predicting", KEPT_SECONDS)
+        for _, crash in find_crashes():
             if crash.launch == launch:
                 crashed[crash] = crashed.get(crash, 0) + 1
-            elif time.time() - path.stat().st_mtime > KEPT_SECONDS:
-                path.unlink(missing_ok=True)
         self._crashed, self._looked_for = crashed, launch
 
     def _open(self) -> mmap.mmap | None:
@@ -103,8 +103,7 @@ class Notes:
             return self._own.note
         self._own.process, self._own.note = os.getpid(), None
         try:
-            folder().mkdir(mode=0o700, exist_ok=True)
-            with open(folder() / f"{os.getpid()}-{threading.get_ident()}-{time.time_ns()}", "w+b") as stream:
+            with open(folder() / f"{processes.this_process()}-{threading.get_ident()}-{time.time_ns()}", "w+b") as stream:
                 stream.truncate(NOTE_BYTES)
                 self._own.note = mmap.mmap(stream.fileno(), NOTE_BYTES)
         except OSError:  # a full or missing temporary folder must not stop a run
@@ -113,10 +112,17 @@ class Notes:
 
 
 def find_crashes(process: int | None = None) -> Iterator[tuple[Path, Crash]]:
-    """Gives the notes of processes, or one, that died while they predicted; takes away those of processes that ended as they should."""
-    for path in folder().glob(f"{process or '*'}-*"):
-        pid = int(path.name.partition("-")[0])
-        if _is_alive(pid):
+    """Give the notes of processes, or one, that died while they predicted; remove those of processes that ended as they should.
+
+    What can't be looked at, and names that are no note's, are passed over: to say why a run ended must not be what ends it.
+    """
+    try:
+        found = sorted(folder().iterdir())
+    except OSError:
+        return
+    for path in found:
+        owner = processes.owner(path.name)
+        if owner is None or process not in (None, owner.pid) or not owner.has_ended:
             continue
         try:
             content = path.read_bytes()
@@ -127,13 +133,3 @@ def find_crashes(process: int | None = None) -> Iterator[tuple[Path, Crash]]:
                 path.unlink(missing_ok=True)
         except (OSError, struct.error, msgspec.DecodeError):  # another process has just taken it away
             continue
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
