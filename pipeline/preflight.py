@@ -28,6 +28,7 @@ from transforms.bigquery import TableError
 from transforms.imports import import_tensorflow
 from transforms.model.locate import locate_model
 from transforms.modelspecs import ModelSpec, SpecError
+from transforms.own_names import SUCCESS
 from transforms.read.bigquery import find_table
 from transforms.read.field_types import known_types
 from transforms.read.formats import FormatError, format_of
@@ -39,7 +40,7 @@ from transforms.tables import parse_table
 from transforms.write.differences import BaselineError
 from transforms.write.formats import make_encoder
 from transforms.write.load import check_table
-from transforms.write.publish import PUBLISHED, SUCCESS
+from transforms.write.publish import PUBLISHED
 
 # Enough to be sure of the formats and to show progress by bytes; more would cost a launcher memory and minutes.
 LOOKED_AT_FILES = 10_000

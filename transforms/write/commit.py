@@ -13,18 +13,23 @@ import dataclasses
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 from transforms import files
+from transforms.own_names import SUCCESS
 from transforms.specs import STAGING
 
-SUCCESS = "_SUCCESS"
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2  # linux/fs.h
 
 
 class LostShardError(Exception):
     """A finished shard is not where it was written."""
+
+
+class NameTwiceError(Exception):
+    """Two files of one change would have one name: one of them would be lost."""
 
 
 @dataclasses.dataclass
@@ -35,6 +40,29 @@ class FolderChange:
     placed: dict[str, str] = dataclasses.field(default_factory=dict)
     written: dict[str, bytes] = dataclasses.field(default_factory=dict)
     removed: set[str] = dataclasses.field(default_factory=set)
+
+    def add(self, placed: Mapping[str, str], written: Mapping[str, bytes]) -> None:
+        """Add files to the change.
+
+        Raises:
+          NameTwiceError: the change holds a file of one of these names already.
+        """
+        self._check_names([*self.placed, *self.written, *placed, *written])
+        self.placed |= placed
+        self.written |= written
+
+    def check(self) -> None:
+        """Raise NameTwiceError where two files of the change would have one name."""
+        self._check_names([*self.placed, *self.written])
+
+    def _check_names(self, names: Sequence[str]) -> None:
+        counts = Counter(map(os.path.normpath, names))
+        twice = sorted(name for name, count in counts.items() if count > 1)
+        if twice:
+            raise NameTwiceError(
+                f"{self.folder} would get several files named {', '.join(twice[:3])}, of which only one would stay; nothing is published. "
+                "Rename the inputs that are mirrored to such a name"
+            )
 
 
 @contextlib.contextmanager
@@ -62,8 +90,10 @@ def commit(change: FolderChange) -> None:
     """Makes ``change``; done again after being broken off anywhere, it ends the same.
 
     Raises:
+      NameTwiceError: two of its files have one name; nothing is changed.
       LostShardError: a staged file is neither in staging nor in place.
     """
+    change.check()
     if files.is_remote(change.folder) or not _exchange(change):
         _in_place(change)
 

@@ -14,7 +14,6 @@ from transforms.write.join import Sink
 from transforms.write.jsonl import join_texts, prediction_texts, text_of
 from transforms.write.jsontext import json_texts
 
-NAME = "prediction.comparison"
 CHANGED_CHARACTERS = 1000
 
 

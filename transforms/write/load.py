@@ -13,15 +13,15 @@ from google.cloud import bigquery
 from transforms import files
 from transforms.bigquery import ERRORS, TableError, client, reason
 from transforms.elements import Shard
+from transforms.own_names import MANIFEST, SUCCESS
 from transforms.specs import JobSpec
 from transforms.tables import TableName, parse_table
 from transforms.write import manifest, models
 from transforms.write.bigquery import TableEncoder, schema_field
-from transforms.write.commit import SUCCESS
 from transforms.write.differences import with_drift
 from transforms.write.failed import SCHEMA
 from transforms.write.gate import check_gate
-from transforms.write.publish import MANIFEST, Publisher
+from transforms.write.publish import Publisher
 from transforms.write.report import report_files
 
 DISPOSITIONS = {"truncate": "WRITE_TRUNCATE", "append": "WRITE_APPEND", "empty": "WRITE_EMPTY"}

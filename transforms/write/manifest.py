@@ -10,13 +10,12 @@ import msgspec
 
 from transforms import files, records
 from transforms.elements import Plan, Shard
+from transforms.own_names import MANIFEST
 from transforms.specs import JobSpec
 from transforms.statistics.effort import STEPS, Effort
 from transforms.tasks import RunSpec
 from transforms.write.differences import describe
 from transforms.write.gate import Accounts, count_codes
-
-MANIFEST = "manifest.json"
 
 
 def encode(report: dict[str, Any]) -> bytes:

@@ -8,11 +8,12 @@ from typing import Any
 
 import msgspec
 
+from transforms.own_names import MODELS
 from transforms.specs import JobSpec
 from transforms.write.gate import Accounts
 
-NAME = "models-00000-of-00001.jsonl"
-PUBLISHED = re.compile(r"models-\d+-of-\d+\.jsonl")
+NAME = f"{MODELS}-00000-of-00001.jsonl"
+PUBLISHED = re.compile(rf"{MODELS}-\d+-of-\d+\.jsonl")
 
 
 def account(job: JobSpec, accounts: Accounts) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -13,23 +13,19 @@ import msgspec
 from transforms import files
 from transforms.elements import Plan, Shard, SplitCount
 from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
+from transforms.own_names import COMPARISON, ERRORS, MANIFEST, RESULTS, STATS, SUCCESS
 from transforms.specs import STAGING, JobSpec
 from transforms.statistics.gather import MergeStatistics, Statistics
 from transforms.tasks import RunSpec
-from transforms.write import comparison, manifest, models
-from transforms.write.commit import SUCCESS, FolderChange, LostShardError, alone, commit
+from transforms.write import manifest, models
+from transforms.write.commit import FolderChange, LostShardError, NameTwiceError, alone, commit
 from transforms.write.differences import with_drift
 from transforms.write.formats import FORMATS, SUFFIXES, make_encoder
 from transforms.write.gate import Accounts, check_gate, count_codes, shard_order
-from transforms.write.manifest import MANIFEST
 from transforms.write.report import REPORT_FILES, report_files
 from transforms.write.run import publish_run
 from transforms.write.shards import Place, ShardFile
 
-RESULTS = "prediction.results"
-ERRORS = "prediction.errors"
-STATS = "prediction.errors_stats"
-COMPARISON = comparison.NAME
 NUMBERED = rf"-\d+-of-\d+({SUFFIXES})"
 PUBLISHED = re.compile(rf"({'|'.join(map(re.escape, (RESULTS, ERRORS, STATS, COMPARISON)))}){NUMBERED}")
 
@@ -90,7 +86,7 @@ class Publisher:
             predicted.removed |= (_published(there, RESULTS) | manifest.result_names(before)) - {*results}
         compared = self._shards("comparison")
         placed = {f"{COMPARISON}-{number:05d}-of-{len(compared):05d}": shard.path for number, shard in enumerate(compared)}
-        predicted.placed |= placed
+        predicted.add(placed, {})
         predicted.removed |= _published(there, COMPARISON) - {*placed}
         described = report_files(self.job, report, self.accounts, model_lines)
         predicted.removed |= {*REPORT_FILES} - {*described}
@@ -98,12 +94,11 @@ class Publisher:
         if reason is None:
             last[SUCCESS] = b""
         if self.errors_folder == self.folder:  # one folder, one change
-            predicted.placed |= failed.placed
-            predicted.written |= failed.written
+            predicted.add(failed.placed, failed.written)
             predicted.removed |= failed.removed
         else:
             commit(failed)
-        predicted.written |= last
+        predicted.add({}, last)
         commit(predicted)
         return report
 
@@ -217,7 +212,7 @@ def publish_task(run: RunSpec, plan: Plan, accounts: Accounts) -> dict[str, Any]
     publisher = Publisher(job, accounts)
     try:
         report = publisher.publish()
-    except (GateShutError, LostShardError) as shut:
+    except (GateShutError, LostShardError, NameTwiceError) as shut:
         report = published_by(job) or {"status": "failed", "reason": str(shut)}
     return manifest.task_line(plan, report, accounts)
 

@@ -18,6 +18,7 @@ import msgspec
 from markupsafe import Markup
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
+from transforms.own_names import REPORT, STATISTICS
 from transforms.specs import JobSpec
 from transforms.statistics import metadata
 from transforms.statistics.effort import STEPS, Effort
@@ -26,7 +27,6 @@ from transforms.tasks import RunSpec
 from transforms.write import charts
 from transforms.write.gate import Accounts
 
-REPORT, STATISTICS = "report.html", "statistics.json"
 REPORT_FILES = (REPORT, STATISTICS)
 # 3,000 models are below 2 MB; of more, those that failed and then the slowest are shown.
 MOST_MODELS = 3000

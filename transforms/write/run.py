@@ -9,14 +9,13 @@ from typing import Any
 import msgspec
 
 from transforms import files
+from transforms.own_names import MANIFEST, SUCCESS, TASKS
 from transforms.specs import STAGING
 from transforms.tasks import RunSpec
 from transforms.write import manifest
-from transforms.write.commit import SUCCESS, alone
-from transforms.write.manifest import MANIFEST
+from transforms.write.commit import alone
 from transforms.write.report import REPORT_FILES, run_report
 
-TASKS = "tasks"
 TASKS_A_FILE = 10_000
 NAMED_FAILURES = 3
 
