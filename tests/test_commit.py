@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -12,9 +14,14 @@ import pytest
 from saved_models import Models
 
 from pipeline.main import main
+from transforms.modelspecs import ModelSpec
+from transforms.signature import Signature
+from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.tasks import RunSpec
 from transforms.write import commit as module
-from transforms.write import publish
-from transforms.write.commit import FolderChange, LostShardError, alone, commit
+from transforms.write import manifest, publish
+from transforms.write.commit import FolderChange, LostShardError, NameTwiceError, alone, commit
+from transforms.write.gate import Accounts
 
 OLD = {"prediction.results-00000-of-00002": b"old0", "prediction.results-00001-of-00002": b"old1", "manifest.json": b"old", "_SUCCESS": b""}
 NEW = {"prediction.results-00000-of-00002": b"new0", "prediction.results-00001-of-00002": b"new1", "manifest.json": b"new", "_SUCCESS": b""}
@@ -147,6 +154,35 @@ def test_a_folder_with_a_link_in_it_is_changed_in_place(tmp_path: Path) -> None:
     assert folder.stat().st_ino == inode
     assert (folder / "link").is_symlink()
     assert (folder / "manifest.json").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "prediction.results-00000-of-00002", "./manifest.json"])
+def test_a_change_in_which_a_name_stands_twice_is_refused_and_changes_nothing(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "out"
+    write(folder, OLD)
+    change = a_change(folder)
+    with pytest.raises(NameTwiceError, match=re.escape(name.removeprefix("./"))):
+        change.add({name: "staged"}, {})
+    with pytest.raises(NameTwiceError):
+        change.add({}, {name: b"other"})
+    (change.written if name in change.placed else change.placed)[name] = b""  # type: ignore[assignment]
+    with pytest.raises(NameTwiceError):
+        commit(change)
+    assert read(folder) == OLD
+
+
+def test_published_before_is_of_the_same_launch_and_the_same_task(tmp_path: Path) -> None:
+    """All tasks of a run share its launch: a task in whose folder another one's manifest lies has published nothing."""
+    signature = Signature("s", ("serve",), (), ())
+    output = OutputSpec(str(tmp_path))
+    job = JobSpec(InputSpec(("a",)), KeySpec(), ModelSpec("m", signature), output, "run", "launch", "2026-01-01T00:00:00+00:00", task=3)
+    report = manifest.make(job, Accounts((), (), (), ()), None, {}, {}, None)
+    (tmp_path / "manifest.json").write_bytes(manifest.encode(report))
+    assert publish.published_by(job) == report
+    assert publish.published_by(dataclasses.replace(job, task=4)) is None
+    assert publish.published_by(dataclasses.replace(job, launch="other")) is None
+    run = RunSpec("", 1, str(tmp_path), InputSpec(("a",)), KeySpec(), output, "run", "launch", "2026-01-01T00:00:00+00:00")
+    assert publish.published_by(run) is None
 
 
 @pytest.mark.parametrize("in_place", [True, False])

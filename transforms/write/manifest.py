@@ -59,6 +59,7 @@ def make(
         "reason": reason,
         "run_id": job.run_id,
         "launch": job.launch,
+        "task": job.task,
         "started": job.started,
         "finished": finished.isoformat(timespec="seconds"),
         "seconds": round((finished - started).total_seconds(), 1),
@@ -131,7 +132,8 @@ def unplanned(run: RunSpec, plan: Plan) -> dict[str, Any]:
         "launch": run.launch,
         "started": run.started,
         "counts": {"read": 0, "predicted": 0, "failed": 0},
-        "task": plan.task.as_line(),
+        "task": plan.task.number,
+        "line": plan.task.as_line(),
         "results": [],
         "failed_rows": [],
     }

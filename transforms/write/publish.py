@@ -147,9 +147,15 @@ def _stats(errors: Sequence[Shard]) -> bytes:
 
 
 def published_by(spec: JobSpec | RunSpec) -> dict[str, Any] | None:
-    """Gives the manifest of this very launch, if it came as far as one."""
+    """Return the manifest that this very launch has published in the folder of ``spec``, or None.
+
+    All tasks of a run share its launch: another task's manifest, or the run's own, is none of a task's.
+    """
     report = manifest.read(files.join(spec.folder, MANIFEST))
-    return report if report is not None and report.get("launch") == spec.launch else None
+    if report is None or report.get("launch") != spec.launch:
+        return None
+    is_its_own = report.get("task") == spec.task if isinstance(spec, JobSpec) else "tasks" in report
+    return report if is_its_own else None
 
 
 Piece = Plan | Shard | SplitCount | Duplicates | DuplicateKey | Statistics
