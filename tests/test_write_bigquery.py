@@ -171,15 +171,103 @@ def test_more_shards_than_a_load_can_name(bigquery, run, tmp_path, gcs, monkeypa
     assert not [name for name in gcs.list(run.folder) if "_staging" in name]
 
 
-def test_a_run_id_used_for_other_rows_changes_nothing(bigquery, run, tmp_path):
+def loads_of(bigquery, table):
+    """The loads of results into ``table`` that are done and did not fail, by their ids, oldest first."""
+    jobs = sorted(bigquery.client.list_jobs(), key=lambda job: job.created)
+    mine = [job for job in jobs if job.job_type == "load" and job.destination.table_id == table.rsplit(".", 1)[1]]
+    mine = [job for job in mine if job.destination.dataset_id == table.split(".")[1] and job.state == "DONE" and not job.error_result]
+    return [job.job_id for job in mine if job.job_id.startswith("nightshift-")]
+
+
+def said_of(gcs, run, output):
+    return json.loads(gcs.read(f"{run.folder}/tmp/nightshift/{output[5:]}/manifest.json"))
+
+
+def test_corrected_rows_of_the_same_run_replace_the_first_ones(bigquery, run, tmp_path, gcs):
+    """As many rows, of the same keys, by the same run id: what is loaded decides, not how many. The same rows again are no load."""
     output = f"{bigquery.make_dataset()}.t"
-    for count, expected in ((5, 0), (6, 1)):
-        source = write_lines(tmp_path / "in.jsonl", [{"id": f"k{n}", "x": n} for n in range(count)])
-        status, said = run(output, f"--input={source}", "--key_field=id", "--run_id=night")
-        assert status == expected, said
-    assert "has loaded 5 rows" in said
-    assert "Give another --run_id" in said
-    assert len(bigquery.rows(output)) == 5
+    flags = ("--key_field=id", "--run_id=night")
+    expected, loads = [], []
+    for values in ([1, 2, 3], [1, 2, 30], [2, 1, 30], [2, 1, 30], [1, 2, 3]):
+        source = write_lines(tmp_path / "in.jsonl", [{"id": f"k{n}", "x": x} for n, x in enumerate(values)])
+        status, said = run(output, f"--input={source}", *flags)
+        assert status == 0, said
+        assert bigquery.rows(output, "key") == [{"key": f"k{n}", "y": x / 2 + 2} for n, x in enumerate(values)]
+        if values not in expected[-1:]:
+            loads.append(values)
+        expected.append(values)
+        report = said_of(gcs, run, output)
+        assert report["load_job"] == loads_of(bigquery, output)[-1]
+        assert report["load_digest"] in report["load_job"]
+        assert len(loads_of(bigquery, output)) == len(loads)
+
+
+def test_another_run_in_between_is_replaced(bigquery, run, tmp_path):
+    """The night before is run once more: its load is found, but it is not what the table holds any more."""
+    output = f"{bigquery.make_dataset()}.t"
+    nights = {name: write_lines(tmp_path / f"{name}.jsonl", [{"id": name, "x": x}]) for name, x in (("one", 1), ("two", 2))}
+    for night in ("one", "two", "one"):
+        status, said = run(output, f"--input={nights[night]}", "--key_field=id", f"--run_id={night}")
+        assert status == 0, said
+        assert [row["key"] for row in bigquery.rows(output)] == [night]
+
+
+def test_a_run_appends_once(bigquery, run, tmp_path, monkeypatch):
+    """Rows that were predicted again and cut otherwise are the same; others are refused by name, and change neither of the two tables."""
+    from transforms.read import splits
+
+    output = f"{bigquery.make_dataset()}.t"
+    flags = ("--key_field=id", "--run_id=night", "--write_disposition=append", "--max_error_ratio=0.5")
+    rows = [{"id": f"k{n:03d}", "x": n} for n in range(100)] + [{"id": "bad", "x": "no"}]
+    source = write_lines(tmp_path / "in.jsonl", rows)
+    assert run(output, f"--input={source}", *flags)[0] == 0
+    monkeypatch.setattr(splits, "SPLIT_BYTES", 500)
+    write_lines(source, rows[50:] + rows[:50])
+    status, said = run(output, f"--input={source}", *flags)
+    assert status == 0, said
+    assert len(bigquery.rows(output)) == 100
+    assert len(loads_of(bigquery, output)) == 1
+    before = bigquery.rows(output, "key"), bigquery.rows(f"{output}_errors")
+    write_lines(source, [{"id": "new", "x": "no"}, *rows[1:100]])
+    status, said = run(output, f"--input={source}", *flags)
+    assert status == 1
+    assert f"run night has appended other rows to {output} already: 100 rows by job nightshift-night-" in said
+    assert "To add these too give another --run_id" in said
+    assert (bigquery.rows(output, "key"), bigquery.rows(f"{output}_errors")) == before
+
+
+def test_a_table_that_is_not_empty_any_more(bigquery, run, tmp_path, monkeypatch):
+    """Another run filled it meanwhile: BigQuery would refuse the load, and the failed rows are not loaded before that."""
+    from transforms.write import load
+
+    output = f"{bigquery.make_dataset()}.t"
+    checked = load.check_gate
+
+    def meanwhile(*arguments):
+        bigquery.load(output, [{"key": "other", "y": 1.0}])
+        return checked(*arguments)
+
+    monkeypatch.setattr(load, "check_gate", meanwhile)
+    source = write_lines(tmp_path / "in.jsonl", [{"id": "a", "x": 1}, {"id": "b", "x": "no"}])
+    status, said = run(output, f"--input={source}", "--key_field=id", "--write_disposition=empty", "--max_error_ratio=0.5")
+    assert status == 1
+    assert f"{output} holds " in said
+    assert "--write_disposition=empty was given: it is as it was" in said
+    assert {row["key"] for row in bigquery.rows(output)} == {"other"}
+    assert [table.table_id for table in bigquery.client.list_tables(output[5:].rsplit(".", 1)[0])] == ["t"]
+
+
+def test_failed_rows_of_the_same_run(bigquery, run, tmp_path):
+    """Corrected to other failed rows, as many: they replace the first ones; dropped, they are loaded again."""
+    output = f"{bigquery.make_dataset()}.t"
+    flags = ("--key_field=id", "--run_id=night", "--max_error_ratio=0.5")
+    for bad in ("a", "b", "b"):
+        source = write_lines(tmp_path / "in.jsonl", [{"id": name, "x": "no" if name == bad else 1} for name in "ab"])
+        status, said = run(output, f"--input={source}", *flags)
+        assert status == 0, said
+        assert [row["key"] for row in bigquery.rows(f"{output}_errors")] == [bad]
+        bigquery.client.delete_table(f"{output[5:]}_errors", not_found_ok=False)
+    assert len(loads_of(bigquery, f"{output}_errors")) == 3
 
 
 @pytest.mark.parametrize("moment", ["before the load", "after the load", "after the manifest"])

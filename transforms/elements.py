@@ -251,7 +251,7 @@ class PredictionBatch:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shard:
     """A finished temporary file. ``kind`` is ``results`` or ``errors``; ``codes`` counts the latter, as
-    (stage, code, rows, an example's message).
+    (stage, code, rows, an example's message). ``content`` is the digest of its rows, where they are for a table.
 
     ``relative`` and ``source`` name the one input file in a mirrored layout, else they are empty. ``models`` counts the rows by
     model's folder and version, where each row names its own.
@@ -267,6 +267,7 @@ class Shard:
     crc32c: str
     codes: tuple[tuple[str, str, int, str], ...] = ()
     models: tuple[tuple[str, str | None, int], ...] = ()
+    content: str = ""
 
 
 class BatchCoder(beam.coders.Coder):

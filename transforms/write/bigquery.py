@@ -21,6 +21,8 @@ from transforms.modelspecs import SpecError
 from transforms.signature import Signature
 from transforms.specs import OutputSpec
 from transforms.write.columns import as_text, not_utf8, output_array, refuse_unfit
+from transforms.write.content import Content
+from transforms.write.join import Sink
 from transforms.write.parquet import ParquetEncoder
 from transforms.write.rows import refuse
 from transforms.write.schema import make_table
@@ -47,6 +49,18 @@ class TableEncoder(ParquetEncoder):
         self.fields = [schema_field(name, kind) for name, kind in self.types.items()]
         self._repeating = [column.name for column in self.table.outputs if column.is_text and not column.rank]
         _check_names(list(self.types))
+
+    @property
+    def content(self) -> str:
+        return self._content.digest
+
+    def open(self, stream: Sink) -> None:
+        super().open(stream)
+        self._content = Content()
+
+    def _add(self, rows: pa.RecordBatch) -> None:
+        self._content.add(rows)
+        super()._add(rows)
 
     def refuse(self, batch: PredictionBatch) -> PredictionBatch:
         batch = refuse_unfit(batch, self.table, not_utf8)

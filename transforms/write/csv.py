@@ -29,6 +29,7 @@ class CsvEncoder:
     signature: Signature
     output: OutputSpec
     key_fields: tuple[str, ...]
+    content = ""
 
     def __post_init__(self) -> None:
         table = make_table(self.signature, self.output, self.key_fields)

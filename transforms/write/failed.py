@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 from transforms.elements import FailedRow
 from transforms.keys import readable
 from transforms.specs import OutputSpec
+from transforms.tables import is_table
 from transforms.write.columns import as_text
+from transforms.write.content import Content
 from transforms.write.join import Sink
 
 SCHEMA = pa.schema([
@@ -23,6 +25,9 @@ SCHEMA = pa.schema([
 class FailedRowWriter(Protocol):
     """Writes failed rows as one file after the other."""
 
+    @property
+    def content(self) -> str: ...
+
     def open(self, stream: Sink) -> None: ...
 
     def write(self, rows: Sequence[FailedRow]) -> None: ...
@@ -32,6 +37,8 @@ class FailedRowWriter(Protocol):
 
 class FailedLines:
     """Writes a line of JSON a failed row."""
+
+    content = ""
 
     def open(self, stream: Sink) -> None:
         self.stream = stream
@@ -46,7 +53,12 @@ class FailedLines:
 class FailedTable:
     """Writes failed rows as Parquet: the key as text, since keys of one job may be of several types, and ``instance`` as its JSON text."""
 
+    @property
+    def content(self) -> str:
+        return self._content.digest
+
     def open(self, stream: Sink) -> None:
+        self._content = Content()
         self.writer = pq.ParquetWriter(stream, SCHEMA, compression="zstd")
 
     def write(self, rows: Sequence[FailedRow]) -> None:
@@ -61,7 +73,10 @@ class FailedTable:
             )
         ]
         places = pa.array([readable(row.source) for row in rows], pa.string()), pa.array([row.offset for row in rows], pa.int64())
-        self.writer.write_batch(pa.RecordBatch.from_arrays([keys, *places, *texts], schema=SCHEMA))
+        columns = pa.RecordBatch.from_arrays([keys, *places, *texts], schema=SCHEMA)
+        self.writer.write_batch(columns)
+        # A row of a table has no place that is the same on every launch: its stream is another one.
+        self._content.add(columns.drop_columns(["source", "offset"]) if is_table(rows[0].source) else columns)
 
     def close(self) -> None:
         self.writer.close()

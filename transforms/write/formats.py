@@ -29,6 +29,11 @@ class Encoder(Protocol):
 
     def __init__(self, signature: Signature, output: OutputSpec, key_fields: tuple[str, ...]) -> None: ...
 
+    @property
+    def content(self) -> str:
+        """The digest of the rows of the file (``content.py``), where a load needs it; else empty."""
+        ...
+
     def open(self, stream: Sink) -> None:
         """Begins a file, which ends with ``close``."""
         ...

@@ -28,6 +28,7 @@ class LineEncoder:
     signature: Signature
     output: OutputSpec
     key_fields: tuple[str, ...]
+    content = ""
 
     def open(self, stream: Sink) -> None:
         self._stream = stream

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import datetime
 import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from google.api_core.exceptions import Conflict, NotFound
 from google.cloud import bigquery
 
@@ -18,6 +21,7 @@ from transforms.specs import JobSpec
 from transforms.tables import TableName, parse_table
 from transforms.write import manifest, models
 from transforms.write.bigquery import TableEncoder, schema_field
+from transforms.write.content import merge
 from transforms.write.differences import with_drift
 from transforms.write.failed import SCHEMA
 from transforms.write.gate import check_gate
@@ -32,6 +36,9 @@ RESULTS = "results"
 MAX_FILES = 10_000
 # How often a load that failed is tried anew, with a new id, over all attempts of the publish step.
 ATTEMPTS = 20
+# A load's label that holds the digest of what it loaded, of so many digits: with 32 no two contents share one by chance.
+LABEL = "nightshift_content"
+DIGITS = 32
 ERROR_FIELDS = [schema_field(field.name, field.type) for field in SCHEMA]
 
 
@@ -48,6 +55,15 @@ class Load:
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
 
+    def digest(self, job: JobSpec) -> str:
+        """Return what decides the table after the load as one text: rows, whatever their order and files, columns and disposition."""
+        decisive = (
+            [str(self.table), self.rows, merge(shard.content for shard in self.shards)],
+            [field.to_api_repr() for field in self.fields],
+            [job.output.write_disposition, job.bigquery.partition_field, list(job.bigquery.cluster_fields)],
+        )
+        return hashlib.sha256(msgspec.json.encode(decisive)).hexdigest()[:DIGITS]
+
 
 class TablePublisher(Publisher):
     """Publishes one run to a table; the manifest lies in the staging folder, beside no results."""
@@ -63,10 +79,7 @@ class TablePublisher(Publisher):
         by_model, model_lines = models.account(self.job, self.accounts)
         report |= {"table": str(output), "errors_table": str(errors_table(self.job))} | by_model
         self._prepare_dataset(output)
-        self._load_errors(errors)
-        if why is None:
-            encoder = TableEncoder(self.job.output_signature, self.job.output, self.job.key.fields)
-            report["load_job"] = run_load(self.job, Load(RESULTS, output, list(results.values()), encoder.fields))
+        report |= self._load(output, errors, list(results.values()) if why is None else None)
         for name, content in (model_lines | report_files(self.job, report, self.accounts, model_lines)).items():
             files.write_bytes(files.join(self.folder, name), content)
         files.write_bytes(files.join(self.folder, MANIFEST), manifest.encode(report))
@@ -74,18 +87,33 @@ class TablePublisher(Publisher):
             files.write_bytes(files.join(self.folder, SUCCESS), b"")
         return report
 
+    def _load(self, output: TableName, errors: Sequence[Shard], results: Sequence[Shard] | None) -> dict[str, Any]:
+        """Load failed rows and, unless the gate is shut, ``results``; return what the manifest says of both loads."""
+        said: dict[str, Any] = {}
+        encoder = TableEncoder(self.job.output_signature, self.job.output, self.job.key.fields)
+        load = Load(RESULTS, output, results or (), encoder.fields)
+        if results is not None:
+            check_load(self.job, load)
+        job_id = self._load_errors(errors)
+        if job_id is not None:
+            said["errors_load_job"] = job_id
+        if results is not None:
+            said |= {"load_job": run_load(self.job, load), "load_digest": load.digest(self.job)}
+        return said
+
     def _prepare_dataset(self, output: TableName) -> None:
         if self.job.bigquery.create_dataset:
             dataset = bigquery.Dataset(f"{output.project}.{output.dataset}")
             dataset.location = self.job.bigquery.location
             client(self.job.bigquery.project, None).create_dataset(dataset, exists_ok=True)
 
-    def _load_errors(self, errors: Sequence[Shard]) -> None:
+    def _load_errors(self, errors: Sequence[Shard]) -> str | None:
         table = errors_table(self.job)
         if errors:
-            run_load(self.job, Load("errors", table, errors, ERROR_FIELDS))
-        elif self.job.output.write_disposition != "append":  # those of the run before
+            return run_load(self.job, Load("errors", table, errors, ERROR_FIELDS))
+        if self.job.output.write_disposition != "append":  # those of the run before
             client(self.job.bigquery.project, None).delete_table(table.dotted, not_found_ok=True)
+        return None
 
 
 def errors_table(job: JobSpec) -> TableName:
@@ -95,52 +123,103 @@ def errors_table(job: JobSpec) -> TableName:
 
 
 def run_load(job: JobSpec, load: Load) -> str:
-    """Loads once a run, however often it is tried; gives the id of the job that did it.
+    """Load once a content, however often it is tried; return the id of the job that did it.
 
-    The id is made from the run's. Where BigQuery has a job of that id already, an attempt before made it, and its end is waited for.
-    Failed rows that replace the ones before are loaded once a launch: the run may have been started again with other rows.
+    Where BigQuery has a job of that id already, an attempt or a launch before made it, and its end is waited for.
 
     Raises:
-      TableError: the load failed, or an earlier one of the same run loaded other rows.
+      TableError: the load failed, or the run has appended other rows before.
     """
     service = client(job.bigquery.project, job.bigquery.location)
-    run = hashlib.sha256(str(load.table).encode()).hexdigest()[:8]
-    whose = job.run_id if load.name == RESULTS or job.output.write_disposition == "append" else job.launch
     for attempt in range(ATTEMPTS):
-        by_id = f"nightshift-{whose.replace('.', '_')}-{run}-{load.name}-{attempt}"
+        by_id = _job_id(job, load, attempt)
         try:
             started = service.load_table_from_uri(_uris(job, load), load.table.dotted, job_id=by_id, job_config=_config(job, load))
             mine = True
         except Conflict:
-            started, mine = service.get_job(by_id, location=job.bigquery.location), False  # type: ignore[assignment]
+            started, mine = _job(service, job, by_id), False
         try:
             started.result()
         except ERRORS as error:
             if mine:
                 raise TableError(f"{load.table} could not be loaded, and is as it was: {reason(error)}") from error
             continue  # that attempt failed and left nothing; this one has an id of its own
-        if mine or _is_there(service, started, load):
+        if mine or _is_there(service, started, job, load):
             return by_id
     raise TableError(f"{load.table} could not be loaded in {ATTEMPTS} attempts of run {job.run_id}; give another --run_id")
 
 
-def _is_there(service: bigquery.Client, started: bigquery.LoadJob, load: Load) -> bool:
-    """Whether what an earlier attempt loaded is this run's table; False when somebody has dropped that since.
+def check_load(job: JobSpec, load: Load) -> None:
+    """Refuse now, before the failed rows are loaded, what the load of the results would refuse after.
 
-    Also False for failed rows of another number, which are added to those of the launch before, whose gate stayed shut.
+    Raises:
+      TableError: the run has appended other rows before, or the table was to be empty and is not.
     """
-    try:
-        service.get_table(load.table.dotted)
-    except NotFound:
+    service = client(job.bigquery.project, job.bigquery.location)
+    for attempt in range(ATTEMPTS):
+        try:
+            started = _job(service, job, _job_id(job, load, attempt))
+        except NotFound:
+            break
+        with contextlib.suppress(*ERRORS):  # that attempt failed and left nothing
+            started.result()
+            if _is_there(service, started, job, load):
+                return
+    there = _table(service, load) if job.output.write_disposition == "empty" else None
+    if there is not None and there.num_rows:
+        raise TableError(f"{load.table} holds {there.num_rows} rows by now, and --write_disposition=empty was given: it is as it was")
+
+
+def _job(service: bigquery.Client, job: JobSpec, by_id: str) -> bigquery.LoadJob:
+    return service.get_job(by_id, location=job.bigquery.location)  # type: ignore[return-value]
+
+
+def _job_id(job: JobSpec, load: Load, attempt: int) -> str:
+    """Return the id of an attempt: of one content, but where a run appends, which it does once, whatever the content."""
+    table = hashlib.sha256(str(load.table).encode()).hexdigest()[:8]
+    what = "append" if _appends_once(job, load) else load.digest(job)
+    return f"nightshift-{job.run_id.replace('.', '_')}-{table}-{load.name}-{what}-{attempt}"
+
+
+def _appends_once(job: JobSpec, load: Load) -> bool:
+    """Return whether other rows of the same run are refused: rows that a launch predicted again would stand beside its first ones.
+
+    Failed rows of another content are appended all the same: they are of another launch, whose gate stayed shut or which failed.
+    """
+    return load.name == RESULTS and job.output.write_disposition == "append"
+
+
+def _is_there(service: bigquery.Client, started: bigquery.LoadJob, job: JobSpec, load: Load) -> bool:
+    """Return whether the table still has what ``started``, a job that is done, loaded; False if it has to be loaded anew.
+
+    Raises:
+      TableError: that job appended other rows.
+    """
+    there = _table(service, load)
+    if there is None:
         return False
-    if started.output_rows is not None and started.output_rows != load.rows:
-        if load.name != RESULTS:
-            return False
+    if job.output.write_disposition != "append":  # loading once more than needed only replaces the same rows
+        return there.num_rows == load.rows and _is_before(there.modified, started.ended)
+    if not _is_before(there.created, started.ended):
+        return False  # dropped since, and made anew
+    if _appends_once(job, load) and (started.labels or {}).get(LABEL) != load.digest(job):
         raise TableError(
-            f"job {started.job_id} has loaded {started.output_rows} rows into {load.table} under this run id already, and these are "
-            f"{load.rows}: the table is as it was. Give another --run_id"
+            f"run {job.run_id} has appended other rows to {load.table} already: {started.output_rows} rows by job {started.job_id}, and "
+            f"these {load.rows} are not the same. The table is as it was: a run appends once, so that no row is there twice. To add these "
+            "too give another --run_id; rows that they correct have to be deleted first"
         )
     return True
+
+
+def _table(service: bigquery.Client, load: Load) -> bigquery.Table | None:
+    try:
+        return service.get_table(load.table.dotted)
+    except NotFound:
+        return None
+
+
+def _is_before(one: datetime.datetime | None, other: datetime.datetime | None) -> bool:
+    return one is not None and other is not None and one <= other
 
 
 def _uris(job: JobSpec, load: Load) -> list[str]:
@@ -164,6 +243,7 @@ def _config(job: JobSpec, load: Load) -> bigquery.LoadJobConfig:
         create_disposition="CREATE_IF_NEEDED",
     )
     config.parquet_options = parquet
+    config.labels = {LABEL: load.digest(job)}
     if load.name == RESULTS:
         if job.bigquery.partition_field:
             config.time_partitioning = bigquery.TimePartitioning(field=job.bigquery.partition_field)

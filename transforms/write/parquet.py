@@ -39,6 +39,10 @@ class ParquetEncoder:
         labels = [column.name for column in self.table.outputs if column.is_text and not column.rank]
         self._repeating = [*labels, *self.table.passthrough]
 
+    @property
+    def content(self) -> str:
+        return ""
+
     def open(self, stream: Sink) -> None:
         self._writer = pq.ParquetWriter(stream, self.schema, compression="zstd", use_dictionary=self._repeating)
         self._due: list[pa.RecordBatch] = []
@@ -49,11 +53,7 @@ class ParquetEncoder:
 
     def write(self, batch: PredictionBatch) -> None:
         for piece in pieces(batch, PIECE_BYTES):
-            rows = self._columns(piece)
-            self._due.append(rows)
-            self._due_bytes, self._due_rows = self._due_bytes + rows.nbytes, self._due_rows + len(rows)
-            if self._due_bytes >= ROW_GROUP_BYTES or self._due_rows >= ROW_GROUP_ROWS:
-                self._write_due()
+            self._add(self._columns(piece))
 
     def close(self) -> None:
         self._write_due()
@@ -71,6 +71,12 @@ class ParquetEncoder:
     def _columns(self, batch: PredictionBatch) -> pa.RecordBatch:
         """Gives a batch as columns of ``schema``."""
         return make_columns(batch, self.table)
+
+    def _add(self, rows: pa.RecordBatch) -> None:
+        self._due.append(rows)
+        self._due_bytes, self._due_rows = self._due_bytes + rows.nbytes, self._due_rows + len(rows)
+        if self._due_bytes >= ROW_GROUP_BYTES or self._due_rows >= ROW_GROUP_ROWS:
+            self._write_due()
 
     def _write_due(self) -> None:
         rows = pa.Table.from_batches(self._due, self.schema)

@@ -71,13 +71,14 @@ class ShardFile(io.RawIOBase):
         self._bytes += len(content)
         return len(content)
 
-    def finish(self, rows: int, codes: dict[tuple[str, str], tuple[int, str]] | None = None) -> Shard:
-        """Ends the file, which holds ``rows`` rows; ``codes`` counts failed ones, with an example's message."""
+    def finish(self, rows: int, content: str = "", codes: dict[tuple[str, str], tuple[int, str]] | None = None) -> Shard:
+        """Ends the file, which holds ``rows`` rows of digest ``content``; ``codes`` counts failed ones, with an example's message."""
         with _naming(self.shard.path):
             self._stream.close()
         return dataclasses.replace(
             self.shard,
             rows=rows,
+            content=content,
             bytes=self._bytes,
             crc32c=self._checksum.hexdigest().decode(),
             codes=tuple((stage, code, count, example) for (stage, code), (count, example) in (codes or {}).items()),
@@ -206,10 +207,10 @@ class _WriteShards(beam.DoFn):
         finished: list[Shard] = []
         if self.results is not None:
             self.encoder.close()
-            finished.append(self._with_models(self.results.finish(self.rows["results"])))
+            finished.append(self._with_models(self.results.finish(self.rows["results"], self.encoder.content)))
         if self.errors is not None:
             self.failed_rows.close()
-            finished.append(self._with_models(self.errors.finish(self.rows["errors"], self.codes)))
+            finished.append(self._with_models(self.errors.finish(self.rows["errors"], self.failed_rows.content, self.codes)))
         if self.comparison is not None:
             finished.append(self.comparison.finish(self.rows["comparison"]))
         self.of_split += finished

@@ -35,6 +35,7 @@ class ExampleEncoder:
     signature: Signature
     output: OutputSpec
     key_fields: tuple[str, ...]
+    content = ""
 
     def __post_init__(self) -> None:
         self.table = make_table(self.signature, self.output, self.key_fields)
