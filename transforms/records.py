@@ -15,8 +15,9 @@ import google_crc32c
 import msgspec
 
 from transforms import files
-from transforms.elements import Shard, Split, SplitCount
+from transforms.elements import FileRange, Shard, Split, SplitCount
 from transforms.modelspecs import SpecError
+from transforms.packing import packer
 from transforms.specs import STAGING, JobSpec
 
 SUFFIX = ".split"
@@ -58,11 +59,11 @@ def identify(job: JobSpec) -> str:
 
 def name_of(split: Split) -> str:
     """Gives the name of the split's record: the same on every launch, as long as its files are."""
-    return hashlib.sha256(msgspec.json.encode(split.ranges)).hexdigest()[:32] + SUFFIX
+    return hashlib.sha256(b"".join(map(packer(FileRange).pack, split.ranges))).hexdigest()[:32] + SUFFIX
 
 
 def write(job: JobSpec, name: str, record: SplitRecord) -> None:
-    files.write_bytes(files.join(job.staging_in(job.folder), name), msgspec.msgpack.encode(record))
+    files.write_bytes(files.join(job.staging_in(job.folder), name), packer(SplitRecord).pack(record))
 
 
 def find(job: JobSpec, split: Split) -> SplitRecord | None:
@@ -77,7 +78,7 @@ def find(job: JobSpec, split: Split) -> SplitRecord | None:
 
 def _read(path: str) -> SplitRecord | None:
     try:
-        return msgspec.msgpack.decode(files.read_bytes(path), type=SplitRecord)
+        return packer(SplitRecord).unpack(files.read_bytes(path))
     except msgspec.DecodeError:  # damaged, or of another version of the program
         return None
 

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from transforms.imports import import_tensorflow
-from transforms.interned import Interned
+from transforms.packing import Interned
 
 Shape = tuple[int | None, ...] | None
 

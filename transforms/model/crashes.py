@@ -19,6 +19,7 @@ import msgspec
 
 from transforms import processes, temporary
 from transforms.elements import InstanceBatch
+from transforms.keys import readable
 from transforms.modelspecs import ModelSpec
 from transforms.signature import ModelError
 
@@ -70,7 +71,7 @@ class Notes:
             yield
             return
         first, last = int(batch.offsets[0]), int(batch.offsets[-1])
-        crash = Crash(job.launch, job.run_id, spec.location, batch.source, first, last, len(batch))
+        crash = Crash(job.launch, job.run_id, readable(spec.location), readable(batch.source), first, last, len(batch))
         if self._looked_for != job.launch:
             self._look(job.launch)
         if self._crashed.get(crash, 0) >= CRASHES:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import apache_beam as beam
 import numpy as np
 
+from transforms.coders import Piece
 from transforms.elements import InstanceBatch, Split
 from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.read.instances import hashes_of, range_reader
@@ -76,9 +77,9 @@ class CheckKeys(beam.PTransform):
         duplicates = (
             hashes
             | "GroupHashes" >> beam.GroupByKey()
-            | "FindEqualHashes" >> beam.ParDo(_FindEqualHashes()).with_output_types(tuple[int, Duplicates])
+            | "FindEqualHashes" >> beam.ParDo(_FindEqualHashes()).with_output_types(tuple[int, Piece])
         )
         places = self.splits | "ListDuplicates" >> beam.ParDo(_ListDuplicates(self.spec), beam.pvalue.AsList(duplicates)).with_output_types(
-            tuple[int, DuplicateKey]
+            tuple[int, Piece]
         )
         return duplicates, places

@@ -7,7 +7,7 @@ import functools
 import threading
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -15,6 +15,7 @@ import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 
 from transforms import metrics, records
+from transforms.coders import Piece
 from transforms.codes import Code
 from transforms.elements import InstanceBatch, Split, SplitCount, SplitEnd
 from transforms.keys import hash_keys
@@ -25,6 +26,7 @@ from transforms.read.formats import RangeReader
 from transforms.read.row import RowSpec
 from transforms.specs import OWN_FIELDS, JobSpec
 from transforms.statistics import stored
+from transforms.statistics.gather import Statistics
 from transforms.tasks import RunSpec, job_of
 
 
@@ -158,6 +160,10 @@ def by_bucket(hashes: list[np.ndarray], count: int) -> Iterator[tuple[int, np.nd
             yield bucket, everything[order[ends[bucket] : ends[bucket + 1]]]
 
 
+# The accounts of a read step, as engines know them: what it counted, and packed hashes by task and bucket.
+ACCOUNT_TYPES: dict[str, Any] = {"pieces": tuple[int, Piece], "hashes": tuple[tuple[int, int], bytes]}
+
+
 class RowsRead(NamedTuple):
     """What a read step gives: ``batches`` (InstanceBatch, with the rows that failed on the way) and, as pairs whose first is the task's
     number, ``pieces`` (SplitCount, and the shards that an earlier launch left of a split) and ``statistics`` (of such splits); and
@@ -181,9 +187,11 @@ class ReadInstances(beam.PTransform):
     spec: JobSpec | RunSpec
 
     def expand(self, splits: beam.PCollection) -> RowsRead:
-        read = beam.ParDo(_ReadInstances(self.spec)).with_output_types(InstanceBatch)
+        types = ACCOUNT_TYPES | {"statistics": tuple[int, Statistics]}
         if isinstance(self.spec, JobSpec) and not self.spec.resumed:
-            given = splits | read.with_outputs("pieces", "hashes", main="batches")
+            del types["statistics"]
+        read = beam.ParDo(_ReadInstances(self.spec)).with_output_types(InstanceBatch, **types)
+        given = splits | read.with_outputs(*types, main="batches")
+        if "statistics" not in types:
             return RowsRead(given.batches, given.pieces, given.hashes)
-        given = splits | read.with_outputs("pieces", "hashes", "statistics", main="batches")
         return RowsRead(given.batches, given.pieces, given.hashes, (given.statistics,))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
 from transforms.elements import FailedRow, FileRange, InstanceBatch
+from transforms.packing import packer
 from transforms.read.blocks import Block
 from transforms.read.csv import RowParser
 from transforms.read.csv_rows import CsvRows, Header, find_rows
@@ -34,6 +37,58 @@ class RowBlock:
     @property
     def size_bytes(self) -> int:
         return len(self.rows) if isinstance(self.rows, bytes) else int(self.rows.nbytes)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Message:
+    """A ``RowBlock`` as it travels: its offsets as int64, its rows as ``lines`` or, in Arrow's stream format, as ``columns``."""
+
+    source: str
+    relative: str
+    offsets: bytes
+    lines: bytes | None
+    columns: bytes | None
+    header: Header | None
+    failed: tuple[FailedRow, ...]
+
+
+class RowBlockCoder(beam.coders.Coder):
+    """Coder of ``RowBlock``, which the shuffle of ``--model_field`` consists of."""
+
+    def encode(self, value: RowBlock) -> bytes:
+        lines = value.rows if isinstance(value.rows, bytes) else None
+        columns = None if isinstance(value.rows, bytes) else _write_columns(value.rows)
+        offsets = value.offsets.astype("<i8", copy=False).tobytes()
+        return packer(_Message).pack(_Message(value.source, value.relative, offsets, lines, columns, value.header, value.failed))
+
+    def decode(self, encoded: bytes) -> RowBlock:
+        message: _Message = packer(_Message).unpack(encoded)
+        rows = _read_columns(message.columns) if message.lines is None else message.lines
+        return RowBlock(message.source, message.relative, np.frombuffer(message.offsets, "<i8"), rows, message.header, message.failed)
+
+    def is_deterministic(self) -> bool:
+        return False
+
+    def to_type_hint(self) -> type:
+        return RowBlock
+
+    def estimate_size(self, value: RowBlock) -> int:
+        return value.size_bytes + value.offsets.nbytes
+
+
+beam.coders.registry.register_coder(RowBlock, RowBlockCoder)
+
+
+def _write_columns(table: pa.RecordBatch) -> bytes:
+    stream = io.BytesIO()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_batch(table)
+    return stream.getvalue()
+
+
+def _read_columns(content: bytes | None) -> pa.RecordBatch:
+    with pa.ipc.open_stream(content) as reader:
+        return reader.read_next_batch()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from transforms.elements import FailedRow, InstanceBatch, Split, SplitCount
 from transforms.model.locate import locate_named
 from transforms.modelspecs import RouteSpec
 from transforms.read.formats import RangeReader
-from transforms.read.instances import RowsRead, by_bucket, hashes_of, row_spec, timed
+from transforms.read.instances import ACCOUNT_TYPES, RowsRead, by_bucket, hashes_of, row_spec, timed
 from transforms.read.kept_rows import InstanceMaker, RowBlock, keep, keep_failed
 from transforms.read.row import RowSpec
 from transforms.routes import folder_of, stand_in
@@ -219,8 +219,8 @@ class RouteRows(beam.PTransform):
     job: JobSpec
 
     def expand(self, splits: beam.PCollection) -> RowsRead:
-        route = beam.ParDo(_Route(self.job)).with_output_types(tuple[str, RowBlock])
-        routed = splits | "Route" >> route.with_outputs("pieces", "hashes", main="rows")
+        route = beam.ParDo(_Route(self.job)).with_output_types(tuple[str, RowBlock], **ACCOUNT_TYPES)
+        routed = splits | "Route" >> route.with_outputs(*ACCOUNT_TYPES, main="rows")
         batches = (
             routed.rows
             | "GroupByModel" >> beam.GroupByKey()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Iterator
 
 import apache_beam as beam
@@ -92,7 +93,7 @@ class PlanSplits(beam.PTransform):
         if len(self.spec.patterns) > 1:  # one names each file once; several may overlap, and a file is read once all the same
             found = (
                 found
-                | "NameFiles" >> beam.Map(lambda file: (file.path, file)).with_output_types(tuple[str, FoundFile])
+                | "NameFiles" >> beam.Map(lambda file: (os.fsencode(file.path), file)).with_output_types(tuple[bytes, FoundFile])
                 | "EachOnce" >> beam.GroupByKey()
                 | "OneOfEach" >> beam.Map(lambda named: next(iter(named[1]))).with_output_types(FoundFile)
             )

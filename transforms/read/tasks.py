@@ -11,6 +11,7 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.pvalue import TaggedOutput
 
 from transforms import files
+from transforms.coders import Piece
 from transforms.elements import FileRange, Plan, Split, Task
 from transforms.model.locate import locate_model
 from transforms.modelspecs import SpecError
@@ -131,12 +132,13 @@ class PlanTasks(beam.PTransform):
     run: RunSpec
 
     def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection, beam.PCollection]:
+        plan = beam.ParDo(_PlanTask(self.run)).with_output_types(tuple[str, Split], plans=tuple[int, Piece])
         planned = (
             pipeline
             | beam.Impulse()
             | "ReadTasks" >> beam.ParDo(_ReadTasks(self.run.tasks)).with_output_types(Task)
             | "SpreadTasks" >> beam.Reshuffle()
-            | "PlanTask" >> beam.ParDo(_PlanTask(self.run)).with_output_types(tuple[str, Split]).with_outputs("plans", main="splits")
+            | "PlanTask" >> plan.with_outputs("plans", main="splits")
         )
         splits = (
             planned.splits
@@ -159,6 +161,6 @@ class PlanJob(beam.PTransform):
 
     def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection, beam.PCollection]:
         task = self.job.task
-        plans = pipeline | beam.Impulse() | "Plan" >> beam.Map(lambda _: (task, Plan())).with_output_types(tuple[int, Plan])
+        plans = pipeline | beam.Impulse() | "Plan" >> beam.Map(lambda _: (task, Plan())).with_output_types(tuple[int, Piece])
         splits = pipeline | (PlanStreams(self.job) if self.job.input.is_bigquery else PlanSplits(self.job.input))
         return splits, plans

@@ -174,3 +174,6 @@ class MergeStatistics(beam.CombineFn):
 
     def extract_output(self, accumulator: Statistics) -> Statistics:
         return accumulator
+
+    def get_accumulator_coder(self) -> beam.coders.Coder:
+        return beam.coders.registry.get_coder(Statistics)

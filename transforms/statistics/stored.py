@@ -1,4 +1,4 @@
-"""Statistics → bytes and back, for the record of a finished split: MessagePack, since no pickle is read from a bucket."""
+"""Statistics → bytes and back, for other workers and the record of a finished split: MessagePack, since no pickle is read from a bucket."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import datasketches
 import msgspec
 
+from transforms.statistics.comparison import Comparison
 from transforms.statistics.effort import Effort
 from transforms.statistics.gather import Statistics
 from transforms.statistics.sketches import NumberSketch, Sketch, TextSketch
@@ -39,10 +40,11 @@ class _Stored(msgspec.Struct):
     examples: list[tuple[str, str, list[str]]]
     left_out: list[str]
     effort: Effort
+    comparison: Comparison = msgspec.field(default_factory=Comparison)
 
 
 def encode(statistics: Statistics) -> bytes:
-    """Gives the statistics of one model's rows; how they compare with another's is not kept."""
+    """Return the statistics as bytes."""
     stored = _Stored(
         statistics.instances,
         statistics.predictions,
@@ -52,6 +54,7 @@ def encode(statistics: Statistics) -> bytes:
         [(str(stage), str(code), rows) for (stage, code), rows in statistics.examples.items()],
         sorted(statistics.left_out),
         statistics.effort,
+        statistics.comparison,
     )
     return msgspec.msgpack.encode(stored, enc_hook=lambda value: SERIALIZED[type(value)](value))
 
@@ -72,6 +75,7 @@ def decode(content: bytes) -> Statistics:
         examples={(stage, code): rows for stage, code, rows in stored.examples},
         left_out=set(stored.left_out),
         effort=stored.effort,
+        comparison=stored.comparison,
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import apache_beam as beam
 import msgspec
 
 from transforms import files
+from transforms.coders import Piece, PieceCoder
 from transforms.elements import Plan, Shard, SplitCount
 from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.own_names import COMPARISON, ERRORS, MANIFEST, RESULTS, STATS, SUCCESS
@@ -158,12 +159,9 @@ def published_by(spec: JobSpec | RunSpec) -> dict[str, Any] | None:
     return report if is_its_own else None
 
 
-Piece = Plan | Shard | SplitCount | Duplicates | DuplicateKey | Statistics
-
-
-def _add_up(pieces: Iterable[Piece]) -> tuple[Plan, Accounts]:
+def _add_up(pieces: Iterable[Any]) -> tuple[Plan, Accounts]:
     """Gives a task's plan, and its accounts from the pieces that all steps before gave."""
-    kinds: dict[type, list[Any]] = {kind: [] for kind in get_args(Piece)}
+    kinds: dict[type, list[Any]] = {kind: [] for kind in PieceCoder.NUMBERS}
     for piece in pieces:
         kinds[type(piece)].append(piece)
     (plan,) = kinds[Plan]
@@ -177,7 +175,7 @@ class _PublishJob(beam.DoFn):
     def __init__(self, job: JobSpec, publisher: type[Publisher]) -> None:
         self.job, self.publisher = job, publisher
 
-    def process(self, pieces: tuple[int, Iterable[Piece]]) -> Iterator[dict[str, Any]]:
+    def process(self, pieces: tuple[int, Iterable[Any]]) -> Iterator[dict[str, Any]]:
         _, accounts = _add_up(pieces[1])
         yield self.publisher(self.job, accounts).publish()
 
@@ -188,7 +186,7 @@ class _PublishTask(beam.DoFn):
     def __init__(self, run: RunSpec) -> None:
         self.run = run
 
-    def process(self, pieces: tuple[int, Iterable[Piece]]) -> Iterator[dict[str, Any]]:
+    def process(self, pieces: tuple[int, Iterable[Any]]) -> Iterator[dict[str, Any]]:
         yield publish_task(self.run, *_add_up(pieces[1]))
 
 
@@ -243,10 +241,11 @@ class Publish(beam.PTransform):
 
     def expand(self, shards: beam.PCollection) -> beam.PCollection:
         gathered = self.statistics[0] if len(self.statistics) == 1 else self.statistics | "AllStatistics" >> beam.Flatten()
-        statistics = gathered | beam.CombinePerKey(MergeStatistics()).with_output_types(tuple[int, Statistics])
+        merge = MergeStatistics().with_input_types(Statistics).with_output_types(Piece)
+        statistics = gathered | beam.CombinePerKey(merge)
         # Each piece says by its type what it is: a join by name would tag and untag every one, in eight steps more.
         parts = (self.plans, shards, self.pieces, self.duplicates, self.places, statistics)
-        grouped = parts | beam.Flatten() | "GroupByTask" >> beam.GroupByKey()
+        grouped = parts | beam.Flatten().with_output_types(tuple[int, Piece]) | "GroupByTask" >> beam.GroupByKey()
         if isinstance(self.spec, JobSpec):
             return grouped | "PublishJob" >> beam.ParDo(_PublishJob(self.spec, self.publisher))
         tasks = grouped | "PublishTask" >> beam.ParDo(_PublishTask(self.spec))

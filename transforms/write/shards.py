@@ -18,6 +18,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import files, metrics, records
+from transforms.coders import Piece
 from transforms.elements import FailedRow, PredictionBatch, Shard, SplitEnd
 from transforms.records import SplitRecord
 from transforms.specs import JobSpec
@@ -240,5 +241,5 @@ class WriteShards(beam.PTransform):
     progress_folder: str | None
 
     def expand(self, predictions: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
-        write = beam.ParDo(_WriteShards(self.progress_folder)).with_output_types(tuple[int, Shard])
+        write = beam.ParDo(_WriteShards(self.progress_folder)).with_output_types(tuple[int, Piece], statistics=tuple[int, Statistics])
         return predictions | write.with_outputs("statistics", main="shards")

@@ -1,0 +1,96 @@
+"""The coders of what travels between workers.
+
+Beam would pickle it, at several times the cost, and give the outputs of one step different coders.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import apache_beam as beam
+from apache_beam.coders.typecoders import CoderRegistry
+
+from transforms.elements import Plan, Shard, Split, SplitCount, Task
+from transforms.files import FoundFile
+from transforms.keys import DuplicateKey, Duplicates
+from transforms.packing import packer
+from transforms.statistics import stored
+from transforms.statistics.gather import Statistics
+
+
+class MessageCoder(beam.coders.Coder):
+    """Coder of one dataclass, as ``transforms.packing`` packs it."""
+
+    def __init__(self, kind: type) -> None:
+        self.kind = kind
+
+    @classmethod
+    def from_type_hint(cls, typehint: Any, registry: CoderRegistry) -> MessageCoder:
+        return cls(typehint)
+
+    def encode(self, value: Any) -> bytes:
+        return packer(self.kind).pack(value)
+
+    def decode(self, encoded: bytes) -> Any:
+        return packer(self.kind).unpack(encoded)
+
+    def is_deterministic(self) -> bool:
+        return True
+
+    def to_type_hint(self) -> type:
+        return self.kind
+
+    def __repr__(self) -> str:
+        return f"MessageCoder[{self.kind.__name__}]"
+
+
+class StatisticsCoder(beam.coders.Coder):
+    """Coder of ``Statistics``, in the form that the record of a finished split has too."""
+
+    def encode(self, value: Statistics) -> bytes:
+        return stored.encode(value)
+
+    def decode(self, encoded: bytes) -> Statistics:
+        return stored.decode(encoded)
+
+    def is_deterministic(self) -> bool:
+        return False
+
+    def to_type_hint(self) -> type:
+        return Statistics
+
+
+class Piece:
+    """The type, as engines know it, of all that the publish step adds up: Plan, Shard, SplitCount, Duplicates, DuplicateKey, Statistics.
+
+    They meet in one Flatten, whose inputs must have one coder (Flink refuses others), and Beam knows none for a union of types.
+    """
+
+
+class PieceCoder(beam.coders.Coder):
+    """Coder of the kinds of ``Piece``: a byte that says which, then the value as its own coder writes it."""
+
+    CODERS: ClassVar[tuple[tuple[type, beam.coders.Coder], ...]] = (
+        *((kind, MessageCoder(kind)) for kind in (Plan, Shard, SplitCount, Duplicates, DuplicateKey)),
+        (Statistics, StatisticsCoder()),
+    )
+    NUMBERS: ClassVar[dict[type, bytes]] = {kind: bytes([number]) for number, (kind, _) in enumerate(CODERS)}
+
+    def encode(self, value: Any) -> bytes:
+        number = self.NUMBERS[type(value)]
+        return number + self.CODERS[number[0]][1].encode(value)
+
+    def decode(self, encoded: bytes) -> Any:
+        return self.CODERS[encoded[0]][1].decode(encoded[1:])
+
+    def is_deterministic(self) -> bool:
+        return False
+
+    def to_type_hint(self) -> type:
+        return Piece
+
+
+for element in (Task, FoundFile, Split, Duplicates, DuplicateKey):
+    beam.coders.registry.register_coder(element, MessageCoder)
+beam.coders.registry.register_coder(Statistics, StatisticsCoder)
+beam.coders.registry.register_coder(Piece, PieceCoder)
