@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import decimal
 import itertools
 import json
+import math
 import pickle
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -19,10 +22,11 @@ from transforms.codes import Code, Stage
 from transforms.elements import FailedRow, PredictionBatch
 from transforms.modelspecs import ModelSpec
 from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
-from transforms.statistics import gather, metadata
+from transforms.statistics import gather, metadata, stored
 from transforms.statistics.effort import MOST_PARTS, Effort
 from transforms.statistics.gather import MergeStatistics, Statistics
 from transforms.statistics.sketches import NumberSketch, TextSketch, count_moments
+from transforms.write import report
 
 # KLL's rank error at k = 200, and what a sample of a thousand rows adds.
 RANK_ERROR = 0.05
@@ -175,17 +179,99 @@ def test_merging_in_any_order_counts_the_same(parts: list[list[float]]) -> None:
         assert (numbers.min, numbers.max) == (everything.min(), everything.max())
 
 
-@settings(deadline=None, max_examples=200)
-@given(st.lists(st.floats(width=64), min_size=1, max_size=30), st.sampled_from(["float64", "float32", "float16"]))
-def test_any_numbers_are_described(values: list[float], dtype: str) -> None:
-    """NaN, infinities, numbers next to each other, numbers whose range or square is none: all are counted, and nothing raises."""
+EXTREMES = [
+    0.0,
+    -0.0,
+    5e-324,
+    -1e-160,
+    1e160,
+    -1e160,
+    1e200,
+    1.7976931348623157e308,
+    -1.7976931348623157e308,
+    math.nan,
+    math.inf,
+    -math.inf,
+]
+DTYPES = ["float64", "float32", "float16", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))]
+
+
+@st.composite
+def columns(draw: st.DrawFn) -> np.ndarray:
+    """A column of any type of numbers, of any values, extremes among them, and of any shape, empty rows among them."""
+    dtype = np.dtype(draw(st.sampled_from(DTYPES)))
+    if dtype.kind == "f":
+        values = st.one_of(st.floats(width=64), st.sampled_from(EXTREMES))
+    elif dtype.kind == "b":
+        values = st.booleans()
+    else:
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        values = st.one_of(st.integers(int(least), int(most)), st.sampled_from([int(least), int(most), 0]))
+    rows, width = draw(st.integers(1, 20)), draw(st.sampled_from([None, 0, 1, 3]))
+    count = rows * (1 if width is None else width)
     with np.errstate(over="ignore"):
-        column = np.array(values).astype(dtype)
-        described = feature(gathered(batch_of({"y": column}, {"y": dtype})), "y")
-    histogram = described.num_stats.histograms[0]
-    finite = np.isfinite(column).sum()
-    assert sum(bucket.sample_count for bucket in histogram.buckets) == pytest.approx(finite)
-    assert histogram.num_nan + histogram.num_undefined + finite == len(values)
+        made = np.array(draw(st.lists(values, min_size=count, max_size=count)), np.float64 if dtype.kind == "f" else dtype).astype(dtype)
+    return made if width is None else made.reshape(rows, width)
+
+
+def exact_moments(values: list[Fraction]) -> tuple[Fraction, float]:
+    """The mean, and the deviation as a double, by the rules of schools and not of doubles."""
+    mean = sum(values, Fraction()) / len(values)
+    square = sum(((value - mean) ** 2 for value in values), Fraction()) / len(values)
+    with decimal.localcontext(decimal.Context(prec=50, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)):
+        return mean, float((decimal.Decimal(square.numerator) / decimal.Decimal(square.denominator)).sqrt())
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.lists(columns(), min_size=1, max_size=3))
+def test_any_numbers_are_described(parts: list[np.ndarray]) -> None:
+    """Of one type or of several under one name, in one piece or merged over a wire: nothing raises, and all is as with fractions."""
+    merge = MergeStatistics()
+    made = [gathered(batch_of({"y": part}, {"y": parts[0].dtype.name})) for part in parts]
+    merged = merge.merge_accumulators([stored.decode(stored.encode(one)) for one in made])
+    found = feature(pickle.loads(pickle.dumps(merged)), "y")
+    assert metadata.decode(metadata.encode(metadata.describe(merged)))
+    numbers, values = found.num_stats, [value for part in parts for value in part.ravel().tolist()]
+    finite = [Fraction(value) for value in values if math.isfinite(value)]
+    histogram = numbers.histograms[0]
+    assert numbers.common_stats.tot_num_values == len(values)
+    assert histogram.num_nan == sum(math.isnan(value) for value in values)
+    assert histogram.num_undefined == sum(math.isinf(value) for value in values)
+    assert sum(bucket.sample_count for bucket in histogram.buckets) == pytest.approx(len(finite))
+    assert numbers.num_zeros == finite.count(Fraction())
+    if finite:
+        mean, deviation = exact_moments(finite)
+        widest = max(map(abs, finite))
+        assert (numbers.min, numbers.max) == (float(min(finite)), float(max(finite)))
+        assert abs(Fraction(numbers.mean) - mean) <= widest * Fraction(1, 10**12)
+        assert numbers.std_dev == pytest.approx(deviation, rel=1e-6, abs=float(widest * Fraction(1, 10**12)))
+    assert report._feature(found).name == "y"
+
+
+def test_integers_keep_all_their_digits() -> None:
+    """A deviation of 1 among numbers of 19 digits, and a sum of more than 64 bits."""
+    columns = {"i": np.array([2**62, 2**62 + 2]), "u": np.full(1000, 2**64 - 1, np.uint64)}
+    statistics = gathered(batch_of(columns, {"i": "int64", "u": "uint64"}))
+    assert feature(statistics, "i").num_stats.std_dev == 1.0
+    assert feature(statistics, "u").num_stats.mean == float(2**64 - 1)
+    (ranked,) = (custom.rank_histogram.buckets for custom in feature(statistics, "u").custom_stats)
+    assert [bucket.label for bucket in ranked] == [str(2**64 - 1)]
+
+
+def test_few_numbers_among_many_nan() -> None:
+    """The sample of the rows may hold none of them."""
+    column = np.full(50_000, np.nan)
+    column[777] = 3.0
+    found = feature(gathered(batch_of({"y": column}, {"y": "float64"})), "y").num_stats
+    assert (found.mean, found.min, found.max, found.histograms[0].num_nan) == (3.0, 3.0, 3.0, 49_999)
+
+
+@pytest.mark.parametrize("dtype", ["string", "float32", "int64", "bool", "complex64"])
+def test_what_a_signature_says_falsely_is_left_out(dtype: str) -> None:
+    columns = [np.array([b"a", b"b"], object), np.ones(2), np.ones(2, np.complex64), Ragged([np.ones(2), np.array([b"x"], object)])]
+    for first, second in itertools.permutations(columns, 2):
+        statistics = gathered(batch_of({"y": first}, {"y": dtype}), batch_of({"y": second}, {"y": dtype}))
+        assert metadata.encode(metadata.describe(pickle.loads(pickle.dumps(statistics))))
 
 
 def test_merging_texts_over_a_wire() -> None:

@@ -156,14 +156,14 @@ def _by_decile(before: statistics_pb2.FeatureNameStatistics, sketch: NumberSketc
     edges = sorted(edge for edge in borders if edge < numbers.max)
     values = numbers.common_stats.tot_num_values or 1
     undefined = numbers.histograms[0].num_nan + numbers.histograms[0].num_undefined if numbers.histograms else 0
-    found = sketch.shares(edges).tolist() if edges and sketch.finite else [0.0] * len(edges)
+    found = sketch.shares(edges).tolist() if edges and sketch.has_sample else [0.0] * len(edges)
     expected = []
     for edge, share in zip(edges, found, strict=True):
         least = sum(bucket.high_value <= edge for bucket in deciles[:-1]) / len(deciles)
         # A value that fills whole deciles may reach into the next one, how far is not known: that much is no drift.
         expected.append(min(max(share, least), least + 1 / len(deciles)) if borders[edge] > 1 else least)
     shares = []
-    for up_to, finite in ((expected, 1 - undefined / values), (found, sketch.finite / (sketch.values or 1))):
+    for up_to, finite in ((expected, 1 - undefined / values), (found, sketch.moments.finite / (sketch.values or 1))):
         parts = [high - low for low, high in zip([0.0, *up_to], [*up_to, 1.0], strict=True)]
         shares.append([*(part * finite for part in parts), 1 - finite])
     return shares[0], shares[1]

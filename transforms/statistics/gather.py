@@ -30,6 +30,7 @@ MOST_FEATURES = 300
 EXAMPLES_A_CODE = 3
 EXAMPLE_BYTES = 1000
 NAMED_INPUT = re.compile(r"'([^']+)'")
+TEXT_KINDS = ("O", "S", "U")
 MISSING = (Code.INPUT_MISSING, Code.NULL_VALUE)
 
 
@@ -65,23 +66,24 @@ class Statistics:
         later = int(self.batches > FIRST_BATCHES)
         alike: dict[tuple[np.dtype, tuple[int, ...]], list[tuple[NumberSketch, np.ndarray]]] = {}
         for spec in specs:
-            if spec.dtype.startswith("complex") or spec.name not in columns:
+            if spec.name not in columns:
+                continue
+            column = columns[spec.name]
+            flat = _known(_flat(column.rows) if isinstance(column, Ragged) else column)
+            if flat is None or spec.dtype.startswith("complex"):
                 continue
             if spec.name not in sketches and len(sketches) >= MOST_FEATURES:
                 self.left_out.add(spec.name)
                 continue
             sketch = sketches.setdefault(spec.name, _sketch(spec.dtype))
-            column = columns[spec.name]
+            if isinstance(sketch, TextSketch) != (flat.dtype.kind in TEXT_KINDS):
+                continue  # a signature may lie, and models of one run may differ in what a name means: the first one's kind stays
             if isinstance(column, Ragged):  # its values are looked at as one column, and its rows stay as many as they are
-                sketch.rows += len(column)
-                column = _flat(column.rows)
-                sketch.rows -= len(column)
+                sketch.rows += len(column) - len(flat)
             if isinstance(sketch, TextSketch):
-                sketch.add(column, *_sampled(column, SAMPLED_TEXTS[later]))
+                sketch.add(flat, *_sampled(flat, SAMPLED_TEXTS[later]))
                 continue
-            if column.dtype.kind not in "fiu":  # bool, and bfloat16 and its like
-                column = column.astype(np.float32)
-            alike.setdefault((column.dtype, column.shape), []).append((sketch, column))
+            alike.setdefault((flat.dtype, flat.shape), []).append((sketch, flat))
         for (_, shape), some in alike.items():
             wanted = min(SAMPLED_ROWS[later], SAMPLED_VALUES[later] // max(1, int(np.prod(shape[1:]))))
             _add_numbers([sketch for sketch, _ in some], np.stack([column for _, column in some]), max(1, wanted))
@@ -132,6 +134,16 @@ def _add_numbers(sketches: Sequence[NumberSketch], features: np.ndarray, wanted:
     samples = (features if places is None else features[:, places]).reshape(count, -1)
     for sketch, moments, sample in zip(sketches, count_moments(features.reshape(count, -1)), samples, strict=True):
         sketch.add(rows, moments, sample, stride)
+
+
+def _known(column: np.ndarray) -> np.ndarray | None:
+    """Gives a column of texts, or of numbers of NumPy's own types; None for others, such as complex ones."""
+    kind, name = column.dtype.kind, column.dtype.name
+    if kind == "b":
+        return column.view(np.uint8)
+    if kind == "V" and ("int" in name or "float" in name):  # int4, bfloat16 and their like, of ml_dtypes
+        return column.astype(np.int8 if "int" in name else np.float32)
+    return column if kind in (*TEXT_KINDS, *"fiu") else None
 
 
 def _flat(rows: list[np.ndarray]) -> np.ndarray:

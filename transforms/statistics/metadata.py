@@ -7,7 +7,6 @@ Source: https://github.com/tensorflow/metadata/blob/master/tensorflow_metadata/p
 from __future__ import annotations
 
 import itertools
-import math
 
 from google.protobuf import json_format
 from tensorflow_metadata.proto.v0 import statistics_pb2
@@ -70,21 +69,22 @@ def _describe_feature(feature: statistics_pb2.FeatureNameStatistics, name: str, 
 
 
 def _describe_numbers(feature: statistics_pb2.FeatureNameStatistics, sketch: NumberSketch) -> None:
-    numbers = feature.num_stats
-    if sketch.infinite:
-        feature.custom_stats.add(name="num_infinite", num=sketch.infinite)
-    standard = numbers.histograms.add(type=statistics_pb2.Histogram.STANDARD, num_nan=sketch.nan, num_undefined=sketch.infinite)
-    if not sketch.finite:
+    numbers, counted = feature.num_stats, sketch.moments
+    if counted.infinite:
+        feature.custom_stats.add(name="num_infinite", num=counted.infinite)
+    standard = numbers.histograms.add(type=statistics_pb2.Histogram.STANDARD, num_nan=counted.nan, num_undefined=counted.infinite)
+    if not counted.finite:
         return
-    mean = sketch.total / sketch.finite
-    numbers.mean, numbers.std_dev = mean, math.sqrt(max(0.0, sketch.squares / sketch.finite - mean * mean))
-    numbers.num_zeros, numbers.min, numbers.max = sketch.zeros, sketch.low, sketch.high
-    numbers.median, *inner = sketch.quantile_values([0.5, *(part / QUANTILES for part in range(1, QUANTILES))])
+    numbers.mean, numbers.std_dev = counted.mean, counted.deviation
+    numbers.num_zeros, numbers.min, numbers.max = counted.zeros, counted.low, counted.high
     _fill_buckets(standard, sketch)
-    deciles = [sketch.low, *inner, sketch.high]
+    if not sketch.has_sample:
+        return
+    numbers.median, *inner = sketch.quantile_values([0.5, *(part / QUANTILES for part in range(1, QUANTILES))])
+    deciles = [counted.low, *inner, counted.high]
     quantiles = numbers.histograms.add(type=statistics_pb2.Histogram.QUANTILES)
     for low, high in itertools.pairwise(deciles):
-        quantiles.buckets.add(low_value=low, high_value=high, sample_count=sketch.finite / QUANTILES)
+        quantiles.buckets.add(low_value=low, high_value=high, sample_count=counted.finite / QUANTILES)
     if sketch.whole and sketch.classes:
         ranked = feature.custom_stats.add(name="top_values").rank_histogram
         for rank, (value, count) in enumerate(sorted(sketch.classes.items(), key=lambda item: (-item[1], item[0]))[:TOP_VALUES]):
@@ -93,14 +93,15 @@ def _describe_numbers(feature: statistics_pb2.FeatureNameStatistics, sketch: Num
 
 def _fill_buckets(histogram: statistics_pb2.Histogram, sketch: NumberSketch) -> None:
     """Fills buckets of one width; one alone where all values are one."""
-    low, high = sketch.low, sketch.high
-    count = BUCKETS if high > low and math.isfinite(high - low) else 1
-    # Where the ends are next to each other there are fewer floats between them than buckets.
-    edges = sorted({edge for part in range(1, count) if low < (edge := low + (high - low) * part / count) < high})
+    low, high, finite = sketch.moments.low, sketch.moments.high, sketch.moments.finite
+    count = BUCKETS if high > low and sketch.has_sample else 1
+    # Not low plus a part of the range, which no double may hold. Where the ends are next to each other there are fewer floats than buckets.
+    parts = [part / count for part in range(1, count)]
+    edges = sorted({edge for part in parts if low < (edge := low * (1 - part) + high * part) < high})
     shares = [0.0, *(sketch.shares(edges).tolist() if edges else []), 1.0]
     borders = [low, *edges, high]
     for part in range(len(borders) - 1):
-        rows = (shares[part + 1] - shares[part]) * sketch.finite
+        rows = (shares[part + 1] - shares[part]) * finite
         histogram.buckets.add(low_value=borders[part], high_value=borders[part + 1], sample_count=max(0.0, rows))
 
 

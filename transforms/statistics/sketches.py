@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -27,12 +28,17 @@ MOST_CLASSES = 64
 RANKED_BYTES = 256
 
 
-COUNTED = ("values", "nan", "infinite", "zeros", "total", "squares")
+COUNTED = ("values", "nan", "infinite", "zeros")
+# Squares below this have lost digits to what a double can't hold.
+SMALLEST_SQUARE = 1e-290
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Moments:
-    """What was counted of some numbers; ``total``, ``squares``, ``low`` and ``high`` are those of the finite ones."""
+    """What was counted of some numbers; ``low``, ``high``, ``mean`` and ``deviation`` are those of the finite ones.
+
+    Mean and deviation, not sums: those of any doubles are doubles again, and never infinite.
+    """
 
     values: int = 0
     nan: int = 0
@@ -40,8 +46,25 @@ class Moments:
     zeros: int = 0
     low: float = math.inf
     high: float = -math.inf
-    total: float = 0.0
-    squares: float = 0.0
+    mean: float = 0.0
+    deviation: float = 0.0
+
+    @property
+    def finite(self) -> int:
+        return self.values - self.nan - self.infinite
+
+    def merge(self, other: Moments) -> None:
+        """Adds the numbers of ``other`` (Chan, Golub and LeVeque, 1979, in shares and roots, so that nothing overflows)."""
+        mine, others = self.finite, other.finite
+        if others:
+            self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+            share, rest = others / (mine + others), mine / (mine + others)
+            between = 2 * math.sqrt(share * rest) * (other.mean / 2 - self.mean / 2)
+            deviation = math.hypot(math.sqrt(rest) * self.deviation, math.sqrt(share) * other.deviation, between)
+            self.deviation = min(deviation, sys.float_info.max)
+            self.mean = min(max(rest * self.mean + share * other.mean, self.low), self.high)
+        for name in COUNTED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 def count_moments(features: np.ndarray) -> list[Moments]:
@@ -50,28 +73,74 @@ def count_moments(features: np.ndarray) -> list[Moments]:
     Few calls of NumPy on much: each lets go of Python's lock, and waits for it while another thread parses.
     """
     if not features.size:
-        return [Moments()] * len(features)
-    totals = features.sum(axis=1, dtype=np.float64)
+        return [Moments() for _ in features]
+    with np.errstate(all="ignore"):
+        is_long = features.dtype.kind in "iu" and features.dtype.itemsize == 8
+        return _count_long_integers(features) if is_long else _count_numbers(features)
+
+
+def _count_numbers(features: np.ndarray) -> list[Moments]:
+    if features.dtype.kind in "iu":
+        features = features.astype(np.float64)  # exact: of 32 bits at most
+    elif features.dtype.itemsize < 4:
+        features = features.astype(np.float32)
     values = features.shape[1]
     zeros = values - np.count_nonzero(features, axis=1)
     lows, highs = features.min(axis=1).astype(np.float64), features.max(axis=1).astype(np.float64)
-    # In the features' own type where that is wide enough; a float32 holds 2^24 of a sum, which says nothing of a mean.
-    squares = np.einsum("ij,ij->i", features, features, dtype=np.float64, casting="same_kind")
+    means = features.sum(axis=1, dtype=np.float64) / values
+    # Squares of the distances from a number near the mean: of the values' own squares the digits of a small deviation are lost.
+    centers = means.astype(features.dtype)
+    apart = features - centers[:, np.newaxis]
+    squares = np.einsum("ij,ij->i", apart, apart, dtype=np.float64, casting="same_kind") / values - (means - centers) ** 2
+    is_plain = np.isfinite(means) & np.isfinite(squares) & ((squares > SMALLEST_SQUARE) | (lows == highs))
     return [
-        Moments(values, 0, 0, int(zeros[place]), float(lows[place]), float(highs[place]), float(totals[place]), float(squares[place]))
-        if math.isfinite(totals[place])
-        else _count_finite(features[place].astype(np.float64))
+        Moments(values, 0, 0, int(zeros[place]), float(lows[place]), float(highs[place]), float(means[place]), _root(squares[place]))
+        if is_plain[place]
+        else _count_finite(features[place])
         for place in range(len(features))
     ]
 
 
+def _root(square: float) -> float:
+    return math.sqrt(max(0.0, float(square)))
+
+
 def _count_finite(values: np.ndarray) -> Moments:
-    nan, infinite, finite = int(np.isnan(values).sum()), int(np.isinf(values).sum()), _finite(values)
-    if not len(finite):
-        return Moments(len(values), nan, infinite)
-    zeros = int(np.count_nonzero(finite == 0))
-    total, squares = float(finite.sum()), float(np.dot(finite, finite))
-    return Moments(len(values), nan, infinite, zeros, float(finite.min()), float(finite.max()), total, squares)
+    """Counts floats among which are NaN or infinities, or whose sum or squares no double holds."""
+    finite = _finite(values)
+    if len(finite) == len(values):
+        return _count_extremes(values.astype(np.float64))
+    found = _count_numbers(finite[np.newaxis])[0] if len(finite) else Moments()
+    return dataclasses.replace(found, values=len(values), nan=int(np.isnan(values).sum()), infinite=int(np.isinf(values).sum()))
+
+
+def _count_extremes(values: np.ndarray) -> Moments:
+    """Counts finite doubles in units in which the largest is below 1: a power of two, which changes no digit."""
+    low, high = float(values.min()), float(values.max())
+    exponent = math.frexp(max(abs(low), abs(high)))[1]
+    scaled = np.ldexp(values, -exponent)
+    mean = min(max(float(scaled.sum()) / len(scaled), float(scaled.min())), float(scaled.max()))
+    apart = scaled - mean
+    widest = float(np.abs(apart).max()) or 1.0
+    deviation = min(widest * math.sqrt(float(np.mean(np.square(apart / widest)))), math.nextafter(1.0, 0.0))
+    zeros = len(values) - int(np.count_nonzero(values))
+    return Moments(len(values), 0, 0, zeros, low, high, math.ldexp(mean, exponent), math.ldexp(deviation, exponent))
+
+
+def _count_long_integers(features: np.ndarray) -> list[Moments]:
+    """Counts integers of 64 bits by how much they are above the lowest, which is exact: a double has no place for their last digits."""
+    values = features.shape[1]
+    lows, highs = features.min(axis=1), features.max(axis=1)
+    above = features.view(np.uint64) - lows.view(np.uint64)[:, np.newaxis]  # modulo 2**64, which holds any difference of two of them
+    upper, lower = (above >> np.uint64(32)).sum(axis=1), (above & np.uint64(2**32 - 1)).sum(axis=1)
+    totals = [(int(one) << 32) + int(other) for one, other in zip(upper, lower, strict=True)]  # of which the sum may take more than 64 bits
+    apart = above.astype(np.float64) - np.array([total / values for total in totals])[:, np.newaxis]
+    squares = np.einsum("ij,ij->i", apart, apart) / values
+    zeros = values - np.count_nonzero(features, axis=1)
+    return [
+        Moments(values, 0, 0, int(none), float(low), float(high), (int(low) * values + total) / values, _root(square))
+        for none, low, high, total, square in zip(zeros, lows, highs, totals, squares, strict=True)
+    ]
 
 
 @dataclasses.dataclass
@@ -80,14 +149,7 @@ class NumberSketch:
 
     whole: bool
     rows: int = 0
-    values: int = 0
-    nan: int = 0
-    infinite: int = 0
-    zeros: int = 0
-    low: float = math.inf
-    high: float = -math.inf
-    total: float = 0.0
-    squares: float = 0.0
+    moments: Moments = dataclasses.field(default_factory=Moments)
     quantiles: dict[int, datasketches.kll_doubles_sketch] = dataclasses.field(default_factory=dict)
     classes: Counter[int] | None = dataclasses.field(default_factory=Counter)
 
@@ -97,18 +159,21 @@ class NumberSketch:
         Each of the sample's rows stands for ``stride`` rows.
         """
         self.rows += rows
-        for name in COUNTED:
-            setattr(self, name, getattr(self, name) + getattr(moments, name))
-        self.low, self.high = min(self.low, moments.low), max(self.high, moments.high)
+        self.moments.merge(moments)
         if not len(sample):
             return
-        some = sample.astype(np.float64) if math.isfinite(float(sample.sum(dtype=np.float64))) else _finite(sample.astype(np.float64))
+        with np.errstate(over="ignore", invalid="ignore"):
+            is_finite = math.isfinite(float(sample.sum(dtype=np.float64)))
+        some = sample if is_finite else _finite(sample)
         if stride not in self.quantiles:
             self.quantiles[stride] = datasketches.kll_doubles_sketch(QUANTILE_K)
-        self.quantiles[stride].update(some)
+        self.quantiles[stride].update(some.astype(np.float64))
         if self.whole and self.classes is not None:
+            if some.dtype.kind not in "iu":  # another model's floats under the same name
+                self.classes = None
+                return
             found, counts = np.unique(some, return_counts=True)
-            self._classify(zip(map(int, found.tolist()), (counts * stride).tolist(), strict=True))
+            self._classify(zip(found.tolist(), (counts * stride).tolist(), strict=True))
 
     def _classify(self, counted: Iterable[tuple[int, int]]) -> None:
         assert self.classes is not None
@@ -118,9 +183,8 @@ class NumberSketch:
             self.classes = None
 
     def merge(self, other: NumberSketch) -> None:
-        for name in ("rows", *COUNTED):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.rows += other.rows
+        self.moments.merge(other.moments)
         for stride, sketch in other.quantiles.items():
             if stride not in self.quantiles:
                 self.quantiles[stride] = datasketches.kll_doubles_sketch(QUANTILE_K)
@@ -131,13 +195,18 @@ class NumberSketch:
             self._classify(other.classes.items())
 
     @property
-    def finite(self) -> int:
-        return self.values - self.nan - self.infinite
+    def values(self) -> int:
+        return self.moments.values
 
     @property
     def is_estimated(self) -> bool:
         """Whether quantiles and classes come from a part of the rows."""
         return any(stride > 1 for stride in self.quantiles)
+
+    @property
+    def has_sample(self) -> bool:
+        """Whether a finite value was sampled: a few among many NaN may all be passed over."""
+        return any(sketch.n for sketch in self.quantiles.values())
 
     def _weighed(self) -> Iterator[tuple[float, datasketches.kll_doubles_sketch]]:
         whole = sum(stride * sketch.n for stride, sketch in self.quantiles.items())
@@ -196,7 +265,7 @@ class TextSketch:
         self.is_estimated = self.is_estimated or stride > 1
         counted = Counter(sample.ravel().tolist())
         for value, count in counted.items():
-            self._take(value if isinstance(value, bytes) else str(value).encode(), count * stride)
+            self._take(value if isinstance(value, bytes) else str(value).encode(errors="surrogatepass"), count * stride)
 
     def _take(self, value: bytes, count: int) -> None:
         size = len(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from markupsafe import Markup, escape
@@ -11,6 +12,8 @@ WIDTH, HEIGHT, FOOT = 320, 110, 16
 
 def short(number: float) -> str:
     """Gives a number as a person reads it: four digits that count, thousands apart."""
+    if not math.isfinite(number):
+        return str(number)
     if number == int(number) and abs(number) < 1e15:
         return f"{int(number):,}"
     return f"{number:,.2f}" if 100 <= abs(number) < 1e6 else f"{number:.4g}"
