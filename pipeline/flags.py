@@ -119,7 +119,7 @@ FLAGS = (
         _integer(1, 1_000_000), default_help="0.4 of the worker's, shared by its processes",
     ),
     Flag(
-        "allow_unsafe_ops", "Model", "run a model that reads or writes files or runs Python code", "true or false",
+        "allow_unsafe_ops", "Model", "run a model whose ops reach files, other machines or the process itself", "true or false",
         _boolean, False,
     ),
     Flag(

@@ -19,24 +19,6 @@ INIT_SIGNATURE = "__saved_model_init_op"
 DEFAULT_SIGNATURE = "serving_default"
 DEFAULT_TAGS = ("serve",)
 
-# Ops that read or write files, run Python or reach the network: https://www.tensorflow.org/security ("models are programs").
-# Savers and table initializers are not among them: every SavedModel has those.
-UNSAFE_OPS = frozenset((
-    "ReadFile", "WriteFile", "MatchingFiles", "PyFunc", "PyFuncStateless", "EagerPyFunc",
-    "WholeFileReader", "WholeFileReaderV2", "TextLineReader", "TextLineReaderV2", "TFRecordReader", "TFRecordReaderV2",
-    "FixedLengthRecordReader", "FixedLengthRecordReaderV2", "LMDBReader",
-    "TextLineDataset", "TFRecordDataset", "TFRecordDatasetV2", "FixedLengthRecordDataset", "FixedLengthRecordDatasetV2",
-    "LMDBDataset", "CSVDataset", "CSVDatasetV2", "SqlDataset", "SaveDataset", "SaveDatasetV2", "LoadDataset",
-    "CacheDataset", "CacheDatasetV2", "SnapshotDataset", "SnapshotDatasetV2", "SnapshotDatasetReader", "SnapshotNestedDatasetReader",
-    "SnapshotChunkDataset", "ListSnapshotChunksDataset", "DistributedSave", "DatasetToTFRecord", "ExperimentalDatasetToTFRecord",
-    "ExperimentalLMDBDataset", "ExperimentalCSVDataset", "ExperimentalSqlDataset", "MatchingFilesDataset",
-    "ExperimentalMatchingFilesDataset", "DatasetFromGraph",
-    "DataServiceDataset", "DataServiceDatasetV2", "DataServiceDatasetV3", "DataServiceDatasetV4",
-    "RecordInput", "ImmutableConst", "LoadAndRemapMatrix", "GenerateVocabRemapping", "FileSystemSetConfiguration",
-    "CreateSummaryFileWriter", "CreateSummaryDbWriter", "ImportEvent", "WriteSummary",
-    "RpcCall", "RpcServer", "RpcClient", "DebugIdentity", "DebugIdentityV2", "DebugIdentityV3",
-))  # fmt: skip
-
 # tensorflow/core/framework/types.proto, DataType; the dtypes a row can carry in or out.
 DTYPES = {
     1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 7: "string", 8: "complex64",
@@ -130,15 +112,19 @@ class Signature(Interned):
 
 @dataclasses.dataclass(frozen=True)
 class MetaGraph:
-    """What a SavedModel holds under one set of tags; ``structures`` keeps what ``structure_of`` found."""
+    """What a SavedModel holds under one set of tags; ``structures`` and ``uses`` keep what was found out about its signatures.
+
+    ``assets`` are pairs of the tensor that is fed with an asset's path, and the asset's name in the folder ``assets``.
+    """
 
     tags: tuple[str, ...]
     signatures: dict[str, Any]
-    unsafe_ops: tuple[str, ...]
     missing_ops: tuple[str, ...]
     has_variables: bool
+    assets: tuple[tuple[str, str], ...]
     proto: Any = dataclasses.field(repr=False, compare=False)
     structures: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
+    uses: dict[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
 
 def parse_saved_model(content: bytes, path: str) -> tuple[MetaGraph, ...]:
@@ -178,11 +164,23 @@ def _meta_graph(graph: Any) -> MetaGraph:
     return MetaGraph(
         tags=tuple(sorted(graph.meta_info_def.tags)),
         signatures=signatures,
-        unsafe_ops=tuple(sorted(ops & UNSAFE_OPS)),
         missing_ops=_unregistered(ops - functions),
         has_variables=bool(graph.saver_def.restore_op_name) and bool(ops & {"VarHandleOp", "VariableV2", "Variable"}),
+        assets=_assets(graph),
         proto=graph,
     )
+
+
+def _assets(graph: Any) -> tuple[tuple[str, str], ...]:
+    """Give the assets as TensorFlow's loader finds them: models of TensorFlow 1 have them in a collection."""
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    found = list(graph.asset_file_def)
+    if not found and "saved_model_assets" in graph.collection_def:
+        for packed in graph.collection_def["saved_model_assets"].any_list.value:
+            found.append(meta_graph_pb2.AssetFileDef())
+            packed.Unpack(found[-1])
+    return tuple((asset.tensor_info.name, asset.filename) for asset in found)
 
 
 def _unregistered(ops: set[str]) -> tuple[str, ...]:

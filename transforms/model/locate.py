@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from transforms import files
 from transforms.gcs import StorageError
+from transforms.model.reach import check_ops
 from transforms.model.registry import find_artifact, is_registered
 from transforms.model.structure import structure_of
 from transforms.modelspecs import ModelSpec, RouteSpec
@@ -49,12 +50,7 @@ def locate_model(
     """
     folder, version = find_folder(model, version)
     graph = select_meta_graph(read_meta_graphs(folder), tags, model)
-    if graph.unsafe_ops and not allow_unsafe_ops:
-        raise ModelError(
-            f"{model} holds ops that read or write files or run code: {', '.join(graph.unsafe_ops)}. "
-            "If you trust it, give --allow_unsafe_ops=true"
-        )
-    outside = [asset.filename for asset in graph.proto.asset_file_def if not _is_name(asset.filename)]
+    outside = [name for _, name in graph.assets if not _is_name(name)]
     if outside:
         raise ModelError(f"{model} names files outside of its folder as its assets: {', '.join(outside)}. Export the model again")
     if graph.missing_ops:
@@ -63,6 +59,7 @@ def locate_model(
             "Install the library that registers them, or export the model without them"
         )
     signature = select_signature(graph, signature_name, model)
+    check_ops(graph, signature, model, allow_unsafe_ops)
     check_outputs(signature, batch_size, model)
     return ModelSpec(
         location=folder,

@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from transforms import files
+from transforms.model.reach import initializers
 from transforms.model.restoring import VARIABLES, UnreadableRestoreError, restored_entries
 from transforms.modelspecs import Structure
-from transforms.signature import INIT_SIGNATURE, MetaGraph, Signature
+from transforms.signature import MetaGraph, Signature
 
 # Attributes that name things or are notes for the runtime; all others count.
 UNTOLD = frozenset((
@@ -41,7 +42,7 @@ class _DoubtError(Exception):
 
 def structure_of(graph: MetaGraph, signature: Signature, folder: str) -> Structure | None:
     """Gives what ``signature`` of a MetaGraph of the model in ``folder`` computes; None where sharing is in doubt."""
-    assets = tuple((asset.tensor_info.name, _digest(files.join(folder, "assets", asset.filename))) for asset in graph.proto.asset_file_def)
+    assets = tuple((tensor, _digest(files.join(folder, "assets", name))) for tensor, name in graph.assets)
     known = graph.structures
     if (signature.name, assets) not in known:
         try:
@@ -67,7 +68,7 @@ def _structure(meta_graph: Any, signature: Signature, assets: tuple[tuple[str, s
     if doubtful or not all(name in entries for name in variables):
         raise _DoubtError(f"state that no checkpoint holds: {', '.join(doubtful) or 'a variable'}")
     _check_initializers(_Walk(walk.nodes, leaves, walk.functions), meta_graph, entries)
-    for name in _initializers(meta_graph):
+    for name in initializers(meta_graph):
         walk.visit(f"^{name}")
     versions = meta_graph.graph_def.versions
     tensors = [(spec.name, spec.dtype, spec.shape) for spec in (*signature.inputs, *signature.outputs)]
@@ -78,23 +79,11 @@ def _structure(meta_graph: Any, signature: Signature, assets: tuple[tuple[str, s
 
 def _check_initializers(walk: _Walk, meta_graph: Any, entries: Mapping[str, str]) -> None:
     """They run once, for the first model: what they do must not depend on the variables that a checkpoint fills, nor fill them."""
-    for name in _initializers(meta_graph):
+    for name in initializers(meta_graph):
         walk.visit(f"^{name}")
     doubtful = walk.stateful - SHARED_STATE - {"AssignVariableOp"}  # of variables for the paths of assets
     if doubtful or any(name in entries for name in walk.variables()):
         raise _DoubtError("the initializers do more than to fill tables")
-
-
-def _initializers(meta_graph: Any) -> list[str]:
-    """The nodes that the loader runs after the variables are restored."""
-    names = (
-        [*meta_graph.collection_def["saved_model_main_op"].node_list.value] if "saved_model_main_op" in meta_graph.collection_def else []
-    )
-    if "legacy_init_op" in meta_graph.collection_def:
-        names += meta_graph.collection_def["legacy_init_op"].node_list.value
-    if INIT_SIGNATURE in meta_graph.signature_def:
-        names += [info.name for _, info in sorted(meta_graph.signature_def[INIT_SIGNATURE].outputs.items())]
-    return [name.partition(":")[0] for name in names]
 
 
 def _digest(path: str) -> str:
