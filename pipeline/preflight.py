@@ -25,10 +25,11 @@ from pipeline.options import Options
 from pipeline.routing import stand_in_model, with_columns
 from transforms import files, machine, records
 from transforms.bigquery import TableError
+from transforms.files import FoundFile
 from transforms.imports import import_tensorflow
 from transforms.model.locate import locate_model
 from transforms.modelspecs import ModelSpec, SpecError
-from transforms.own_names import SUCCESS
+from transforms.own_names import SUCCESS, is_own
 from transforms.read.bigquery import find_table
 from transforms.read.field_types import known_types
 from transforms.read.formats import FormatError, format_of
@@ -40,6 +41,7 @@ from transforms.tables import parse_table
 from transforms.write.differences import BaselineError
 from transforms.write.formats import make_encoder
 from transforms.write.load import check_table
+from transforms.write.mirror import MirrorCheck
 from transforms.write.publish import PUBLISHED
 
 # Enough to be sure of the formats and to show progress by bytes; more would cost a launcher memory and minutes.
@@ -212,13 +214,14 @@ def _check_fields(job: JobSpec) -> None:
 
 
 def _check_input(options: Options) -> InputFound:
-    number = size = 0
+    sizes: dict[str, int] = {}  # by place: each file is read once
     first: list[str] = []
-    output = _normal(options.output)
-    errors = _normal(options.errors) if options.errors else output
+    output = flags.output_spec(options)
+    places = tuple(map(files.place, (output.folder, output.errors)))
+    mirrors = MirrorCheck(output) if output.layout == "mirror" else None
     whole = True
     for pattern in options.input:
-        _refuse_output_in(pattern, (output, errors))
+        _refuse_output_in(pattern, places)
         matched = 0
         formats: dict[str, str] = {}  # one file of each
         for found in itertools.islice(files.match(pattern), LOOKED_AT_FILES):
@@ -226,12 +229,10 @@ def _check_input(options: Options) -> InputFound:
             if matched == 1:
                 first.append(found.path)
             formats.setdefault(format_of(found.path, options.input_format).name, found.path)
-            size += found.size_bytes
-            folder = next((folder for folder in (output, errors) if _normal(found.path).startswith(folder + "/")), None)
-            if folder is not None and (PUBLISHED.fullmatch(os.path.basename(found.path)) or options.output_layout == "mirror"):
-                raise PreflightError(
-                    f"input {found.path} lies in the output folder {folder}, where the run would replace it: give another --output"
-                )
+            _refuse_replaced(found, places, output)
+            if mirrors is not None and found.place not in sizes:
+                mirrors.add(found)
+            sizes.setdefault(found.place, found.size_bytes)
         if not matched:
             raise PreflightError(
                 f"--input={pattern} matches no file: check the path, and quote a pattern so that the shell leaves it alone"
@@ -242,9 +243,19 @@ def _check_input(options: Options) -> InputFound:
                 f"--input={pattern} holds files of several formats ({examples}), and one pattern's files are read as one: give a pattern "
                 "for each, or --input_format where they are alike"
             )
-        number += matched
         whole = whole and matched < LOOKED_AT_FILES
-    return InputFound(number, size, whole, tuple(first))
+    return InputFound(len(sizes), sum(sizes.values()), whole, tuple(first))
+
+
+def _refuse_replaced(found: FoundFile, outputs: tuple[str, ...], output: OutputSpec) -> None:
+    """Raise PreflightError where the run would replace its own input."""
+    for folder in outputs:
+        if found.place.startswith(folder + "/"):
+            relative = found.place[len(folder) + 1 :]
+            if output.layout == "mirror" or is_own(relative) or PUBLISHED.fullmatch(os.path.basename(relative)):
+                raise PreflightError(
+                    f"input {found.path} lies in the output folder {folder}, where the run would replace it: give another --output"
+                )
 
 
 def _check_formats(job: JobSpec, found: InputFound) -> None:
@@ -259,7 +270,7 @@ def _check_formats(job: JobSpec, found: InputFound) -> None:
 
 
 def _refuse_output_in(pattern: str, outputs: tuple[str, ...]) -> None:
-    folder = _normal(pattern)
+    folder = files.place(pattern)
     is_folder = files.is_remote(pattern) or os.path.isdir(pattern)
     for output in outputs:
         if is_folder and (output == folder or output.startswith(folder + "/")):
@@ -267,10 +278,6 @@ def _refuse_output_in(pattern: str, outputs: tuple[str, ...]) -> None:
                 f"the output folder {output} lies in the input folder {pattern}: the next run would read its own output. "
                 "Give another --output, or a pattern such as --input='" + pattern.rstrip("/") + "/*.jsonl'"
             )
-
-
-def _normal(path: str) -> str:
-    return path.rstrip("/") if files.is_remote(path) else os.path.realpath(path)
 
 
 def _staged(output: OutputSpec, temporary: str | None) -> OutputSpec:

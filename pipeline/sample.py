@@ -85,7 +85,8 @@ def plan_input(job: JobSpec) -> InputPlan:
     for pattern in job.input.patterns:
         some = list(itertools.islice(files.match(pattern), LISTED_FILES))
         whole = whole and len(some) < LISTED_FILES
-        found_files |= {found.path: found for found in some}
+        for found in some:
+            found_files.setdefault(found.place, found)  # as the first pattern that names it has it: the run reads it so
     for found in found_files.values():
         format = format_of(found.path, job.input.format)
         formats[format.name] = formats.get(format.name, 0) + 1

@@ -189,14 +189,6 @@ def test_mirrored_files_keep_name_and_order(models: Models, tmp_path: Path, monk
     assert "a/few.jsonl" not in names_in(out)
 
 
-def test_mirrored_files_that_would_be_one_are_refused(models: Models, tmp_path: Path) -> None:
-    for folder in ("one", "two"):
-        write_lines(tmp_path / folder / "rows.jsonl", [{"x": 1}])
-    status = run(tmp_path / "out", model=models.get("half_plus_two"), input=f"{tmp_path}/one,{tmp_path}/two", output_layout="mirror")
-    assert status == 3
-    assert "would write rows.jsonl for several input files" in manifest(tmp_path / "out")["reason"]
-
-
 def test_many_tiny_files_are_few_shards(models: Models, tmp_path: Path) -> None:
     for number in range(300):
         write_lines(tmp_path / "data" / f"{number:03d}.jsonl", [{"x": number}])

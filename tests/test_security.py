@@ -84,9 +84,10 @@ def test_links_inside_of_the_input_folder_and_to_it_are_followed(models: Models,
     (tmp_path / "data" / "night" / "rows.jsonl").symlink_to("../kept/rows.jsonl")
     (tmp_path / "in").symlink_to("data")
     assert run(tmp_path / "out", model=models.get("half_plus_two"), input=tmp_path / "in" / "*" / "more.jsonl", key_field="id") == 0
-    flags = {"model": models.get("half_plus_two"), "key_field": "id", "duplicate_keys": "allow"}
-    assert run(tmp_path / "out", input=tmp_path / "in", **flags) == 0
-    assert sorted(row["key"] for row in lines(tmp_path / "out")) == [1, 1, 2]
+    for pattern in ("in", "in/*/*.jsonl"):
+        assert run(tmp_path / "out", input=tmp_path / pattern, model=models.get("half_plus_two"), key_field="id") == 0
+        assert sorted(row["key"] for row in lines(tmp_path / "out")) == [1, 2], "a link beside its target is no second file"
+    assert run(tmp_path / "out", input=tmp_path / "in" / "night" / "*.jsonl", model=models.get("half_plus_two"), key_field="id") == 2
     named = tmp_path / "in" / "night" / "rows.jsonl"
     assert run(tmp_path / "out", model=models.get("half_plus_two"), input=named, key_field="id") == 0, "a file that is named is meant"
 

@@ -13,7 +13,7 @@ import glob
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import BinaryIO
 
 from transforms import gcs
@@ -24,12 +24,24 @@ HIDDEN = re.compile(r"/[_.]")
 
 @dataclasses.dataclass(frozen=True)
 class FoundFile:
-    """A file that a pattern matched; ``relative`` is its path below the pattern's fixed part."""
+    """A file that a pattern matched; ``relative`` is its path below the pattern's fixed part, ``place`` where it really is.
+
+    Two spellings of one path, and a link and its target, have one ``place``.
+    """
 
     path: str
     size_bytes: int
     relative: str
     updated: float = 0.0
+    place: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.place:
+            object.__setattr__(self, "place", self.path)
+
+
+class LeavesFolderError(PermissionError):
+    """A link in an input folder leads out of it."""
 
 
 def is_remote(path: str) -> bool:
@@ -41,55 +53,119 @@ def join(folder: str, *names: str) -> str:
     return "/".join([folder.rstrip("/") or "/" * folder.startswith("/"), *names])
 
 
+def place(path: str) -> str:
+    """Return where the folder ``path`` is, however it is spelled: its real path on a disk, its bucket and name without ``//`` and ``.``.
+
+    In a bucket ``a//b`` and ``a/b`` are two names, as two objects may have them; of folders nobody means to tell two apart by that.
+    """
+    if not is_remote(path):
+        return os.path.realpath(path)
+    scheme, _, rest = path.partition("://")
+    return f"{scheme}://" + "/".join(segment for segment in rest.split("/") if segment not in ("", "."))
+
+
 def match(pattern: str) -> Iterator[FoundFile]:
-    """Gives the files that ``pattern`` names: a file, the files below a folder, or those a glob matches.
+    """Gives the files that ``pattern`` names: a file, the files below a folder, or those a glob matches; each once.
 
     Inside a folder, names that begin with ``_`` or ``.`` are passed over, as Hadoop and Beam's readers do. In a glob ``*``
     and ``?`` stay in their folder, ``**`` is any number of folders, and only a dot written as such matches a leading dot.
+    A file that is matched by itself and through links is found under its own name; one that is matched through several links alone, under
+    the first of their names.
 
     Raises:
-      OSError: a link among them leaves the folder. Who may put files there must not choose what else of the machine is read.
+      LeavesFolderError: a link among them leaves the folder. Who may put files there must not choose what else of the machine is read.
+      OSError: a folder can't be read.
     """
     path = pattern.rstrip("/") if len(pattern) > 1 else pattern
     if is_remote(path):
         yield from _match_remote(path)
     elif os.path.isfile(path):
-        yield _local(path, os.path.basename(path))
+        yield _local(path, os.path.basename(path), os.path.realpath(path))
     elif os.path.isdir(path):
         yield from _below(path)
     elif GLOB_CHARACTERS.search(path):
-        folder = _Folder(_fixed_part(path) or ".")
-        for found in sorted(glob.iglob(path, recursive=True)):
-            if os.path.isfile(found):
-                yield folder.take(found)
+        yield from _globbed(path)
 
 
-def _local(path: str, relative: str) -> FoundFile:
-    return FoundFile(path, os.path.getsize(path), relative, os.path.getmtime(path))
+def match_once(patterns: Sequence[str]) -> Iterator[FoundFile]:
+    """Gives each file that ``patterns`` name once, as the first pattern that names it has it; the places of all are held in memory."""
+    places: set[str] = set()
+    for pattern in patterns:
+        for found in match(pattern):
+            if found.place not in places:
+                places.add(found.place)
+                yield found
+
+
+def _local(path: str, relative: str, place: str) -> FoundFile:
+    return FoundFile(path, os.path.getsize(path), relative, os.path.getmtime(path), place)
 
 
 class _Folder:
-    """A folder in which files are found; it knows where each of its folders really is."""
+    """A folder in which files are found, each once; it knows where each of its folders really is."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, is_matched: Callable[[str], bool]) -> None:
+        """``is_matched`` tells of a path below the folder, without links in it, whether the file there is found by itself."""
+        self.path, self.is_matched = path, is_matched
         self.real = functools.cache(os.path.realpath)
+        self.linked: set[str] = set()
 
-    def take(self, path: str) -> FoundFile:
+    def take(self, path: str) -> Iterator[FoundFile]:
+        """Gives the file at ``path``, or nothing where it is found under another name."""
         parent, name = os.path.split(path)
         target = os.path.realpath(path) if os.path.islink(path) else os.path.join(self.real(parent or "."), name)
-        if not target.startswith(self.real(self.path).rstrip("/") + "/"):
-            raise OSError(f"{path} is a link that leaves the folder, to {target}; name that file, or take the link away")
-        return _local(path, os.path.relpath(path, self.path))
+        above = self.real(self.path).rstrip("/") + "/"
+        if not target.startswith(above):
+            raise LeavesFolderError(f"{path} is a link that leaves the folder, to {target}; name that file, or take the link away")
+        relative = os.path.relpath(path, self.path)
+        if above + relative != target or _has_detour(path, self.path):  # by a link, or by a path of which there are many
+            if target in self.linked or (os.path.isfile(target) and self.is_matched(target[len(above) :])):
+                return
+            self.linked.add(target)
+        yield _local(path, relative, target)
+
+    def check_linked(self, path: str) -> None:
+        """Raise LeavesFolderError where ``path`` is a link to a folder, which is not followed, whose files are not found by themselves."""
+        if os.path.islink(path):
+            target, above = os.path.realpath(path), self.real(self.path).rstrip("/") + "/"
+            if not f"{target}/".startswith(above) or not self.is_matched(target[len(above) :]):
+                raise LeavesFolderError(f"{path} is a link to the folder {target}, which is not followed; name that folder in --input too")
+
+
+def _has_detour(path: str, folder: str) -> bool:
+    """Whether ``path`` goes up or stays below ``folder``, as a pattern may say: ``*/../rows.jsonl`` is one file for each folder."""
+    below = path[len(folder) :]
+    return "/../" in below or "/./" in below
 
 
 def _below(path: str) -> Iterator[FoundFile]:
-    folder = _Folder(path)
-    for parent, folders, names in os.walk(path):
+    def fail(error: OSError) -> None:
+        raise error  # else the files of a folder that may not be read are passed over
+
+    folder = _Folder(path, lambda relative: not HIDDEN.search("/" + relative))
+    for parent, folders, names in os.walk(path, onerror=fail):
         folders[:] = sorted(name for name in folders if not name.startswith(("_", ".")))
+        for name in folders:
+            folder.check_linked(os.path.join(parent, name))
         for name in sorted(names):
             if not name.startswith(("_", ".")):
-                yield folder.take(os.path.join(parent, name))
+                yield from folder.take(os.path.join(parent, name))
+
+
+def _globbed(pattern: str) -> Iterator[FoundFile]:
+    fixed = _fixed_part(pattern) or "."
+    paths = sorted(glob.iglob(pattern, recursive=True))
+    relatives: set[str] = set()
+
+    def is_matched(relative: str) -> bool:
+        if not relatives:  # made only where there are links
+            relatives.update(os.path.relpath(path, fixed) for path in paths if not _has_detour(path, fixed))
+        return relative in relatives
+
+    folder = _Folder(fixed, is_matched)
+    for path in paths:
+        if os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path)):  # a link to nothing is a file that is lost
+            yield from folder.take(path)
 
 
 def _fixed_part(pattern: str) -> str:
@@ -157,10 +233,12 @@ def list_folder(folder: str) -> list[FoundFile]:
     folder = folder.rstrip("/")
     if is_remote(folder):
         return [_remote(found, folder) for found in gcs.list_prefix(folder + "/")]
+    real = functools.cache(os.path.realpath)
     return [
-        _local(path, path[len(folder) + 1 :])
+        _local(path, path[len(folder) + 1 :], os.path.realpath(path) if os.path.islink(path) else os.path.join(real(parent), name))
         for parent, _, names in os.walk(folder)
-        for path in (os.path.join(parent, name) for name in sorted(names))
+        for name in sorted(names)
+        for path in (os.path.join(parent, name),)
     ]
 
 

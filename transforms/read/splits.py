@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
@@ -15,7 +15,8 @@ from transforms import files
 from transforms.elements import FileRange, Split
 from transforms.files import FoundFile
 from transforms.read.formats import Format, format_of
-from transforms.specs import InputSpec
+from transforms.specs import InputSpec, OutputSpec
+from transforms.write.mirror import CheckMirror
 
 # A split is long enough that its fixed cost (open, seek, a shard of its own) is lost in it, and short enough that
 # the last one does not keep one worker busy alone: 32 MB are parsed in about a fifth of a second.
@@ -44,9 +45,19 @@ class _MatchFiles(beam.DoFn):
     def __init__(self, patterns: tuple[str, ...]) -> None:
         self.patterns = patterns
 
-    def process(self, _: bytes) -> Iterator[FoundFile]:
-        for pattern in self.patterns:
-            yield from files.match(pattern)
+    def process(self, _: bytes) -> Iterator[tuple[int, FoundFile]]:
+        for number, pattern in enumerate(self.patterns):
+            for found in files.match(pattern):
+                yield number, found
+
+
+def _by_place(numbered: tuple[int, FoundFile]) -> tuple[bytes, tuple[int, FoundFile]]:
+    return os.fsencode(numbered[1].place), numbered  # as bytes: a local path need not be UTF-8
+
+
+def _first(placed: tuple[bytes, Iterable[tuple[int, FoundFile]]]) -> tuple[int, FoundFile]:
+    """The file as the first pattern found it, so that its keys, and the name of what is made of it, are the same on every run."""
+    return min(placed[1], key=lambda numbered: numbered[0])
 
 
 class _SplitFiles(beam.DoFn):
@@ -83,18 +94,20 @@ class PlanSplits(beam.PTransform):
     """Makes the splits of the job's input.
 
     Expects: a pipeline. Gives: ``Split``s, spread over the workers. Guarantees: each byte of each matched file is in
-    exactly one split, also when patterns overlap; a million files need no memory where the job is launched.
+    exactly one split, also when patterns overlap or spell it differently, and has the path by which the first of them found it; where
+    results are mirrored, no two files' have one name; a million files need no memory where the job is launched.
     """
 
     spec: InputSpec
+    output: OutputSpec | None = None
 
     def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
-        found = pipeline | beam.Impulse() | "MatchFiles" >> beam.ParDo(_MatchFiles(self.spec.patterns)).with_output_types(FoundFile)
+        matched = beam.ParDo(_MatchFiles(self.spec.patterns)).with_output_types(tuple[int, FoundFile])
+        found = pipeline | beam.Impulse() | "MatchFiles" >> matched
         if len(self.spec.patterns) > 1:  # one names each file once; several may overlap, and a file is read once all the same
-            found = (
-                found
-                | "NameFiles" >> beam.Map(lambda file: (os.fsencode(file.path), file)).with_output_types(tuple[bytes, FoundFile])
-                | "EachOnce" >> beam.GroupByKey()
-                | "OneOfEach" >> beam.Map(lambda named: next(iter(named[1]))).with_output_types(FoundFile)
-            )
+            found = found | "PlaceFiles" >> beam.Map(_by_place).with_output_types(tuple[bytes, tuple[int, FoundFile]])
+            found = found | "EachOnce" >> beam.GroupByKey() | "FirstOfEach" >> beam.Map(_first).with_output_types(tuple[int, FoundFile])
+        found = found | "Files" >> beam.Map(lambda numbered: numbered[1]).with_output_types(FoundFile)
+        if self.output is not None and self.output.layout == "mirror":
+            found = found | CheckMirror(self.output)
         return found | "SplitFiles" >> beam.ParDo(_SplitFiles(self.spec)).with_output_types(Split) | "Spread" >> beam.Reshuffle()

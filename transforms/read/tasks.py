@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -13,17 +13,20 @@ from apache_beam.pvalue import TaggedOutput
 from transforms import files
 from transforms.coders import Piece
 from transforms.elements import FileRange, Plan, Split, Task
+from transforms.files import FoundFile
 from transforms.model.locate import locate_model
 from transforms.modelspecs import SpecError
+from transforms.own_names import is_own
 from transforms.read.bigquery import PlanStreams
 from transforms.read.formats import FormatError, format_of
 from transforms.read.instances import row_spec
 from transforms.read.splits import SPLIT_BYTES, PlanSplits, split_file
 from transforms.signature import ModelError
-from transforms.specs import JobSpec
+from transforms.specs import JobSpec, OutputSpec
 from transforms.tasks import RunSpec, read_tasks
 from transforms.write import manifest
 from transforms.write.formats import make_encoder
+from transforms.write.mirror import MirrorCheck
 
 # Splits that one worker gets in one go, so that it loads their model once.
 GROUP_BYTES = 128 << 20
@@ -90,10 +93,11 @@ class _PlanTask(beam.DoFn):
             threads=run.threads,
             shares=True,
         )
-        found = {one.path: one for pattern in spec.patterns for one in files.match(pattern)}
+        found = list(files.match_once(spec.patterns))
         if not found:
             raise FormatError(f"input {task.input} matches no file")
-        ranges = [piece for one in found.values() for piece in split_file(one, format_of(one.path, spec.format))]
+        _check_outputs(found, run.output_of(task))
+        ranges = [piece for one in found for piece in split_file(one, format_of(one.path, spec.format))]
         size = sum(piece.size_bytes for piece in ranges)
         plan = Plan(task, model, min(MAX_KEY_BUCKETS, 1 + size // KEY_BUCKET_BYTES))
         job = run.job_of(plan)
@@ -102,6 +106,16 @@ class _PlanTask(beam.DoFn):
             raise FormatError(reason)
         make_encoder(job)  # refuses what the output's format can't hold
         return plan, ranges
+
+
+def _check_outputs(found: Sequence[FoundFile], output: OutputSpec) -> None:
+    """Raise SpecError where a task's results would replace one of its inputs, or be replaced themselves."""
+    folder, mirrors = files.place(output.folder) + "/", MirrorCheck(output)
+    for one in found:
+        if one.place.startswith(folder) and (output.layout == "mirror" or is_own(one.place[len(folder) :])):
+            raise SpecError("input", f"{one.path} lies in the task's output {output.folder}, where the run would replace it: give another")
+        if output.layout == "mirror":
+            mirrors.add(one)
 
 
 class _CutGroups(beam.DoFn):
@@ -162,5 +176,5 @@ class PlanJob(beam.PTransform):
     def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection, beam.PCollection]:
         task = self.job.task
         plans = pipeline | beam.Impulse() | "Plan" >> beam.Map(lambda _: (task, Plan())).with_output_types(tuple[int, Piece])
-        splits = pipeline | (PlanStreams(self.job) if self.job.input.is_bigquery else PlanSplits(self.job.input))
+        splits = pipeline | (PlanStreams(self.job) if self.job.input.is_bigquery else PlanSplits(self.job.input, self.job.output))
         return splits, plans
