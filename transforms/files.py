@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import BinaryIO
 
-from transforms import gcs
+from transforms import gcs, table_folders
 
 GLOB_CHARACTERS = re.compile(r"[*?\[]")
 HIDDEN = re.compile(r"/[_.]")
@@ -74,6 +74,7 @@ def match(pattern: str) -> Iterator[FoundFile]:
 
     Raises:
       LeavesFolderError: a link among them leaves the folder. Who may put files there must not choose what else of the machine is read.
+      TableFolderError: a file among them, not named by itself, is part of a Delta, Iceberg or Hudi table.
       OSError: a folder can't be read.
     """
     path = pattern.rstrip("/") if len(pattern) > 1 else pattern
@@ -108,6 +109,7 @@ class _Folder:
         """``is_matched`` tells of a path below the folder, without links in it, whether the file there is found by itself."""
         self.path, self.is_matched = path, is_matched
         self.real = functools.cache(os.path.realpath)
+        self.tables = table_folders.Tables()
         self.linked: set[str] = set()
 
     def take(self, path: str) -> Iterator[FoundFile]:
@@ -117,6 +119,7 @@ class _Folder:
         above = self.real(self.path).rstrip("/") + "/"
         if not target.startswith(above):
             raise LeavesFolderError(f"{path} is a link that leaves the folder, to {target}; name that file, or take the link away")
+        self.tables.check(path, os.path.dirname(target))
         relative = os.path.relpath(path, self.path)
         if above + relative != target or _has_detour(path, self.path):  # by a link, or by a path of which there are many
             if target in self.linked or (os.path.isfile(target) and self.is_matched(target[len(above) :])):
@@ -194,16 +197,21 @@ def _match_remote(path: str) -> Iterator[FoundFile]:
         yield _readable(itself, os.path.dirname(path))
         return
     below = False
+    tables = table_folders.ListedTables()
     for found in gcs.list_prefix(path + "/"):
         below = True
+        tables.see(found.path)
         if not HIDDEN.search(found.path[len(path) :]):
+            tables.take(found.path)
             yield _readable(found, path)
     if below or not GLOB_CHARACTERS.search(path):
         return
     fixed = _fixed_part(path)
     segments = _pattern_segments(path)
     for found in gcs.list_prefix(GLOB_CHARACTERS.split(path, maxsplit=1)[0]):
+        tables.see(found.path)
         if _matches(segments, found.path.split("/")):
+            tables.take(found.path)
             yield _readable(found, fixed)
 
 

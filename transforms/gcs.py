@@ -120,15 +120,21 @@ def _object(blob: Blob) -> Object:
     return Object(path, blob.size or 0, updated.timestamp() if updated else 0.0, blob.content_encoding)
 
 
-def list_prefix(prefix: str) -> Iterator[Object]:
+def list_prefix(prefix: str, most: int | None = None) -> Iterator[Object]:
     """Gives the objects whose path begins with ``prefix``, in the order of their names, as pages of a thousand come in.
+
+    ``most`` ends the listing after as many names.
 
     Names that end in ``/``, which consoles make to show a folder, are left out.
     """
     bucket, name = split(prefix)
     with _naming(prefix, _no_bucket(prefix)):
         pages = _client().client.list_blobs(
-            bucket, prefix=name, retry=DEFAULT_RETRY, fields="items(bucket,name,size,updated,contentEncoding),nextPageToken"
+            bucket,
+            prefix=name,
+            max_results=most,
+            retry=DEFAULT_RETRY,
+            fields="items(bucket,name,size,updated,contentEncoding),nextPageToken",
         )
         for blob in pages:
             if not blob.name.endswith("/"):
