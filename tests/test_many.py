@@ -14,6 +14,9 @@ import pytest
 from saved_models import Models
 
 from pipeline.main import main
+from transforms.elements import Task
+from transforms.specs import InputSpec, KeySpec, OutputSpec
+from transforms.tasks import RunSpec, TaskError, check_tasks
 
 MODELS = 300
 BROKEN = 10
@@ -200,8 +203,35 @@ def test_csv_maps_and_one_huge_input(models: Models, tmp_path: Path) -> None:
         ('{"model": "m", "input": 7, "output": "o"}', "line 1: input is 7, expected text"),
         ("\n[1]", "line 2: expected an object with model, input, output, found list"),
         ("{", "line 1: expected a JSON object, found '{'"),
-        ('{"model": "m", "input": "i", "output": "o"}\n{"model": "m", "input": "i", "output": "o/"}', "is the folder of task 1 too"),
+        ('{"model": "m", "input": "i", "output": "o"}\n{"model": "m", "input": "i", "output": "o/"}', "the folder of task 1 too"),
         ('{"model": "m", "input": "i", "output": "../o"}', "leaves its folder"),
+        *(
+            (
+                json.dumps({"model": "m", "input": "i", "output": "t"}) + "\n" + json.dumps({"model": "m", "input": "i", "output": other}),
+                said,
+            )
+            for other, said in (
+                ("./t", "task 2: output ./t is"),
+                ("t/.", "the folder of task 1 too"),
+                (".//t//", "the folder of task 1 too"),
+                ("t/deep/er", "task 1: the output of task 2"),
+                ("./", "the run's own manifest"),
+            )
+        ),
+        *(
+            (json.dumps({"model": "m", "input": "i", "output": name}), "is a name that the run itself uses")
+            for name in (
+                "_staging/x",
+                "./_staging/x",
+                "_nightshift",
+                "_refused/x/y",
+                "manifest.json",
+                "_SUCCESS",
+                "report.html/x",
+                "tasks-00000-of-00001.jsonl",
+                "statistics.json",
+            )
+        ),
         ('{"model": "m", "input": "i,,j", "output": "o"}', "--input: is empty"),
         ("", "holds no task"),
     ],
@@ -213,6 +243,63 @@ def test_a_map_that_is_none_is_refused_before_the_start(
     assert run(tmp_path / "out", model_map=tmp_path / "tasks.jsonl") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("t", "link", "the folder of task 1 too"),
+        ("link/x", "{out}/t//x", "the folder of task 1 too"),
+        ("t", "{out}/../out/t", "without '..'"),
+        ("t", "link/x", "task 1: the output of task 2"),
+        ("link/x", "t", "task 2: the output of task 1"),
+        ("t", "{above}", "task 2: the output of task 1"),
+        ("t", "{out}", "the run's own manifest"),
+        ("t", "beside", "the run's own manifest"),
+        ("t", "link/../t2", "without '..'"),
+        ("t", "hidden/x", "a name that the run itself uses"),
+    ],
+)
+def test_outputs_that_are_one_folder_or_one_inside_the_other_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], first: str, second: str, message: str
+) -> None:
+    out = tmp_path / "above" / "out"
+    (out / "t").mkdir(parents=True)
+    (out / "link").symlink_to("t")
+    (out / "beside").symlink_to(".")
+    (out / "hidden").symlink_to("_staging")
+    names = [name.format(out=out, above=tmp_path / "above") for name in (first, second)]
+    tasks = write_lines(tmp_path / "tasks.jsonl", [{"model": "m", "input": "i", "output": name} for name in names])
+    assert run(out, model_map=tasks) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in out.iterdir()) == ["beside", "hidden", "link", "t"]
+
+
+def test_outputs_in_a_bucket_are_one_however_they_are_spelled(gcs: Any) -> None:
+    bucket = gcs.make_bucket()
+    for first, second, message in (
+        ("t", f"{bucket}/out//t/", "the folder of task 1 too"),
+        ("t", f"{bucket}/./out/t", "the folder of task 1 too"),
+        ("t", f"{bucket}/out", "the run's own manifest"),
+        (f"{bucket}/out/_staging/x", "t", "a name that the run itself uses"),
+        ("t", f"{bucket}/out/t/_staging", "task 1: the output of task 2"),
+        ("t", bucket, "task 2: the output of task 1"),
+    ):
+        tasks = [Task(number, "m", "i", output) for number, output in enumerate((first, second))]
+        output, key = OutputSpec(f"{bucket}/out"), KeySpec()
+        spec = RunSpec("", 2, f"{bucket}/out", InputSpec(("i",)), key, output, "run", "launch", "2026-01-01T00:00:00+00:00")
+        with pytest.raises(TaskError, match=message):
+            list(check_tasks(tasks, spec))
+
+
+def test_a_tasks_input_in_its_own_output_fails_the_task_and_stays(models: Models, tmp_path: Path) -> None:
+    data = write_lines(tmp_path / "out" / "t" / "rows.jsonl", [{"x": 1}])
+    task = {"model": models.get("half_plus_two"), "input": str(data.parent), "output": "t"}
+    tasks = write_lines(tmp_path / "tasks.jsonl", [task])
+    assert run(tmp_path / "out", model_map=tasks, output_layout="mirror") == 3
+    (line,) = task_lines(tmp_path / "out")
+    assert "rows.jsonl lies in the task's output" in line["reason"]
+    assert data.read_text() == '{"x": 1}\n'
 
 
 def test_flags_that_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,6 +15,7 @@ import msgspec
 from transforms import files
 from transforms.elements import Plan, Task
 from transforms.modelspecs import NO_COMPARISON, CompareSpec, SpecError
+from transforms.own_names import is_own
 from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec, staging_in
 
 REQUIRED = ("model", "input", "output")
@@ -172,25 +175,67 @@ def make_tasks(rows: Iterable[tuple[int, Any]], source: str) -> Iterator[Task]:
 
 
 def check_tasks(tasks: Iterable[Task], run: RunSpec) -> Iterator[Task]:
-    """Gives the tasks, having checked that each can be one and that no two write to one folder.
+    """Gives the tasks, having checked that each can be one, and that no two write to one folder or one inside the other's.
 
     Raises:
       TaskError: naming the tasks.
     """
-    taken: dict[str, int] = {}
+    outputs = _Outputs(run.folder)
     for task in tasks:
-        folder = resolve(task.output, run.folder)
-        if ".." in folder.split("/"):
-            raise TaskError(f"task {task.number + 1}: output {task.output} leaves its folder; give a path without '..'")
-        if folder in taken or folder == run.folder.rstrip("/"):
-            other = f"task {taken[folder] + 1}" if folder in taken else "the run's own manifest"
-            raise TaskError(f"task {task.number + 1}: output {folder} is the folder of {other} too; each task needs one of its own")
-        taken[folder] = task.number
         try:
             run.input_of(task), run.key_of(task), run.output_of(task)
         except SpecError as error:
             raise TaskError(f"task {task.number + 1}: {error}") from error
+        outputs.add(task)
         yield task
+    outputs.check_nested()
+
+
+class _Outputs:
+    """The places of the tasks' outputs: one folder in two spellings, or through a link, is one."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder, self.run = folder, files.place(folder)
+        self.real = functools.cache(files.place)
+        self.taken: dict[str, int] = {}
+
+    def add(self, task: Task) -> None:
+        """Note a task's output.
+
+        Raises:
+          TaskError: it leaves its folder, is another task's too, or has a name that is the program's own.
+        """
+        said = f"task {task.number + 1}: output {task.output}"
+        folder = resolve(task.output, self.folder)
+        if ".." in folder.split("/"):
+            raise TaskError(f"{said} leaves its folder; give a path without '..'")
+        place = self._place(folder)
+        if place in self.taken or place == self.run:
+            other = f"task {self.taken[place] + 1}" if place in self.taken else "the run's own manifest"
+            raise TaskError(f"{said} is {place}, the folder of {other} too; each task needs one of its own")
+        if place.startswith(self.run + "/") and is_own(place[len(self.run) + 1 :]):
+            raise TaskError(f"{said} is a name that the run itself uses in {self.folder}, and takes away; give another")
+        self.taken[place] = task.number
+
+    def _place(self, folder: str) -> str:
+        """As ``files.place``, each folder above looked at once: 100,000 tasks lie side by side."""
+        above, _, name = folder.rpartition("/")
+        if files.is_remote(folder) or name in ("", ".") or os.path.islink(folder):
+            return files.place(folder)
+        return os.path.join(self.real(above or "/"), name)
+
+    def check_nested(self) -> None:
+        """Raise TaskError where an output lies inside another, or holds the run's: one that changes places takes along what it holds."""
+        for place, number in [*self.taken.items(), (self.run, -1)]:
+            above = os.path.dirname(place)
+            while above not in self.taken and above not in ("", "/"):
+                above = os.path.dirname(above)
+            if above in self.taken:
+                inner = "the run's own folder" if number < 0 else f"the output of task {number + 1}"
+                raise TaskError(
+                    f"task {self.taken[above] + 1}: {inner}, {place}, lies inside its output {above}, which is replaced as a whole; "
+                    "give folders of which none holds another"
+                )
 
 
 def write_tasks(tasks: Iterable[Task]) -> bytes:
