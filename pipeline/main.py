@@ -121,7 +121,7 @@ def _execute(spec: JobSpec | RunSpec, found: InputFound, beam_options: PipelineO
     import apache_beam as beam
 
     from pipeline import graph, preflight, summary
-    from transforms.write import publish
+    from transforms.write import publisher
 
     # The collector would walk all that TensorFlow and Beam have made, again and again while the graph is built.
     gc.freeze()
@@ -139,9 +139,10 @@ def _execute(spec: JobSpec | RunSpec, found: InputFound, beam_options: PipelineO
         if "KeyboardInterrupt" in str(error):  # the local runner's words for Ctrl-C while a bundle was under way
             raise KeyboardInterrupt from error
         failure = error
-    report = publish.published_by(spec)
+    report = publisher.ended(spec)
     if report is None:
-        complain(f"the job failed and nothing was published: {_crashed(spec) or summary.cause(failure)}")
+        what = "was cut off while it published" if publisher.is_cut_off(spec) else "failed and nothing was published"
+        complain(f"the job {what}: {_crashed(spec) or summary.cause(failure)}")
         _leave_staging(spec, complain)
         LOG.debug("what the engine said", exc_info=failure)
         return ANYTHING_ELSE
@@ -162,10 +163,11 @@ def _crashed(spec: JobSpec | RunSpec) -> str | None:
 def _is_done(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> bool:
     """Whether an earlier launch has done the whole run that is to be gone on with; says so, or that nothing of it is there."""
     from pipeline import summary
-    from transforms.write import manifest
+    from transforms.write import manifest, publisher
 
     report = manifest.find_done(spec.folder, spec.run_id, dict(spec.flags))
     if report is not None:
+        publisher.sweep(spec)
         complain(f"run {spec.run_id} is done already")
         summary.print_summary(report, spec)
     elif isinstance(spec, JobSpec) and not spec.resumed:
@@ -177,7 +179,11 @@ def _leave_staging(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> 
     """Says how to go on where something is finished, and else leaves nothing behind."""
     from transforms import files, records
     from transforms.tasks import folders
+    from transforms.write import publisher
 
+    if publisher.is_cut_off(spec):
+        complain(f"what it has staged stays: the next run to {spec.folder} finishes the change first")
+        return
     finished = records.recorded(spec.staging_in(spec.folder)) if isinstance(spec, JobSpec) else []
     if records.are_worth_keeping(finished):
         kept = f"{len(finished)} splits of the input are finished, in {spec.staging_in(spec.folder)}"

@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 
 from pipeline import options as flags
 from pipeline.options import Options
-from pipeline.preflight import InputFound, PreflightError, check_writable, make_run_id, memory_bytes, processes, threads
+from pipeline.preflight import InputFound, PreflightError, check_writable, finish_publishing, make_run_id, memory_bytes, processes, threads
 from transforms import files
 from transforms.bigquery import ERRORS, client, reason
 from transforms.elements import Task
@@ -23,6 +23,7 @@ from transforms.modelspecs import SpecError
 from transforms.tables import is_table, parse_table
 from transforms.tasks import OPTIONAL, REQUIRED, RunSpec, TaskError, check_tasks, make_tasks, read_tasks, write_tasks
 from transforms.write import manifest
+from transforms.write.journal import JournalError
 
 
 def is_many(options: Options) -> bool:
@@ -77,6 +78,10 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, I
         )
     if options.errors:
         raise PreflightError("--errors has no meaning with tasks: each task's failed rows stand beside its results; leave it out")
+    try:
+        finish_publishing(folder)
+    except (JournalError, OSError) as error:
+        raise PreflightError(str(error)) from error
     check_writable(folder, run.staging_in(folder))
     path = files.join(run.staging_in(folder), "tasks.jsonl")
     files.write_bytes(path, write_tasks(tasks))

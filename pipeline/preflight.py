@@ -29,7 +29,7 @@ from transforms.files import FoundFile
 from transforms.imports import import_tensorflow
 from transforms.model.locate import locate_model
 from transforms.modelspecs import ModelSpec, SpecError
-from transforms.own_names import SUCCESS, is_own
+from transforms.own_names import is_own
 from transforms.read.bigquery import find_table
 from transforms.read.field_types import known_types
 from transforms.read.formats import FormatError, format_of
@@ -38,11 +38,14 @@ from transforms.routes import check_format, check_route
 from transforms.signature import ModelError
 from transforms.specs import JobSpec, OutputSpec
 from transforms.tables import parse_table
+from transforms.write import journal
 from transforms.write.differences import BaselineError
 from transforms.write.formats import make_encoder
+from transforms.write.journal import JournalError
 from transforms.write.load import check_table
 from transforms.write.mirror import MirrorCheck
-from transforms.write.publish import PUBLISHED
+from transforms.write.names import PUBLISHED
+from transforms.write.publisher import OccupiedError, refuse_occupied
 
 # Enough to be sure of the formats and to show progress by bytes; more would cost a launcher memory and minutes.
 LOOKED_AT_FILES = 10_000
@@ -107,13 +110,15 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
             job = dataclasses.replace(job, output=dataclasses.replace(job.output, field_types=tuple(types.items())))
             check_table(job)
         make_encoder(job)  # refuses what the output's format can't hold
+        if probe_output:
+            finish_publishing(job.output.folder, job.output.errors)
         _check_disposition(job)
         job = dataclasses.replace(job, identity=records.identify(job))
         if options.resume:
             job = dataclasses.replace(job, resumed=_find_launches(job))
         if probe_output:
             _check_output(job)
-    except (ModelError, FormatError, SpecError, TableError, BaselineError, BeamIOError, OSError) as error:
+    except (ModelError, FormatError, SpecError, TableError, BaselineError, BeamIOError, OSError, JournalError, OccupiedError) as error:
         raise PreflightError(str(error)) from error
     return job, found
 
@@ -293,9 +298,14 @@ def _staged(output: OutputSpec, temporary: str | None) -> OutputSpec:
 def _check_disposition(job: JobSpec) -> None:
     for folder in dict.fromkeys((job.output.folder, job.output.errors)):
         if job.output.write_disposition == "empty" and job.output.table is None:
-            there = [name for name in files.list_children(folder) if PUBLISHED.fullmatch(name) or name == SUCCESS]
-            if there:
-                raise PreflightError(f"{folder} holds the results of a run already ({there[0]}), and --write_disposition=empty was given")
+            refuse_occupied(folder)
+
+
+def finish_publishing(*folders: str) -> None:
+    """Finish first what a run left to be done that was cut off while it published there; no run is under way then."""
+    if any(journal.read(folder) is not None for folder in folders):
+        with journal.alone(*folders):
+            pass
 
 
 def _check_output(job: JobSpec) -> None:

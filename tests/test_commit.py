@@ -4,27 +4,51 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import json
 import os
 import re
 import threading
 import time
 from pathlib import Path
 
+import google_crc32c
 import pytest
 from saved_models import Models
 
 from pipeline.main import main
+from transforms.elements import Shard
 from transforms.modelspecs import ModelSpec
 from transforms.signature import Signature
 from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.tasks import RunSpec
 from transforms.write import commit as module
-from transforms.write import manifest, publish
-from transforms.write.commit import FolderChange, LostShardError, NameTwiceError, alone, commit
+from transforms.write import manifest, publisher
+from transforms.write.commit import Change, FolderChange, NameTwiceError, commit
 from transforms.write.gate import Accounts
+from transforms.write.journal import alone
+from transforms.write.placing import LostShardError
+from transforms.write.verify import MismatchError
 
-OLD = {"prediction.results-00000-of-00002": b"old0", "prediction.results-00001-of-00002": b"old1", "manifest.json": b"old", "_SUCCESS": b""}
-NEW = {"prediction.results-00000-of-00002": b"new0", "prediction.results-00001-of-00002": b"new1", "manifest.json": b"new", "_SUCCESS": b""}
+RESULT0, RESULT1 = "prediction.results-00000-of-00002", "prediction.results-00001-of-00002"
+
+
+def crc32c(content: bytes) -> str:
+    return google_crc32c.Checksum(content).hexdigest().decode()
+
+
+def described(results: dict[str, bytes], **others: object) -> bytes:
+    """A manifest of results of one row each."""
+    listed = [{"name": name, "rows": 1, "bytes": len(content), "crc32c": crc32c(content)} for name, content in results.items()]
+    counts = {"read": len(listed), "predicted": len(listed), "failed": 0}
+    return json.dumps({"status": "done", "run_id": "r", "counts": counts, "results": listed, "failed_rows": []} | others).encode()
+
+
+def an_output(results: dict[str, bytes]) -> dict[str, bytes]:
+    return results | {"manifest.json": described(results), "_SUCCESS": b""}
+
+
+OLD = an_output({RESULT0: b"old0", RESULT1: b"old1", "only/old.jsonl": b"old2"})
+NEW = an_output({RESULT0: b"new0", RESULT1: b"new1", "deep/new.jsonl": b"new2"})
 FOREIGN = {"notes.txt": b"mine", "sub/more.txt": b"mine too"}
 
 
@@ -38,22 +62,37 @@ def write(folder: Path, content: dict[str, bytes]) -> None:
         (folder / name).write_bytes(text)
 
 
-def read(folder: Path) -> dict[str, bytes]:
+def read(folder: Path, staged: bool = False) -> dict[str, bytes]:
     found = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    return {name: content for name, content in found.items() if not name.startswith("_staging/")}
+    return {name: content for name, content in found.items() if staged or not name.startswith(("_staging/", "_nightshift/"))}
 
 
-def a_change(folder: Path) -> FolderChange:
-    write(folder, {"_staging/run/launch/a": b"new0", "_staging/run/launch/b": b"new1"})
+def staged(folder: Path, name: str, content: bytes) -> Shard:
+    write(folder, {f"_staging/run/launch/{name}": content})
+    return Shard("results", f"{folder}/_staging/run/launch/{name}", ("", 0), "", "", 1, len(content), crc32c(content))
+
+
+def a_folder_change(folder: Path) -> FolderChange:
     return FolderChange(
         str(folder),
+        f"{folder}/_staging/run/launch",
         placed={
-            "prediction.results-00000-of-00002": f"{folder}/_staging/run/launch/a",
-            "prediction.results-00001-of-00002": f"{folder}/_staging/run/launch/b",
+            RESULT0: staged(folder, "a", b"new0"),
+            RESULT1: staged(folder, "b", b"new1"),
+            "deep/new.jsonl": staged(folder, "c", b"new2"),
         },
-        written={"manifest.json": b"new", "_SUCCESS": b""},
-        removed={"prediction.results-00000-of-00001"},
+        written={"manifest.json": NEW["manifest.json"], "_SUCCESS": b""},
+        removed={"prediction.results-00000-of-00001", "only/old.jsonl"},
     )
+
+
+def a_change(folder: Path) -> Change:
+    return Change("run", "launch", 0, [a_folder_change(folder)], f"{folder.parent}/.{folder.name}.nightshift")
+
+
+def make(change: Change) -> None:
+    with alone(*(each.folder for each in change.folders)) as locks:
+        commit(change, locks)
 
 
 SYSTEM_CALLS = ("link", "mkdir", "makedirs", "rename", "replace", "remove", "unlink", "rmdir", "fsync")
@@ -79,96 +118,216 @@ def break_at(monkeypatch: pytest.MonkeyPatch, call: int) -> list[int]:
     return count
 
 
-@pytest.mark.parametrize("call", range(1, 25))
-def test_a_kill_leaves_the_previous_output_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
-    folder = tmp_path / "out"
-    write(folder, OLD | FOREIGN | {"prediction.results-00000-of-00001": b"stale"})
-    before = read(folder)
-    change = a_change(folder)
+def killed_at(monkeypatch: pytest.MonkeyPatch, call: int, change: Change) -> int:
+    """Makes a change that is killed at a call; gives how many it came to."""
     with monkeypatch.context() as patch:
         count = break_at(patch, call)
         try:
-            commit(change)
+            make(change)
         except Killed:
             pass
-    assert count[0] >= min(call, 8), "the change was made in fewer steps than the test breaks off"
-    after = read(folder)
-    assert after in (before, NEW | FOREIGN)
-    # The engine tries again, or a second run comes.
-    commit(a_change(folder))
-    assert read(folder) == NEW | FOREIGN
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    return count[0]
 
 
-def test_in_place_there_is_no_marker_while_files_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_renameat2", lambda: None)
-    for call in range(1, 12):
-        folder = tmp_path / str(call)
-        write(folder, OLD | FOREIGN)
-        change = a_change(folder)
-        with monkeypatch.context() as patch:
-            for name in SYSTEM_CALLS:
-                patch.setattr(os, name, _killing(getattr(os, name), call, counter := [0]))
-            try:
-                commit(change)
-            except Killed:
-                pass
+@pytest.mark.parametrize("first", [True, False])
+def test_a_kill_leaves_the_previous_output_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
+    """Also where no output is there yet: then there is none, or all of it."""
+    for call in range(1, 60):
+        folder = tmp_path / str(call) / "out"
+        write(folder, {} if first else OLD | FOREIGN | {"prediction.results-00000-of-00001": b"stale"})
+        before = read(folder)
+        new = NEW if first else NEW | FOREIGN
+        count = killed_at(monkeypatch, call, a_change(folder))
+        assert read(folder) in (before, new), call
+        # The engine tries again, or a second run comes.
+        make(a_change(folder))
+        assert read(folder) == new
+        assert [path.name for path in folder.parent.iterdir()] == ["out"], "what a kill leaves is swept"
+        if count < call:
+            break
+    assert 15 < call < 59, "the change was made in fewer steps than the test breaks off"
+
+
+def in_place(folder: Path) -> Path:
+    """Makes a folder one that can't be exchanged for another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "link").symlink_to(folder.parent)
+    return folder
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_in_place_there_is_no_marker_while_files_move_and_the_next_run_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    for call in range(1, 90):
+        folder = in_place(tmp_path / str(call) / "out")
+        old = FOREIGN if first else OLD | FOREIGN | {"prediction.results-00000-of-00001": b"stale"}
+        write(folder, old)
+        count = killed_at(monkeypatch, call, a_change(folder))
         after = read(folder)
-        complete = after.items() >= OLD.items() or after.items() >= NEW.items()
-        assert complete or "_SUCCESS" not in after
-        for name in ("a", "b"):  # what was moved stays moved: the retry finds it in place
-            assert (folder / "_staging/run/launch" / name).exists() or NEW[
-                f"prediction.results-0000{'ab'.index(name)}-of-00002"
-            ] in after.values()
-        commit(change)
+        assert after in (old, NEW | FOREIGN) or "_SUCCESS" not in after, call
+        with alone(str(folder)):  # whatever comes next to this folder
+            pass
+        assert read(folder) in (old, NEW | FOREIGN), call
+        assert not (folder / "_nightshift").exists()
+        make(a_change(folder))
         assert read(folder) == NEW | FOREIGN
-        del counter
+        if count < call:
+            break
+    assert 25 < call < 89
 
 
-def _killing(function, call: int, count: list[int]):
-    def run(*args, **kwargs):
-        count[0] += 1
-        if count[0] >= call:
-            raise Killed
-        return function(*args, **kwargs)
+def test_a_kill_between_results_and_failed_rows_elsewhere_leaves_no_mixture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never new failed rows beside old results, nor the other way round, once the next run has looked, from either folder."""
+    failed = "prediction.errors-00000-of-00001"
 
-    return run
+    def both(folder: Path, errors: Path) -> Change:
+        rows = staged(errors, "e", b"newfailed")
+        change = a_change(folder)
+        report = json.loads(NEW["manifest.json"]) | {"failed_rows_folder": str(errors)}
+        report["failed_rows"] = [{"name": failed, "rows": 1, "bytes": 9, "crc32c": crc32c(b"newfailed")}]
+        report["counts"]["failed"] = 1
+        change.folders[0].written["manifest.json"] = json.dumps(report).encode()
+        change.folders.append(FolderChange(str(errors), f"{errors}/_staging/run/launch", placed={failed: rows}))
+        return change
+
+    for call in range(1, 90):
+        folder, errors = tmp_path / str(call) / "out", tmp_path / str(call) / "failed"
+        write(folder, OLD)
+        write(errors, {failed: b"oldfailed"})
+        count = killed_at(monkeypatch, call, both(folder, errors))
+        complete = "_SUCCESS" in read(folder)
+        if complete:
+            assert (read(folder)[RESULT0][:3], read(errors)[failed][:3]) in ((b"old", b"old"), (b"new", b"new"))
+        with alone(str(errors if call % 2 else folder)):
+            pass
+        now = read(folder)
+        assert "_SUCCESS" in now
+        assert (now[RESULT0], read(errors)) in ((b"old0", {failed: b"oldfailed"}), (b"new0", {failed: b"newfailed"})), call
+        with alone(str(folder), str(errors)):  # a journal that was half written, where the next run looks
+            pass
+        assert not (folder / "_nightshift").exists()
+        assert not (errors / "_nightshift").exists()
+        if count < call:
+            break
+    assert 30 < call < 89
+
+
+@pytest.mark.parametrize("missing", ["a", "c"])
+def test_where_staged_files_are_gone_nothing_of_the_killed_run_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    """A mirrored file that it had placed would stay for ever: nobody knows its name any more."""
+    endings = set()
+    for call in range(1, 90):
+        folder = in_place(tmp_path / str(call) / "out")
+        write(folder, OLD | FOREIGN)
+        count = killed_at(monkeypatch, call, a_change(folder))
+        lost = folder / "_staging" / "run" / "launch" / missing
+        if count < call:
+            break
+        if not lost.exists():  # placed already
+            continue
+        lost.unlink()
+        with alone(str(folder)):
+            pass
+        after = read(folder)
+        endings.add("_SUCCESS" in after)
+        if "_SUCCESS" in after:
+            assert after == OLD | FOREIGN
+        assert not [name for name, content in after.items() if content.startswith(b"new")], call
+        assert not (folder / "_nightshift").exists()
+    assert endings == ({True, False} if missing == "c" else {True}), "the first file is placed as soon as anything is"
 
 
 def test_a_lost_shard_is_named_and_the_previous_output_stays(tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    write(folder, OLD)
-    change = a_change(folder)
-    (folder / "_staging/run/launch/b").unlink()
-    with pytest.raises(LostShardError, match="_staging/run/launch/b is gone: another run published"):
-        commit(change)
-    assert read(folder) == OLD
+    for number, folder in enumerate((tmp_path / "out", in_place(tmp_path / "linked"))):
+        write(folder, OLD)
+        change = a_change(folder)
+        (folder / "_staging/run/launch/b").unlink()
+        with pytest.raises(LostShardError, match="_staging/run/launch/b is gone: another run published"):
+            make(change)
+        assert read(folder) == OLD, number
+        assert not (folder / "_nightshift").exists()
 
 
 def test_a_folder_with_a_link_in_it_is_changed_in_place(tmp_path: Path) -> None:
-    folder = tmp_path / "out"
+    folder = in_place(tmp_path / "out")
     write(folder, OLD)
-    (folder / "link").symlink_to(tmp_path)
     inode = folder.stat().st_ino
-    commit(a_change(folder))
+    make(a_change(folder))
     assert folder.stat().st_ino == inode
     assert (folder / "link").is_symlink()
-    assert (folder / "manifest.json").read_bytes() == b"new"
+    assert read(folder) == NEW
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "prediction.results-00000-of-00002", "./manifest.json"])
+@pytest.mark.parametrize("name", ["manifest.json", RESULT0, "./manifest.json"])
 def test_a_change_in_which_a_name_stands_twice_is_refused_and_changes_nothing(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "out"
     write(folder, OLD)
-    change = a_change(folder)
+    change = a_folder_change(folder)
     with pytest.raises(NameTwiceError, match=re.escape(name.removeprefix("./"))):
-        change.add({name: "staged"}, {})
+        change.add({name: staged(folder, "d", b"")}, {})
     with pytest.raises(NameTwiceError):
         change.add({}, {name: b"other"})
     (change.written if name in change.placed else change.placed)[name] = b""  # type: ignore[assignment]
     with pytest.raises(NameTwiceError):
-        commit(change)
+        make(Change("run", "launch", 0, [change]))
     assert read(folder) == OLD
+
+
+@pytest.mark.parametrize("place", ["out", "linked"])
+def test_a_folder_that_does_not_agree_with_its_manifest_gets_no_marker(tmp_path: Path, place: str) -> None:
+    """What another program puts among the results would be read with them."""
+    folder = tmp_path / place if place == "out" else in_place(tmp_path / place)
+    write(folder, OLD | {"prediction.results-00007-of-00009": b"not ours"})
+    with pytest.raises(MismatchError, match=r"prediction\.results-00007-of-00009 is there, and not listed"):
+        make(a_change(folder))
+    assert ("_SUCCESS" in read(folder)) == (place == "out"), "exchanged whole or not at all, else without the marker"
+    (folder / "prediction.results-00007-of-00009").unlink()
+    make(a_change(folder))
+    assert read(folder) == NEW
+
+
+@pytest.mark.parametrize("place", ["out", "linked"])
+def test_everything_is_on_the_disk_before_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """The order of the calls, since no test can cut the power: files and folders first, then the exchange or ``_SUCCESS``."""
+    folder = tmp_path / place if place == "out" else in_place(tmp_path / place)
+    write(folder, OLD)
+    change = a_change(folder)
+    calls: list[tuple[str, str]] = []
+
+    def recorded(name: str, function, path_of):
+        def call(*args, **kwargs):
+            calls.append((name, path_of(*args)))
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", recorded("sync", os.fsync, lambda handle: os.readlink(f"/proc/self/fd/{handle}")))
+    monkeypatch.setattr(os, "replace", recorded("place", os.replace, lambda source, destination: str(destination)))
+    monkeypatch.setattr(os, "remove", recorded("remove", os.remove, lambda path: str(path)))
+    real = module._renameat2()
+    exchange = recorded("exchange", real, lambda *args: os.fsdecode(args[3]))
+    monkeypatch.setattr(module, "_renameat2", lambda: exchange)
+    make(change)
+    synced = [path for name, path in calls if name == "sync"]
+    if place == "out":
+        end = calls.index(("exchange", str(folder)))
+        before = {path for name, path in calls[:end] if name == "sync"}
+        beside = f"{tmp_path}/.out.nightshift"
+        assert {beside, f"{beside}/deep", f"{beside}/manifest.json", f"{beside}/_SUCCESS"} <= before
+        assert {f"{folder}/_staging/run/launch/{name}" for name in "abc"} <= before
+        assert ("sync", str(tmp_path)) in calls[end:]
+        return
+    end = calls.index(("place", f"{folder}/_SUCCESS"))
+    gone = calls.index(("remove", f"{folder}/_SUCCESS"))
+    results = calls.index(("place", f"{folder}/{RESULT0}"))
+    assert calls.index(("sync", f"{folder}/_nightshift/journal.new")) < calls.index(("sync", f"{folder}/_nightshift")) < gone
+    assert ("sync", str(folder)) in calls[gone:results], "without the marker, on the disk, before the first file is another one"
+    assert {f"{folder}/_staging/run/launch/{name}" for name in "abc"} <= {path for name, path in calls[:results] if name == "sync"}
+    last = calls.index(("place", f"{folder}/manifest.json"))
+    assert calls.index(("sync", f"{folder}/deep")) < last < calls.index(("sync", str(folder)), last) < end
+    assert calls.index(("sync", str(folder)), end) < calls.index(("remove", f"{folder}/_nightshift/journal"))
+    assert len(synced) < 30
 
 
 def test_published_before_is_of_the_same_launch_and_the_same_task(tmp_path: Path) -> None:
@@ -178,32 +337,32 @@ def test_published_before_is_of_the_same_launch_and_the_same_task(tmp_path: Path
     job = JobSpec(InputSpec(("a",)), KeySpec(), ModelSpec("m", signature), output, "run", "launch", "2026-01-01T00:00:00+00:00", task=3)
     report = manifest.make(job, Accounts((), (), (), ()), None, {}, {}, None)
     (tmp_path / "manifest.json").write_bytes(manifest.encode(report))
-    assert publish.published_by(job) == report
-    assert publish.published_by(dataclasses.replace(job, task=4)) is None
-    assert publish.published_by(dataclasses.replace(job, launch="other")) is None
+    assert publisher.published_by(job) == report
+    assert publisher.published_by(dataclasses.replace(job, task=4)) is None
+    assert publisher.published_by(dataclasses.replace(job, launch="other")) is None
     run = RunSpec("", 1, str(tmp_path), InputSpec(("a",)), KeySpec(), output, "run", "launch", "2026-01-01T00:00:00+00:00")
-    assert publish.published_by(run) is None
+    assert publisher.published_by(run) is None
 
 
-@pytest.mark.parametrize("in_place", [True, False])
-def test_of_two_runs_the_one_whose_shards_are_gone_leaves_the_others_output(tmp_path: Path, in_place: bool) -> None:
+@pytest.mark.parametrize("links", [True, False])
+def test_of_two_runs_the_one_whose_shards_are_gone_leaves_the_others_output(tmp_path: Path, links: bool) -> None:
     """Their results have the same names: what stands there could be taken for what an attempt before had moved."""
-    folder = tmp_path / "out"
+    folder = in_place(tmp_path / "out") if links else tmp_path / "out"
     change = a_change(folder)
     write(folder, OLD | FOREIGN)
     for path in (folder / "_staging" / "run" / "launch").iterdir():
         path.unlink()
-    if in_place:
-        (folder / "link").symlink_to(tmp_path)
-    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     with pytest.raises(LostShardError, match="another run published"):
-        commit(change)
-    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+        make(change)
+    assert read(folder) == OLD | FOREIGN
+
+
+# --- locks -----------------------------------------------------------------------------------------------------------------
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether somebody publishes to ``folder``, or beside it."""
-    handle = os.open(folder.parent, os.O_RDONLY)
+    """Whether somebody publishes to ``folder``."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -213,36 +372,74 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def test_a_second_run_waits_until_the_first_has_published(tmp_path: Path) -> None:
-    folder, order = tmp_path / "deep" / "out", []
+def waiting_for(folders: tuple[Path, ...], order: list[str]) -> threading.Thread:
+    """Starts a thread that locks ``folders``, and says so in ``order``."""
     waiting = threading.Event()
 
     def second() -> None:
         waiting.set()
-        with alone(str(folder)):
+        with alone(*map(str, folders)):
             order.append("second")
 
-    with alone(str(folder)):
+    thread = threading.Thread(target=second)
+    thread.start()
+    waiting.wait()
+    time.sleep(0.2)
+    return thread
+
+
+@pytest.mark.parametrize("spelling", ["deep/out", "deep/../deep/./out", "linked/out", "errors"])
+def test_a_second_run_waits_until_the_first_has_published(tmp_path: Path, spelling: str) -> None:
+    """Whatever the folder is called, and if only the failed rows go to the same folder."""
+    folder, order = tmp_path / "deep" / "out", list[str]()
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "deep")
+    with alone(str(folder), str(tmp_path / "errors")):
         assert is_locked(folder)
-        thread = threading.Thread(target=second)
-        thread.start()
-        waiting.wait()
-        time.sleep(0.2)
+        thread = waiting_for((tmp_path / spelling, tmp_path / "another"), order)
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
     assert not is_locked(folder)
 
 
+def test_who_waited_for_a_folder_that_was_exchanged_waits_for_the_new_one(tmp_path: Path) -> None:
+    folder, order = tmp_path / "out", list[str]()
+    write(folder, OLD)
+    with alone(str(folder)) as locks:
+        commit(a_change(folder), locks)
+        thread = waiting_for((folder,), order)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_two_runs_that_lock_two_folders_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    one, other, order = tmp_path / "a", tmp_path / "b", list[str]()
+    threads = [waiting_for(folders, order) for folders in ((one, other), (other, one)) * 20]
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert len(order) == 40
+
+
+def test_a_folder_that_may_not_be_locked_is_an_error(tmp_path: Path) -> None:
+    """Not silently changed without a lock: a file is where the folder should be, as one whose rights forbid to look into it."""
+    (tmp_path / "out").write_bytes(b"")
+    with pytest.raises(OSError, match="out"), alone(str(tmp_path / "out")):
+        pass
+
+
 def test_a_run_publishes_alone(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = []
     (tmp_path / "rows.jsonl").write_text('{"x": 1}\n')
+    real = publisher.prepare
 
-    def watched(change: FolderChange) -> None:
+    def watched(change, locks):
         held.append(is_locked(tmp_path / "out"))
-        commit(change)
+        return real(change, locks)
 
-    monkeypatch.setattr(publish, "commit", watched)
+    monkeypatch.setattr(publisher, "prepare", watched)
     flags = [f"--model={models.get('half_plus_two')}", f"--input={tmp_path}/rows.jsonl", f"--output={tmp_path}/out"]
     assert main(["run", *flags]) == 0
     assert held == [True]

@@ -7,19 +7,27 @@ of both. Here Beam lends its credentials and its requests by batch; paths are ne
 
 from __future__ import annotations
 
+import base64
 import datetime
 import errno
 import functools
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import requests
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.io.gcp.gcsio import MAX_BATCH_OPERATION_SIZE, GcsIO
-from google.api_core.exceptions import GoogleAPICallError, GoogleAPIError, NotFound, RequestRangeNotSatisfiable
+from google.api_core.exceptions import (
+    GoogleAPICallError,
+    GoogleAPIError,
+    NotFound,
+    PreconditionFailed,
+    RequestRangeNotSatisfiable,
+    from_http_response,
+)
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.storage import Blob  # type: ignore[import-untyped]
 from google.cloud.storage.retry import DEFAULT_RETRY  # type: ignore[import-untyped]
@@ -28,6 +36,7 @@ SCHEME = "gs://"
 # One request fetches this much. A range's last line lies in the next window, so twice as much would be fetched in vain
 # with every range; half as much would double the waits for a first byte.
 WINDOW_BYTES = 8 << 20
+LISTED = "bucket,name,size,updated,contentEncoding,generation,crc32c"
 # The method and URL before a message of the client, and the tuple after one about a download or upload.
 AROUND_MESSAGE = re.compile(r"^[A-Z]+ https?://\S+: |: \('Request failed.*$", re.DOTALL)
 
@@ -40,19 +49,25 @@ class StorageError(OSError):
         super().__init__(errno.EIO, reason, path)
 
     def __reduce__(self) -> tuple[type[StorageError], tuple[str, str]]:
-        return StorageError, (self.filename, self.strerror or "")
+        return type(self), (self.filename, self.strerror or "")
 
     def __str__(self) -> str:
         return f"{self.filename}: {self.strerror}"
 
 
+class ChangedError(StorageError):
+    """The object is not the one that was to be replaced, which another program has replaced or deleted; it is left as it is."""
+
+
 class Object(NamedTuple):
-    """An object as a listing shows it; ``updated`` in seconds since 1970, ``encoding`` its Content-Encoding."""
+    """An object as a listing shows it; ``updated`` in seconds since 1970, ``encoding`` its Content-Encoding, ``crc32c`` in hexadecimal."""
 
     path: str
     size_bytes: int
     updated: float
     encoding: str | None
+    generation: int = 0
+    crc32c: str = ""
 
 
 @functools.cache
@@ -117,15 +132,15 @@ def find(path: str) -> Object | None:
 def _object(blob: Blob) -> Object:
     updated: datetime.datetime | None = blob.updated
     path = f"{SCHEME}{blob.bucket.name}/{blob.name}"
-    return Object(path, blob.size or 0, updated.timestamp() if updated else 0.0, blob.content_encoding)
+    seconds = updated.timestamp() if updated else 0.0
+    return Object(path, blob.size or 0, seconds, blob.content_encoding, blob.generation or 0, base64.b64decode(blob.crc32c or "").hex())
 
 
-def list_prefix(prefix: str, most: int | None = None) -> Iterator[Object]:
+def list_prefix(prefix: str, most: int | None = None, deep: bool = True) -> Iterator[Object]:
     """Gives the objects whose path begins with ``prefix``, in the order of their names, as pages of a thousand come in.
 
-    ``most`` ends the listing after as many names.
-
-    Names that end in ``/``, which consoles make to show a folder, are left out.
+    ``most`` ends the listing after as many names. Names that end in ``/``, which consoles make to show a folder, are left out.
+    Not ``deep``: nor what lies below a further ``/``.
     """
     bucket, name = split(prefix)
     with _naming(prefix, _no_bucket(prefix)):
@@ -133,8 +148,9 @@ def list_prefix(prefix: str, most: int | None = None) -> Iterator[Object]:
             bucket,
             prefix=name,
             max_results=most,
+            delimiter=None if deep else "/",
             retry=DEFAULT_RETRY,
-            fields="items(bucket,name,size,updated,contentEncoding),nextPageToken",
+            fields=f"items({LISTED}),prefixes,nextPageToken",
         )
         for blob in pages:
             if not blob.name.endswith("/"):
@@ -258,3 +274,82 @@ def delete(paths: list[str]) -> None:
         failed = next(((path, status) for path, status in statuses if status), None)
         if failed:
             raise StorageError(failed[0], f"can't be deleted (HTTP status {failed[1]})")
+
+
+# --- changes that hold only over the object that was seen ------------------------------------------------------------------
+
+
+def write_over(path: str, content: bytes, generation: int) -> int:
+    """Makes an object in place of that of ``generation`` (0: where there is none), in one request; gives the new generation.
+
+    Raises:
+      ChangedError: another one is there, or none. Also where the answer to a first try of the request was lost: look who made it.
+    """
+    blob = _blob(path)
+    with _naming(path, _no_bucket(path)):
+        try:
+            kind = "application/octet-stream"
+            blob.upload_from_string(content, content_type=kind, if_generation_match=generation, retry=DEFAULT_RETRY)
+        except PreconditionFailed as error:
+            raise ChangedError(path, "was changed by another program meanwhile") from error
+    return int(blob.generation)
+
+
+def read_seen(path: str) -> tuple[bytes, int] | None:
+    """Gives an object's bytes and their generation; None where there is none."""
+    blob = _blob(path)
+    with _naming(path):
+        try:
+            blob.reload(retry=DEFAULT_RETRY)
+            pinned = blob.bucket.blob(blob.name, generation=blob.generation)
+            return bytes(pinned.download_as_bytes(raw_download=True, retry=DEFAULT_RETRY)), int(blob.generation)
+        except NotFound:
+            return None
+
+
+def copy_over(copies: Sequence[tuple[str, str, int]]) -> list[int]:
+    """Copies objects, each a source, a destination and the generation to be replaced there (0: none); gives the HTTP statuses.
+
+    A hundred a request. 412: another object is at the destination; 404: the source is gone.
+    """
+
+    def ask(copy: tuple[str, str, int]) -> None:
+        source, destination = _blob(copy[0]), _blob(copy[1])
+        source.bucket.copy_blob(source, destination.bucket, destination.name, if_generation_match=copy[2])
+
+    return _ask_by_batch(copies, ask)
+
+
+def delete_seen(objects: Sequence[tuple[str, int]]) -> list[int]:
+    """Deletes objects, each a path and the generation that is to go; gives the HTTP statuses, 412 where another one is there."""
+
+    def ask(one: tuple[str, int]) -> None:
+        _blob(one[0]).delete(if_generation_match=one[1])
+
+    return _ask_by_batch(objects, ask)
+
+
+def _ask_by_batch(requests: Sequence[Any], ask: Callable[[Any], None]) -> list[int]:
+    """Sends ``requests``, a hundred at once; those that fail for a while are sent again, as the client's own are. Gives the statuses."""
+    statuses = [0] * len(requests)
+
+    def send(due: list[int]) -> None:
+        batch = _client().client.batch(raise_exception=False)
+        with batch:
+            for number in due:
+                ask(requests[number])
+        failure = None
+        answers = list(zip(list(due), batch._responses, strict=True))
+        due.clear()
+        for number, answer in answers:
+            statuses[number] = answer.status_code
+            if answer.status_code >= 400 and DEFAULT_RETRY._predicate(error := from_http_response(answer)):
+                failure = error
+                due.append(number)
+        if failure is not None:
+            raise failure
+
+    for start in range(0, len(requests), MAX_BATCH_OPERATION_SIZE):
+        with _naming(requests[start][0]):
+            DEFAULT_RETRY(send)(list(range(start, min(start + MAX_BATCH_OPERATION_SIZE, len(requests)))))
+    return statuses

@@ -17,7 +17,8 @@ COMPARISON = "prediction.comparison"
 MODELS = "models"
 TASKS = "tasks"
 # Folders: unfinished files; what a run leaves for the next one; what a refused run has to say.
-FOLDERS = (STAGING, "_nightshift", "_refused")
+STATE = "_nightshift"
+FOLDERS = (STAGING, STATE, "_refused")
 
 # Whatever the extension: those of the formats that results are written in change from version to version.
 _NUMBERED = "|".join(map(re.escape, (RESULTS, ERRORS, STATS, COMPARISON, MODELS, TASKS)))

@@ -25,7 +25,8 @@ from transforms.write.content import merge
 from transforms.write.differences import with_drift
 from transforms.write.failed import SCHEMA
 from transforms.write.gate import check_gate
-from transforms.write.publish import Publisher
+from transforms.write.journal import Locks
+from transforms.write.publisher import Publisher
 from transforms.write.report import report_files
 
 DISPOSITIONS = {"truncate": "WRITE_TRUNCATE", "append": "WRITE_APPEND", "empty": "WRITE_EMPTY"}
@@ -67,6 +68,9 @@ class Load:
 
 class TablePublisher(Publisher):
     """Publishes one run to a table; the manifest lies in the staging folder, beside no results."""
+
+    def _prepare(self, locks: Locks) -> tuple[dict[str, Any], None]:
+        return self._publish(), None
 
     def _publish(self) -> dict[str, Any]:
         self.accounts = with_drift(self.job, self.accounts)

@@ -88,8 +88,8 @@ def make(
         },
         **({"effort": effort(accounts.statistics.effort)} if accounts.statistics is not None else {}),
         **describe(job, accounts),
-        "results": [_entry(name, shard) for name, shard in results.items()],
-        "failed_rows": [_entry(name, shard) for name, shard in errors.items()],
+        "results": list_shards(results),
+        "failed_rows": list_shards(errors),
         "flags": dict(job.flags),
     }
     compared = [shard for shard in accounts.shards if shard.kind == "comparison"]
@@ -158,8 +158,9 @@ def task_line(plan: Plan, report: dict[str, Any], accounts: Accounts) -> dict[st
     return line
 
 
-def _entry(name: str, shard: Shard) -> dict[str, Any]:
-    return {"name": name, "rows": shard.rows, "bytes": shard.bytes, "crc32c": shard.crc32c}
+def list_shards(shards: dict[str, Shard]) -> list[dict[str, Any]]:
+    """Return the entries of files of rows, by name."""
+    return [{"name": name, "rows": shard.rows, "bytes": shard.bytes, "crc32c": shard.crc32c} for name, shard in shards.items()]
 
 
 def result_names(report: dict[str, Any] | None) -> set[str]:

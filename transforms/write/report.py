@@ -27,7 +27,6 @@ from transforms.tasks import RunSpec
 from transforms.write import charts
 from transforms.write.gate import Accounts
 
-REPORT_FILES = (REPORT, STATISTICS)
 # 3,000 models are below 2 MB; of more, those that failed and then the slowest are shown.
 MOST_MODELS = 3000
 MOST_FEATURES = 150

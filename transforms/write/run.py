@@ -13,8 +13,11 @@ from transforms.own_names import MANIFEST, SUCCESS, TASKS
 from transforms.specs import STAGING
 from transforms.tasks import RunSpec
 from transforms.write import manifest
-from transforms.write.commit import alone
-from transforms.write.report import REPORT_FILES, run_report
+from transforms.write.commit import Change, FolderChange, commit, entries
+from transforms.write.journal import Locks, alone
+from transforms.write.names import is_published
+from transforms.write.publisher import published_by
+from transforms.write.report import run_report
 
 TASKS_A_FILE = 10_000
 NAMED_FAILURES = 3
@@ -25,28 +28,32 @@ def publish_run(run: RunSpec, tasks: Sequence[dict[str, Any]]) -> dict[str, Any]
 
     The tasks' own outputs are published by then. Done twice, it ends the same.
     """
-    with alone(run.folder):
-        return _publish(run, sorted(tasks, key=lambda line: line["number"]))
+    with alone(run.folder) as locks:
+        report = published_by(run)
+        if report is None:
+            report = _publish(run, sorted(tasks, key=lambda line: line["number"]), locks)
+        files.delete_folder(files.join(run.folder, STAGING))
+        return report
 
 
-def _publish(run: RunSpec, ordered: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    before = {name for name in files.list_children(run.folder) if name.startswith(f"{TASKS}-") and name.endswith(".jsonl")}
+def _publish(run: RunSpec, ordered: Sequence[dict[str, Any]], locks: Locks) -> dict[str, Any]:
     count = max(1, -(-len(ordered) // TASKS_A_FILE))
-    names = [f"{TASKS}-{number:05d}-of-{count:05d}.jsonl" for number in range(count)]
-    report = make_report(run, ordered, names)
-    files.delete([files.join(run.folder, SUCCESS)])
-    for number, name in enumerate(names):
-        some = ordered[number * TASKS_A_FILE : (number + 1) * TASKS_A_FILE]
-        files.write_bytes(files.join(run.folder, name), b"".join(msgspec.json.encode(line) + b"\n" for line in some))
-    files.delete([files.join(run.folder, name) for name in sorted(before - {*names})])
-    described = run_report(run, report, ordered)
-    files.delete([files.join(run.folder, name) for name in {*REPORT_FILES} - {*described}])
-    for name, content in described.items():
-        files.write_bytes(files.join(run.folder, name), content)
-    files.write_bytes(files.join(run.folder, MANIFEST), manifest.encode(report))
-    if report["status"] == "done":
-        files.write_bytes(files.join(run.folder, SUCCESS), b"")
-    files.delete_folder(files.join(run.folder, STAGING))
+    lines = {
+        f"{TASKS}-{number:05d}-of-{count:05d}.jsonl": b"".join(
+            msgspec.json.encode(line) + b"\n" for line in ordered[number * TASKS_A_FILE : (number + 1) * TASKS_A_FILE]
+        )
+        for number in range(count)
+    }
+    report = make_report(run, ordered, list(lines))
+    small = lines | run_report(run, report, ordered)
+    report["files"] = entries(small)
+    change = FolderChange(run.folder, run.staging_in(run.folder), written=small)
+    there = files.list_children(run.folder)
+    before = manifest.read(files.join(run.folder, MANIFEST))
+    change.removed = {name for name in there if is_published(name)} | manifest.result_names(before) | {SUCCESS}
+    change.add({}, {MANIFEST: manifest.encode(report)} | ({SUCCESS: b""} if report["status"] == "done" else {}))
+    # Never in exchange for a new folder: the outputs of all tasks are in this one.
+    commit(Change(run.run_id, run.launch, -1, [change]), locks)
     return report
 
 

@@ -1,0 +1,255 @@
+"""Locks of output folders: who holds them is the only one that changes what lies there.
+
+On a disk the folder itself is locked, which the system gives back when the holder dies. In a bucket a lock is an object that only one
+can make; who holds it writes it anew every few seconds, and one that nobody wrote for a minute is taken over. A holder that was cut
+off meanwhile harms nothing: each of its changes names the object that it had seen, and its staged files are gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import platform
+import threading
+import time
+import uuid
+from typing import Protocol
+
+import msgspec
+
+from transforms import files, gcs
+from transforms.own_names import STATE
+
+LOG = logging.getLogger("nightshift")
+LOCK = f"{STATE}/lock"
+BEAT_SECONDS = 10.0
+POLL_SECONDS = 2.0
+# Six beats: of a holder that is cut off for less, the lock stays.
+STALE_SECONDS = 60.0
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
+
+
+class LostLockError(Exception):
+    """Another run has taken the lock over, since this one did not write it for a minute."""
+
+
+class FolderLock(Protocol):
+    """The lock of one folder, held."""
+
+    def check(self) -> None:
+        """Raises LostLockError where the lock may be another's by now."""
+
+    def follow(self, folder: str) -> None:
+        """Locks a new folder too, which is going to take the place of the one that is locked."""
+
+    def release(self) -> None:
+        """Gives the lock back."""
+
+
+def acquire(folder: str, wait: bool = True) -> FolderLock | None:
+    """Locks ``folder``, making it where it is not there; None where another holds it and ``wait`` is False."""
+    return _BucketLock.acquire(folder, wait) if files.is_remote(folder) else _DiskLock.acquire(folder, wait)
+
+
+# --- on a disk -------------------------------------------------------------------------------------------------------------
+
+
+class _DiskLock:
+    def __init__(self, handles: list[int], file: str | None = None) -> None:
+        self.handles, self.file = handles, file
+
+    @staticmethod
+    def acquire(folder: str, wait: bool) -> _DiskLock | None:
+        while True:
+            os.makedirs(folder, exist_ok=True)
+            try:
+                handle = _lock(folder, os.O_RDONLY, wait)
+            except FileNotFoundError:
+                continue
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                return _DiskLock.of_file(folder, wait)
+            if _is_there(handle, folder):
+                return _DiskLock([handle])
+            os.close(handle)  # it changed places with another folder while its lock was waited for
+
+    @staticmethod
+    def of_file(folder: str, wait: bool) -> _DiskLock | None:
+        """Locks a file in the folder, where the file system can't lock folders, as NFS can't."""
+        path = os.path.join(folder, LOCK)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        while True:
+            try:
+                handle = _lock(path, os.O_RDWR | os.O_CREAT, wait)
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+                LOG.warning("the file system of %s has no locks: let no two runs publish there at once", folder)
+                return _DiskLock([])
+            if _is_there(handle, path):
+                return _DiskLock([handle], path)
+            os.close(handle)
+
+    def follow(self, folder: str) -> None:
+        """Locks a new folder too, which is going to take the place of the one that is locked."""
+        handle = os.open(folder, os.O_RDONLY)
+        self.handles.append(handle)
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def check(self) -> None:
+        pass
+
+    def release(self) -> None:
+        if self.file is not None:
+            with contextlib.suppress(OSError):
+                os.remove(self.file)
+        while self.handles:
+            os.close(self.handles.pop())
+
+
+def _lock(path: str, flags: int, wait: bool) -> int:
+    handle = os.open(path, flags, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _is_there(handle: int, path: str) -> bool:
+    try:
+        there, held = os.stat(path), os.fstat(handle)
+    except FileNotFoundError:
+        return False
+    return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
+
+
+# --- in a bucket -----------------------------------------------------------------------------------------------------------
+
+
+class Holder(msgspec.Struct):
+    """Who holds a bucket's lock, as the object says. ``machine`` and ``pid`` with ``started`` tell a process from all others."""
+
+    token: str
+    machine: str
+    pid: int
+    started: str
+    time: float
+
+
+def _machine() -> str:
+    """Gives what is the same for two processes that see each other's numbers, and for no others."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+            return f"{platform.node()} {stream.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """Gives when a process started, in the kernel's clock ticks; empty where it has ended, a zombie too, or nobody knows."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
+            state, *rest = stream.read().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if state in "ZX" else rest[18]
+
+
+def _is_dead(holder: Holder) -> bool:
+    return bool(holder.machine) and holder.machine == _machine() and _started(holder.pid) != holder.started
+
+
+class _BucketLock:
+    """An object that is written anew all the time; ``check`` says when that has failed for too long."""
+
+    def __init__(self, path: str, holder: Holder, generation: int) -> None:
+        self.path, self.holder, self.generation = path, holder, generation
+        self.written = time.monotonic()
+        self.is_lost = False
+        self.ended = threading.Event()
+        self.beat = threading.Thread(target=self._beat, name="lock", daemon=True)
+        self.beat.start()
+
+    @staticmethod
+    def acquire(folder: str, wait: bool) -> _BucketLock | None:
+        path = files.join(folder, LOCK)
+        holder = Holder(uuid.uuid4().hex, _machine(), os.getpid(), _started(os.getpid()), time.time())
+        seen, since, said = -1, 0.0, False
+        while True:
+            found = gcs.read_seen(path) if seen >= 0 or not wait else None
+            generation = 0
+            if found is not None:
+                generation = found[1]
+                other = _decode(found[0])
+                if other is None or other.token != holder.token:
+                    if generation != seen:
+                        seen, since = generation, time.monotonic()
+                    stale = time.monotonic() - since >= STALE_SECONDS
+                    if not stale and not (other is not None and _is_dead(other)):
+                        if not wait:
+                            return None
+                        if not said:
+                            LOG.info("another run publishes to %s; waiting for its end", folder)
+                            said = True
+                        time.sleep(POLL_SECONDS)
+                        continue
+            try:
+                return _BucketLock(path, holder, gcs.write_over(path, msgspec.json.encode(holder), generation))
+            except gcs.ChangedError:
+                seen = max(seen, 0)
+
+    def _beat(self) -> None:
+        while not self.ended.wait(BEAT_SECONDS):
+            try:
+                self.holder.time = time.time()
+                self.generation = gcs.write_over(self.path, msgspec.json.encode(self.holder), self.generation)
+                self.written = time.monotonic()
+            except gcs.ChangedError:
+                if not self._is_mine():
+                    self.is_lost = True
+                    return
+            except OSError as error:  # the storage fails for a while; ``check`` knows how long
+                LOG.debug("the lock %s can't be written: %s", self.path, error)
+
+    def _is_mine(self) -> bool:
+        """Whether the object was written by this process: by a request whose answer was lost. Takes its generation, then."""
+        try:
+            found = gcs.read_seen(self.path)
+        except OSError:
+            return True
+        holder = _decode(found[0]) if found is not None else None
+        if found is None or holder is None or holder.token != self.holder.token:
+            return False
+        self.generation, self.written = found[1], time.monotonic()
+        return True
+
+    def follow(self, folder: str) -> None:
+        raise NotImplementedError("folders of buckets don't change places")
+
+    def check(self) -> None:
+        if self.is_lost or time.monotonic() - self.written > STALE_SECONDS - BEAT_SECONDS:
+            raise LostLockError(f"{self.path} was not written for {time.monotonic() - self.written:.0f} s, and may be another run's by now")
+
+    def release(self) -> None:
+        self.ended.set()
+        self.beat.join()
+        with contextlib.suppress(OSError):  # then it is taken over, by who waits for it
+            gcs.delete_seen([(self.path, self.generation)])
+
+
+def _decode(content: bytes) -> Holder | None:
+    try:
+        return msgspec.json.decode(content, type=Holder)
+    except msgspec.DecodeError:
+        return None
