@@ -209,10 +209,6 @@ def _check_fields(job: JobSpec) -> None:
     needed = [name for name in spec.exclude_fields if name in inputs]
     if needed:
         raise SpecError("exclude_fields", f"leaves out {', '.join(needed)}, which signature {signature.name} needs")
-    if job.output.style == "aiplatform":
-        taken = sorted({o.name for o in signature.outputs} & set(job.output.passthrough_fields))
-        if taken:
-            raise SpecError("passthrough_fields", f"{', '.join(taken)} is an output of signature {signature.name} too")
 
 
 # --- input and output --------------------------------------------------------------------------------------------------------

@@ -262,6 +262,7 @@ REFUSALS = [
     ({"include_fields": "x,zz"}, r"zz is no input of signature serving_default; inputs are x"),
     ({"exclude_fields": "x"}, r"leaves out x, which signature serving_default needs"),
     ({"passthrough_fields": "y", "output_style": "aiplatform"}, r"y is an output of signature serving_default too"),
+    ({"key_field": "y", "output_style": "aiplatform"}, r"--key_field: y is an output of signature serving_default too"),
     ({"signature_name": "other"}, r"no signature 'other'.*serving_default"),
     ({"model_version": "3"}, r"without numbered versions; leave out --model_version=3"),
 ]

@@ -20,7 +20,7 @@ from hypothesis.extra import numpy as hnp
 from transforms.codec import Column, Ragged
 from transforms.codes import Code, Stage
 from transforms.elements import FileRange, InstanceBatch, PredictionBatch, RowTexts
-from transforms.modelspecs import ModelSpec
+from transforms.modelspecs import ModelSpec, SpecError
 from transforms.read.blocks import Block
 from transforms.read.instances import row_spec
 from transforms.read.jsonl import LineParser
@@ -31,6 +31,7 @@ from transforms.write import jsonl
 from transforms.write.jsonl import LineEncoder
 from transforms.write.jsontext import finite_rows, json_texts
 from transforms.write.rows import refuse_non_finite
+from transforms.write.schema import check_members
 
 GOLDEN = Path(__file__).parent / "golden"
 MANY = settings(deadline=None, derandomize=True, max_examples=150)
@@ -257,13 +258,31 @@ def test_lines_are_the_golden_ones(case: str) -> None:
     assert found == (GOLDEN / f"{case}.jsonl").read_bytes()
 
 
-def test_an_output_of_the_key_fields_name_stands_once() -> None:
+@pytest.mark.parametrize("style", OUTPUT_STYLES)
+@pytest.mark.parametrize(
+    ("flag", "key_fields", "passthrough"),
+    [("key_field", ("y",), ()), ("key_field", ("id", "y"), ("z",)), ("passthrough_fields", (), ("y",))],
+)
+def test_an_output_of_a_fields_name_is_refused_where_they_stand_side_by_side(
+    style: str, flag: str, key_fields: tuple[str, ...], passthrough: tuple[str, ...]
+) -> None:
     outputs = (TensorSpec("y", "y:0", "float32", (None, 2)),)
     signature = Signature("s", ("serve",), (TensorSpec("x", "x:0", "float32", (None,)),), outputs)
-    batch = instances(RowSpec(signature, ("y",)), b'{"y": 1, "x": 1}\n{"y": 2, "x": 1}\n{"y": 3, "x": 1}\n')
-    encoder = LineEncoder(signature, OutputSpec("out", style="aiplatform"), ("y",))
-    (block,) = [bytes(block) for block, _ in encoder.encode(PredictionBatch(batch, np.arange(3), {"y": Y}, []))]
-    assert strict(block.splitlines()[0]) == {"y": [0.1, 1.0]}
+    output = OutputSpec("out", style=style, passthrough_fields=() if style == "raw" else passthrough)
+    if style == "aiplatform":
+        with pytest.raises(SpecError, match=f"--{flag}: y is an output of signature s too"):
+            LineEncoder(signature, output, key_fields)
+    else:
+        LineEncoder(signature, output, key_fields)
+
+
+def test_the_column_of_the_models_version_has_a_name_of_its_own() -> None:
+    signature = Signature("s", ("serve",), (), (TensorSpec("y", "y:0", "float32", (None, 2)),))
+    output = OutputSpec("out", style="aiplatform", passthrough_fields=("z",))
+    for column in ("y", "id", "z"):
+        with pytest.raises(SpecError, match=f"--model_column: {column} is"):
+            check_members(signature, output, ("id",), column)
+    check_members(signature, output, ("id",), "version")
 
 
 def test_all_fields_beside_the_outputs_stand_once() -> None:

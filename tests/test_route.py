@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from saved_models import Models
 from test_many import export, read_lines, run, write_lines
 
 SITES = 12
@@ -141,6 +142,35 @@ def test_keys_are_made_and_doubles_found_as_ever(sites: tuple[Path, dict[str, tu
     assert not (tmp_path / "out" / "models-00000-of-00001.jsonl").exists(), "a run of one model has no account by model"
 
 
+def test_a_model_with_an_output_named_as_the_key_fails_its_rows(models: Models, tmp_path: Path) -> None:
+    """Key and outputs stand side by side in the style of AI Platform: the key would be nowhere."""
+    for name in ("two_outputs", "half_plus_two"):
+        (tmp_path / "models").mkdir(exist_ok=True)
+        (tmp_path / "models" / name).symlink_to(models.get(name))
+    rows = [
+        {"model": name, "x": 1, "s": "a", "upper": f"{name}{number}"} for name in ("half_plus_two", "two_outputs") for number in range(3)
+    ]
+    data = write_lines(tmp_path / "rows.jsonl", rows)
+    flags = {"model": f"{tmp_path}/models/{{model}}", "model_field": "model", "input": data, "key_field": "upper", "max_error_ratio": 1}
+    assert run(tmp_path / "out", **flags, output_style="aiplatform") == 0
+    assert sorted(row["upper"] for row in results_of(tmp_path / "out")) == ["half_plus_two0", "half_plus_two1", "half_plus_two2"]
+    failed = errors_of(tmp_path / "out")
+    assert sorted(row["key"] for row in failed) == ["two_outputs0", "two_outputs1", "two_outputs2"]
+    assert {row["code"] for row in failed} == {"OUTPUT_DOES_NOT_FIT"}
+    assert "--key_field: upper is an output of signature serving_default too" in failed[0]["message"]
+    assert run(tmp_path / "keyed", **flags) == 0
+    assert len(results_of(tmp_path / "keyed")) == 6
+
+
+def test_a_task_whose_key_is_named_as_an_output_can_not_begin(models: Models, tmp_path: Path) -> None:
+    data = write_lines(tmp_path / "rows.jsonl", [{"x": 1, "y": 7}])
+    task = {"model": models.get("half_plus_two"), "input": str(data), "output": "t", "key_field": "y"}
+    tasks = write_lines(tmp_path / "tasks.jsonl", [task])
+    assert run(tmp_path / "out", model_map=tasks, output_style="aiplatform") == 3
+    assert "--key_field: y is an output" in (tmp_path / "out" / "tasks-00000-of-00001.jsonl").read_text()
+    assert run(tmp_path / "out", model_map=tasks) == 0
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -149,6 +179,7 @@ def test_keys_are_made_and_doubles_found_as_ever(sites: tuple[Path, dict[str, tu
         ({"input_format": "file-list"}, "not for file-list"),
         ({"output_layout": "mirror"}, "--output_layout"),
         ({"model_column": "key"}, "--model_column"),
+        ({"model_column": "id", "key_field": "id", "output_style": "aiplatform"}, "--model_column"),
         ({"model_map": "tasks.jsonl"}, "exclude each other"),
     ],
 )

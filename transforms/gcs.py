@@ -139,16 +139,16 @@ def _object(blob: Blob) -> Object:
 def list_prefix(prefix: str, most: int | None = None, deep: bool = True) -> Iterator[Object]:
     """Gives the objects whose path begins with ``prefix``, in the order of their names, as pages of a thousand come in.
 
-    ``most`` ends the listing after as many names. Names that end in ``/``, which consoles make to show a folder, are left out.
-    Not ``deep``: nor what lies below a further ``/``.
+    ``most`` ends the listing after as many names. Names that end in ``/``, which consoles make to show a folder, are left out. Not
+    ``deep``: nor what lies below a further ``/``.
     """
     bucket, name = split(prefix)
     with _naming(prefix, _no_bucket(prefix)):
         pages = _client().client.list_blobs(
             bucket,
             prefix=name,
-            max_results=most,
             delimiter=None if deep else "/",
+            max_results=most,
             retry=DEFAULT_RETRY,
             fields=f"items({LISTED}),prefixes,nextPageToken",
         )

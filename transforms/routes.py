@@ -20,7 +20,8 @@ def check_route(job: JobSpec) -> None:
     check_format(job.input.format)
     if output.layout != "sharded":
         raise SpecError("output_layout", "'mirror' keeps a file's rows together, and --model_field parts them by model: leave it out")
-    taken = (*OWN_FIELDS[output.style], *output.passthrough_fields)
+    side_by_side = job.key.fields if output.style == "aiplatform" else ()
+    taken = (*OWN_FIELDS[output.style], *side_by_side, *output.passthrough_fields)
     if route.column is not None and (output.style == "raw" or "*" in taken or route.column in taken):
         raise SpecError("model_column", f"{route.column!r} has no place of its own with --output_style={output.style} and these fields")
 

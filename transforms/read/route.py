@@ -21,7 +21,7 @@ from transforms import metrics
 from transforms.codes import Code, RowError, Stage
 from transforms.elements import FailedRow, InstanceBatch, Split, SplitCount
 from transforms.model.locate import locate_named
-from transforms.modelspecs import RouteSpec
+from transforms.modelspecs import RouteSpec, SpecError
 from transforms.read.formats import RangeReader
 from transforms.read.instances import ACCOUNT_TYPES, RowsRead, by_bucket, hashes_of, row_spec, timed
 from transforms.read.kept_rows import InstanceMaker, RowBlock, keep, keep_failed
@@ -29,7 +29,7 @@ from transforms.read.row import RowSpec
 from transforms.routes import folder_of, stand_in
 from transforms.signature import ModelError
 from transforms.specs import JobSpec
-from transforms.write.schema import difference
+from transforms.write.schema import check_members, difference
 
 LOG = logging.getLogger("nightshift")
 # Rows of one model that one worker gets in one go.
@@ -180,6 +180,10 @@ class _ReadModel(beam.DoFn):
             return self._without_model(route, folder), RowError(Code.MODEL_NOT_FOUND, str(error))
         job = dataclasses.replace(self.job, model=model)
         reason = difference(model.signature, route.example) if route.example is not None else None
+        try:
+            check_members(model.signature, job.output, job.key.fields, route.column)
+        except SpecError as error:
+            reason, job = str(error), self._without_model(route, folder)
         if reason is None:
             return job, None
         LOG.warning("%s: %s", folder, reason)

@@ -16,6 +16,7 @@ from transforms.specs import OutputSpec
 from transforms.write.join import Sink, concatenate
 from transforms.write.jsontext import json_texts
 from transforms.write.rows import pieces
+from transforms.write.schema import check_members
 
 # Text made at once: far below the 2 GB that Arrow's strings can hold, and flat in memory.
 BLOCK_BYTES = 64 << 20
@@ -29,6 +30,9 @@ class LineEncoder:
     output: OutputSpec
     key_fields: tuple[str, ...]
     content = ""
+
+    def __post_init__(self) -> None:
+        check_members(self.signature, self.output, self.key_fields)
 
     def open(self, stream: Sink) -> None:
         self._stream = stream
@@ -61,7 +65,7 @@ class LineEncoder:
         passed = self._passthrough(batch, kept)
         keys = taken(batch.instances.keys, kept)
         if style == "aiplatform":
-            pairs = [*self._key_pairs(keys, texts), *texts.items()]
+            pairs = [*self._key_pairs(keys), *texts.items()]
             return join_texts(["{", *_members(pairs), *passed, "}\n"])
         if style == "vertex" and not self.key_fields:
             rows = batch.instances.rows.take(batch.kept)
@@ -71,14 +75,14 @@ class LineEncoder:
             first = ('{"key": ', keys)
         return join_texts([*first, ', "prediction": ', *prediction_texts(texts), *passed, "}\n"])
 
-    def _key_pairs(self, keys: pa.Array, texts: dict[str, pa.Array]) -> list[tuple[str, pa.Array]]:
-        """The key under its fields' names, but for a name that the model gives out itself."""
+    def _key_pairs(self, keys: pa.Array) -> list[tuple[str, pa.Array]]:
+        """The key under its fields' names."""
         if len(self.key_fields) < 2:
-            return [(name, keys) for name in self.key_fields if name not in texts]
+            return [(name, keys) for name in self.key_fields]
         decoder = msgspec.json.Decoder(list[msgspec.Raw])
         columns = zip(*([bytes(part) for part in decoder.decode(key)] for key in keys.to_pylist()), strict=True)
         pairs = zip(self.key_fields, columns, strict=False)
-        return [(name, pa.array(column, pa.binary()).cast(pa.string())) for name, column in pairs if name not in texts]
+        return [(name, pa.array(column, pa.binary()).cast(pa.string())) for name, column in pairs]
 
     def _passthrough(self, batch: PredictionBatch, kept: pa.Array | None) -> list[str | pa.Array]:
         pieces: list[str | pa.Array] = []

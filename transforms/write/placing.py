@@ -274,7 +274,7 @@ class _BucketPlacing:
 def list_bucket(folder: str, deep: bool) -> dict[str, gcs.Object]:
     """Gives the objects of a folder by their names in it; those deeper down too, if ``deep``, but for staged ones."""
     prefix = folder.rstrip("/") + "/"
-    found = ((one.path[len(prefix) :], one) for one in gcs.list_prefix(prefix, deep))
+    found = ((one.path[len(prefix) :], one) for one in gcs.list_prefix(prefix, deep=deep))
     return {name: one for name, one in found if not name.startswith(f"{STAGING}/")}
 
 

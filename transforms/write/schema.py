@@ -1,4 +1,4 @@
-"""The columns of a table of predictions, known from signature and flags before any row is.
+"""The columns of a table of predictions, and the members of a line of them, known from signature and flags before any row is.
 
 One rule for every format that has columns: ``key``, or for a composite key one column a field; one column an output, in the
 signature's order; one column a passthrough field.
@@ -120,6 +120,28 @@ def difference(signature: Signature, example: Signature) -> str | None:
 def _outputs(signature: Signature) -> dict[str, tuple[str, int | None]]:
     shapes = {spec.name: (spec.dtype, row_shape(spec, signature)) for spec in signature.outputs}
     return {name: (dtype, None if shape is None else len(shape)) for name, (dtype, shape) in shapes.items()}
+
+
+def check_members(signature: Signature, output: OutputSpec, key_fields: tuple[str, ...], column: str | None = None) -> None:
+    """Refuse lines of ``--output_style=aiplatform`` in which a name would stand twice: key, outputs and fields are side by side there.
+
+    ``column`` is the field that gets the model's version. Other styles nest the outputs, and check their own names.
+
+    Raises:
+      SpecError: naming the flag and what has its name already.
+    """
+    if output.style != "aiplatform":
+        return
+    taken: dict[str | None, str] = {spec.name: f"an output of signature {signature.name}" for spec in signature.outputs}
+    for flag, names in (("key_field", key_fields), ("passthrough_fields", output.passthrough_fields), ("model_column", (column,))):
+        clashing = [name for name in names if name in taken]
+        if clashing:
+            raise SpecError(
+                flag,
+                f"{', '.join(map(str, clashing))} is {taken[clashing[0]]} too, and --output_style=aiplatform has both side by side, so one "
+                "of them would be lost: rename one of them, or use another style",
+            )
+        taken |= {name: f"in the output already, by --{flag}," for name in names if name is not None}
 
 
 def _check_names(table: TableSpec, signature: Signature, output: OutputSpec) -> None:
