@@ -93,11 +93,13 @@ def write(journal: Journal) -> None:
         sync_files([os.path.dirname(path), part.folder])
 
 
-def remove(folder: str) -> None:
-    """Take the journal out of a folder, a half written one too."""
+def remove(folder: str, journal: Journal | None) -> None:
+    """Take ``journal`` out of a folder, and a half written one too; of a bucket only where it is that very journal."""
     path = files.join(folder, JOURNAL)
     if files.is_remote(path):
-        files.delete([path])
+        found = gcs.read_seen(path) if journal is not None else None
+        if found is not None and found[0] == msgspec.json.encode(journal):
+            gcs.delete_seen([(path, found[1])])
     elif os.path.isdir(os.path.dirname(path)):
         files.delete([path, f"{path}.new"])
         files.delete_empty(os.path.dirname(path), folder)
@@ -106,7 +108,7 @@ def remove(folder: str) -> None:
 def remove_all(journal: Journal) -> None:
     """Take the journal out of its folders."""
     for part in journal.parts:
-        remove(part.folder)
+        remove(part.folder, journal)
 
 
 # --- the change itself -----------------------------------------------------------------------------------------------------
@@ -259,8 +261,7 @@ def finish(folder: str, locks: Locks) -> None:
     """Finish what the journal in ``folder`` says, or undo it where that can't be finished; the locks of its folders are held."""
     journal = read(folder)
     if journal is None or not _is_believed(journal, folder):
-        if journal is not None or not files.is_remote(folder):
-            remove(folder)
+        remove(folder, journal)
         return
     main = journal.parts[0].folder
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from transforms.write.differences import with_drift
 from transforms.write.formats import FORMATS, make_encoder
 from transforms.write.gate import Accounts, check_gate, count_codes, shard_order
 from transforms.write.journal import Locks
+from transforms.write.locks import LostLockError
 from transforms.write.names import PUBLISHED, is_published, of_kind
 from transforms.write.report import report_files
 from transforms.write.shards import Place, ShardFile
@@ -50,8 +52,10 @@ class Publication:
         """
         if self.prepared is not None:
             self.prepared.complete()
-        for folder in self.folders:
-            files.delete_folder(files.join(folder, STAGING))
+        with contextlib.suppress(LostLockError):  # then another run has its files there
+            for folder in self.folders:
+                self.locks.check()
+                files.delete_folder(files.join(folder, STAGING))
         if self.report["status"] != "done":
             raise GateShutError(self.report["reason"])
         return self.report
