@@ -29,8 +29,9 @@ def text(findings: Findings) -> str:
             lines.append(f"candidate keys, there and different in every sampled row: {', '.join(findings.keys)}")
         if findings.sample.lines:
             lines += ["", "predictions would look like this:", *(f"  {_short(line)}" for line in findings.sample.lines)]
+    if findings.job is not None:
         lines += _schema(findings)
-        lines += _plan(findings)
+    lines += _plan(findings)
     return "\n".join(lines)
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import pyarrow as pa
-
 from pipeline.estimate import Estimate
 from pipeline.misfits import Misfit
 from pipeline.sample import InputPlan, Sample
 from transforms.modelspecs import SpecError
 from transforms.specs import JobSpec
+from transforms.write.bigquery import column_types, schema_field
 from transforms.write.schema import make_table
 
 
@@ -71,31 +70,11 @@ def signature_rows(job: JobSpec) -> list[dict[str, Any]]:
 
 
 def bigquery_schema(job: JobSpec) -> list[dict[str, Any]] | None:
-    """Gives the columns that a table of the predictions would have; None where an output has no known rank."""
-    output = dataclasses.replace(job.output, format="parquet", style="keyed", passthrough_fields=())
+    """Gives the columns that a table of the predictions has or would have; None where an output has no known rank."""
     try:
-        table = make_table(job.model.signature, output, job.key.fields)
+        table = make_table(job.output_signature, job.output, job.key.fields)
     except SpecError:
         return None
-    return [_column(field.name, field.type) for field in table.schema]
-
-
-def _column(name: str, type: pa.DataType) -> dict[str, Any]:
-    mode = "NULLABLE"
-    if pa.types.is_list(type):
-        mode, type = "REPEATED", type.value_type
-    if pa.types.is_list(type):  # BigQuery has no list of lists
-        return {"name": name, "type": "RECORD", "mode": mode, "fields": [_column("values", type)]}
-    if pa.types.is_struct(type):
-        return {"name": name, "type": "RECORD", "mode": mode, "fields": [_column(field.name, field.type) for field in type]}
-    return {"name": name, "type": _scalar(type), "mode": mode}
-
-
-def _scalar(type: pa.DataType) -> str:
-    if pa.types.is_boolean(type):
-        return "BOOL"
-    if pa.types.is_integer(type):
-        return "NUMERIC" if type == pa.uint64() else "INT64"
-    if pa.types.is_floating(type):
-        return "FLOAT64"
-    return "BYTES" if pa.types.is_binary(type) else "STRING"
+    named = tuple(name for name in table.passthrough if name != "*")  # all fields of a row are no columns
+    types = column_types(dataclasses.replace(table, passthrough=named), job.output, job.key.fields)
+    return [schema_field(name, kind).to_api_repr() for name, kind in types.items()]

@@ -23,7 +23,8 @@ from transforms.read.formats import format_of
 from transforms.read.instances import range_reader
 from transforms.read.splits import PACKED_FILES, SPLIT_BYTES, split_file
 from transforms.specs import JobSpec
-from transforms.write.formats import make_encoder
+from transforms.write.formats import Encoder, make_encoder
+from transforms.write.jsonl import LineEncoder
 from transforms.write.rows import refuse_non_finite, select
 
 SAMPLED_SPLITS = 4
@@ -182,13 +183,13 @@ def _refused(job: JobSpec, predictions: PredictionBatch) -> PredictionBatch:
 
 
 def _shown(job: JobSpec, predictions: PredictionBatch) -> Iterator[str]:
-    """Gives predictions as lines: in the job's style, those of a format with columns as JSON-lines would have them."""
-    shown = dataclasses.replace(job, output=dataclasses.replace(job.output, format="jsonl"))
-    yield from _encoded(shown, predictions).decode("utf-8", "replace").splitlines()
+    """Gives predictions as lines: in the job's style, those of a format with columns or of a table as JSON-lines would have them."""
+    lines = LineEncoder(job.output_signature, job.output, job.key.fields)
+    yield from _encoded(lines, predictions).decode("utf-8", "replace").splitlines()
 
 
-def _encoded(job: JobSpec, predictions: PredictionBatch) -> bytes:
-    stream, encoder = io.BytesIO(), make_encoder(job)
+def _encoded(encoder: Encoder, predictions: PredictionBatch) -> bytes:
+    stream = io.BytesIO()
     encoder.open(stream)
     encoder.write(predictions)
     encoder.close()
@@ -214,7 +215,7 @@ def _measure(job: JobSpec, sample: Sample, model: LoadedModel) -> Speed:
     predictions: list[PredictionBatch] = []
     predicting = _core_seconds(lambda: predictions.append(_refused(job, BatchRunner(model).run(batch))))
     predicted = predictions[0]
-    writing = _core_seconds(lambda: _encoded(job, predicted))
+    writing = _core_seconds(lambda: _encoded(make_encoder(job), predicted))
     thousand = 1000 / rows
     return Speed(
         None if raw is None else raw * thousand,

@@ -174,6 +174,17 @@ def test_a_format_that_is_no_lines(models: Models, tmp_path: Path, capsys: pytes
     assert json.loads(checked.json["sample"]["predictions"][1])["prediction"] == 2.5
 
 
+def test_columns_of_a_table_of_any_shape_and_style(models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/formats.md, "BigQuery out": an output of higher rank is REPEATED, fields passed through are columns, ``*`` is none."""
+    data = write(tmp_path / "rows.jsonl", [{"id": "a", "x": [1.0, 2.0], "site": "north"}])
+    flags = (f"--model={models.get('open_length')}", f"--input={data}", "--key_field=id", "--output_style=vertex")
+    columns = [{"name": "key", "type": "STRING", "mode": "NULLABLE"}]
+    columns += [{"name": "doubled", "type": "FLOAT64", "mode": "REPEATED"}, {"name": "total", "type": "FLOAT64", "mode": "NULLABLE"}]
+    assert Checked(tmp_path, capsys, *flags, "--passthrough_fields=*").json["bigquery_schema"] == columns
+    columns.append({"name": "site", "type": "STRING", "mode": "NULLABLE"})
+    assert Checked(tmp_path, capsys, *flags, "--passthrough_fields=site").json["bigquery_schema"] == columns
+
+
 def test_fewer_bad_rows_than_are_allowed_do_not_make_it_fail(models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write(tmp_path / "rows.jsonl", [{"x": 1.0}] * 19 + [{"x": "one"}])
     flags = (f"--model={models.get('half_plus_two')}", f"--input={data}")

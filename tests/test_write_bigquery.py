@@ -465,3 +465,59 @@ def test_texts_become_typed():
     assert column(pa.binary(), '{"b64": "AP8="}') == [b"\0\xff"]
     record = pa.struct([("a", pa.int64()), ("b", pa.list_(pa.binary()))])
     assert column(record, '{"a": 1, "b": [{"b64": "AA=="}]}', '{"a": null}') == [{"a": 1, "b": [b"\0"]}, {"a": None, "b": None}]
+
+
+# --- check -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["files", "a table"])
+def test_check_foresees_the_run(bigquery, run, models, capsys, tmp_path, source):
+    """The same flags: what ``check`` says of columns and rows is what the run then loads; ``check`` itself makes no table."""
+    from pipeline.main import main
+
+    dataset = bigquery.make_dataset()
+    day = datetime.date(2026, 2, 3)
+    rows = pa.table({"id": [BIG, BIG + 1], "x": [1, 2], "s": ["ä", "b"], "day": [day, None], "tags": [["t"], []]})
+    if source == "files":
+        pq.write_table(rows, tmp_path / "in.parquet")
+    place = str(tmp_path / "in.parquet") if source == "files" else bigquery.load(f"{dataset}.input", rows)
+    output = f"{dataset}.t"
+    flags = [
+        f"--input={place}", "--key_field=id", "--passthrough_fields=day,tags", "--create_dataset=true", "--cluster_fields=key",
+        f"--output={output}", f"--temp_location={run.folder}/tmp", f"--model={models.get('two_outputs')}",
+    ]  # fmt: skip
+    assert main(["check", *flags, f"--json={tmp_path / 'found.json'}"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("the job would run")
+    assert output[5:] not in {f"{table.project}.{table.dataset_id}.{table.table_id}" for table in bigquery.client.list_tables(dataset[5:])}
+    found = json.loads((tmp_path / "found.json").read_text())
+    status, said = run(output, *flags[:-3], model="two_outputs")
+    assert status == 0, said
+    assert {column["name"]: column["mode"] for column in found["bigquery_schema"]} == {
+        name: mode for name, (_, mode) in schema_of(bigquery, output).items()
+    }
+    assert {column["name"]: column["type"] for column in found["bigquery_schema"]} == {
+        "key": "INT64", "double": "INT64", "root": "FLOAT64", "upper": "STRING", "upper_bytes": "BYTES", "day": "DATE", "tags": "STRING",
+    }  # fmt: skip
+    assert "BYTES" in printed
+    if source == "files":
+        lines = [json.loads(line) for line in found["sample"]["predictions"]]
+        loaded = bigquery.rows(output, "key")
+        assert [(line["key"], line["prediction"]["double"]) for line in lines] == [(row["key"], row["double"]) for row in loaded]
+        assert [line["day"] for line in lines] == ["2026-02-03", None]
+        assert found["core_seconds_per_1000_rows"]["write"] > 0
+
+
+def test_check_refuses_what_the_run_would(bigquery, run, models, capsys, tmp_path):
+    from pipeline.main import main
+
+    output = bigquery.load(f"{bigquery.make_dataset()}.t", [{"key": 1, "z": 1.0}])
+    source = write_lines(tmp_path / "in.jsonl", [{"id": "a", "x": 1}])
+    flags = [
+        f"--input={source}", "--key_field=id", f"--output={output}", f"--temp_location={run.folder}/tmp",
+        f"--model={models.get('half_plus_two')}", "--write_disposition=append",
+    ]  # fmt: skip
+    for command in ("check", "run"):
+        assert main([command, *flags]) == 2
+        said = capsys.readouterr()
+        assert "column key is INT64 and would be STRING" in said.out + said.err

@@ -25,7 +25,7 @@ from transforms.write.content import Content
 from transforms.write.join import Sink
 from transforms.write.parquet import ParquetEncoder
 from transforms.write.rows import refuse
-from transforms.write.schema import make_table
+from transforms.write.schema import TableSpec, make_table
 
 # BigQuery has no array of arrays: each but the innermost holds records of this one field.
 INNER = "values"
@@ -38,13 +38,7 @@ class TableEncoder(ParquetEncoder):
 
     def __init__(self, signature: Signature, output: OutputSpec, key_fields: tuple[str, ...]) -> None:
         self.table = make_table(signature, output, key_fields)
-        known = dict(output.field_types)
-        key_types = [known.get(field) for field in key_fields] if len(key_fields) >= 1 else [None]
-        self.types = {
-            **{name: table_type(kind) for name, kind in zip(self.table.keys, key_types, strict=True)},
-            **{column.name: output_type(column.type) for column in self.table.outputs},
-            **{name: table_type(known.get(name)) for name in self.table.passthrough},
-        }
+        self.types = column_types(self.table, output, key_fields)
         self.schema = pa.schema(list(self.types.items()))
         self.fields = [schema_field(name, kind) for name, kind in self.types.items()]
         self._repeating = [column.name for column in self.table.outputs if column.is_text and not column.rank]
@@ -89,6 +83,17 @@ class TableEncoder(ParquetEncoder):
             rows = [[bytes(part).decode() for part in decoder.decode(key)] for key in keys.to_pylist()]
             columns = {name: pa.array([row[place] for row in rows], pa.string()) for place, name in enumerate(self.table.keys)}
         return columns | {name: batch.instances.passthrough[name].take(kept) for name in self.table.passthrough}
+
+
+def column_types(table: TableSpec, output: OutputSpec, key_fields: tuple[str, ...]) -> dict[str, pa.DataType]:
+    """Return the Arrow types of the columns of ``table`` as BigQuery loads them: key, outputs, fields passed through."""
+    known = dict(output.field_types)
+    key_types = [known.get(field) for field in key_fields] or [None]
+    return {
+        **{name: table_type(kind) for name, kind in zip(table.keys, key_types, strict=True)},
+        **{column.name: output_type(column.type) for column in table.outputs},
+        **{name: table_type(known.get(name)) for name in table.passthrough},
+    }
 
 
 def _check_names(names: Sequence[str]) -> None:
