@@ -17,6 +17,7 @@ from rich.text import Text
 from pipeline.preflight import InputFound
 from transforms.metrics import read_progress
 from transforms.specs import JobSpec
+from transforms.statistics.guard import SUMMARY, Failures, guarded, warnings
 from transforms.tables import is_table
 from transforms.tasks import RunSpec
 
@@ -78,7 +79,12 @@ def _lines(folder: str, found: InputFound, stop: threading.Event) -> None:
 
 def print_summary(report: dict[str, Any], spec: JobSpec | RunSpec) -> None:
     """Prints what the run came to, from its manifest."""
-    print("\n".join(_job_lines(report, spec) if isinstance(spec, JobSpec) else _run_lines(report, spec)))
+    failures: Failures = {}
+    lines = [f"{report['status']}: run {report['run_id']}"]
+    with guarded(SUMMARY, failures):
+        lines = _job_lines(report, spec) if isinstance(spec, JobSpec) else _run_lines(report, spec)
+    lines += [f"  warning: {line}" for line in (*report.get("warnings", ()), *warnings(failures))]
+    print("\n".join(lines))
 
 
 def _run_lines(report: dict[str, Any], run: RunSpec) -> list[str]:

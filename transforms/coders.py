@@ -48,10 +48,10 @@ class StatisticsCoder(beam.coders.Coder):
     """Coder of ``Statistics``, in the form that the record of a finished split has too."""
 
     def encode(self, value: Statistics) -> bytes:
-        return stored.encode(value)
+        return stored.encode_or_say(value)
 
     def decode(self, encoded: bytes) -> Statistics:
-        return stored.decode(encoded)
+        return stored.decode_or_say(encoded)
 
     def is_deterministic(self) -> bool:
         return False

@@ -86,8 +86,8 @@ class _ReadInstances(beam.DoFn):
         metrics.instances_read.inc(count.rows)
         for piece in (count, *record.shards):
             yield TaggedOutput("pieces", (job.task, piece))
-        if record.statistics is not None:
-            yield TaggedOutput("statistics", (job.task, stored.decode(record.statistics)))
+        if job.report and count.rows:
+            yield TaggedOutput("statistics", (job.task, stored.decode_or_say(record.statistics)))
         for bucket, some in by_bucket([np.frombuffer(record.hashes, np.uint64)], job.key_buckets):
             yield TaggedOutput("hashes", ((job.task, bucket), some.tobytes()))
 

@@ -58,8 +58,10 @@ def differ(first: Column, second: Column, tolerance: float) -> Difference:
         return Difference(agrees.astype(bool), None, np.where(agrees, 0.0, math.inf))
     one, other = (column.astype(np.float64).reshape(rows, -1) for column in (first, second))
     both_nan = np.isnan(one) & np.isnan(other)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         apart = np.where(both_nan | (one == other), 0.0, np.abs(one - other))
+    if first.dtype.kind in "iu" and first.dtype.itemsize == 8 and first.dtype == second.dtype:
+        apart = _integers_apart(first, second).reshape(rows, -1)
     apart[np.isnan(apart)] = math.inf  # one of them is a number
     with np.errstate(invalid="ignore"):
         times = apart / (tolerance * (1 + np.abs(np.where(np.isfinite(one), one, 0.0))) if tolerance else 1.0)
@@ -69,6 +71,12 @@ def differ(first: Column, second: Column, tolerance: float) -> Difference:
     nothing = np.zeros(rows)
     furthest = times.max(axis=1) if one.shape[1] else nothing
     return Difference(furthest <= 1, apart.max(axis=1) if one.shape[1] else nothing, furthest, same)
+
+
+def _integers_apart(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Gives how far integers of 64 bits are apart: two that differ may be one double."""
+    greater, lesser = np.maximum(first, second), np.minimum(first, second)
+    return (greater.astype(np.uint64) - lesser.astype(np.uint64)).astype(np.float64)
 
 
 def _is_small_float(dtype: np.dtype) -> bool:

@@ -25,6 +25,8 @@ FEWEST_ROWS = 200
 LEAST_SHARE = 1e-4
 WARNED_DRIFT = 0.2
 NAMED_VALUES = 5
+NO_MEASURE = "none"
+UNMEASURED = "its distance is no number"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,18 +69,19 @@ def _compare_features(
 ) -> Iterator[Drift]:
     for name in sorted({*before, *sketches}):
         if name not in before:
-            yield Drift(data, name, "none", 1.0, 0.0, note="the earlier run did not have it")
+            yield Drift(data, name, NO_MEASURE, 1.0, 0.0, note="the earlier run did not have it")
         elif name not in sketches:
-            yield Drift(data, name, "none", 1.0, 0.0, note="only the earlier run had it")
+            yield Drift(data, name, NO_MEASURE, 1.0, 0.0, note="only the earlier run had it")
         else:
-            yield _compare(data, name, before[name], sketches[name], missing.get(name, 0))
+            drift = _compare(data, name, before[name], sketches[name], missing.get(name, 0))
+            yield drift if math.isfinite(drift.value) else Drift(data, name, NO_MEASURE, 1.0, 0.0, note=UNMEASURED)
 
 
 def _compare(data: str, name: str, before: statistics_pb2.FeatureNameStatistics, sketch: Sketch, missing: int) -> Drift:
     is_text = before.HasField("string_stats")
     common = before.string_stats.common_stats if is_text else before.num_stats.common_stats
     if is_text != isinstance(sketch, TextSketch):
-        return Drift(data, name, "none", 1.0, 0.0, note=f"it was {'text' if is_text else 'numbers'} in the earlier run, and is not now")
+        return Drift(data, name, NO_MEASURE, 1.0, 0.0, note=f"it was {'text' if is_text else 'numbers'} in the earlier run, and is not now")
     change = _share(missing, sketch.rows) - _share(common.num_missing, common.num_non_missing)
     fewest = min(sketch.rows, common.num_non_missing)
     note = f"too few rows to judge: {fewest}, and {FEWEST_ROWS} are needed" if fewest < FEWEST_ROWS else ""
@@ -91,7 +94,7 @@ def _compare(data: str, name: str, before: statistics_pb2.FeatureNameStatistics,
         return Drift(data, name, "Jensen-Shannon divergence", distance, change, new, note)
     if isinstance(sketch, NumberSketch):
         return Drift(data, name, "population stability index", stability_index(*_by_decile(before, sketch)), change, (), note)
-    return Drift(data, name, "none", 0.0, change, (), note or "nearly every row has a text of its own")
+    return Drift(data, name, NO_MEASURE, 0.0, change, (), note or "nearly every row has a text of its own")
 
 
 def _share(missing: int, present: int) -> float:

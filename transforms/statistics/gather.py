@@ -17,6 +17,7 @@ from transforms.elements import FailedRow, PredictionBatch
 from transforms.signature import TensorSpec
 from transforms.statistics.comparison import Comparison
 from transforms.statistics.effort import Effort
+from transforms.statistics.guard import COMPARISON, EFFORT, STATISTICS, Failures, guarded
 from transforms.statistics.sketches import NumberSketch, Sketch, TextSketch, count_moments
 
 # Of a worker's first batches more rows are looked at than of those that follow: what a row stands for is counted in, so few rows
@@ -36,7 +37,10 @@ MISSING = (Code.INPUT_MISSING, Code.NULL_VALUE)
 
 @dataclasses.dataclass
 class Statistics:
-    """What the rows of some splits looked like and took; ``left_out`` are features beyond ``MOST_FEATURES``."""
+    """What the rows of some splits looked like and took; ``left_out`` are features beyond ``MOST_FEATURES``.
+
+    With ``failures`` some rows are missing in it.
+    """
 
     batches: int = 0
     instances: int = 0
@@ -48,6 +52,7 @@ class Statistics:
     left_out: set[str] = dataclasses.field(default_factory=set)
     effort: Effort = dataclasses.field(default_factory=Effort)
     comparison: Comparison = dataclasses.field(default_factory=Comparison)
+    failures: Failures = dataclasses.field(default_factory=dict)
 
     def add(self, batch: PredictionBatch) -> None:
         """Takes a batch's inputs, outputs and failed rows."""
@@ -96,6 +101,16 @@ class Statistics:
             examples.append(row.to_json()[:EXAMPLE_BYTES].decode(errors="replace"))
 
     def merge(self, other: Statistics) -> None:
+        """Adds the rows of ``other``, as far as that can be done."""
+        self.failures.update({what: text for what, text in other.failures.items() if what not in self.failures})
+        with guarded(STATISTICS, self.failures):
+            self._merge_features(other)
+        with guarded(EFFORT, self.failures):
+            self.effort.merge(other.effort)
+        with guarded(COMPARISON, self.failures):
+            self.comparison.merge(other.comparison)
+
+    def _merge_features(self, other: Statistics) -> None:
         self.instances += other.instances
         self.predictions += other.predictions
         _merge(self.inputs, other.inputs)
@@ -104,8 +119,6 @@ class Statistics:
         for code, rows in other.examples.items():
             self.examples[code] = [*self.examples.get(code, ()), *rows][:EXAMPLES_A_CODE]
         self.left_out |= other.left_out
-        self.effort.merge(other.effort)
-        self.comparison.merge(other.comparison)
 
 
 def _sketch(dtype: str) -> Sketch:
@@ -175,13 +188,15 @@ class MergeStatistics(beam.CombineFn):
         return Statistics()
 
     def add_input(self, accumulator: Statistics, statistics: Statistics) -> Statistics:
-        accumulator.merge(statistics)
+        with guarded(STATISTICS, accumulator.failures):
+            accumulator.merge(statistics)
         return accumulator
 
     def merge_accumulators(self, accumulators: Iterable[Statistics]) -> Statistics:
         merged = Statistics()
         for some in accumulators:
-            merged.merge(some)
+            with guarded(STATISTICS, merged.failures):
+                merged.merge(some)
         return merged
 
     def extract_output(self, accumulator: Statistics) -> Statistics:

@@ -12,6 +12,7 @@ from google.protobuf import json_format
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from transforms.statistics.gather import Statistics
+from transforms.statistics.guard import STATISTICS, Failures, guarded
 from transforms.statistics.sketches import NumberSketch, Sketch, TextSketch
 
 INPUTS, PREDICTIONS = "inputs", "predictions"
@@ -21,9 +22,13 @@ TOP_VALUES = 20
 SAMPLED = "estimated from a sample"
 
 
-def describe(statistics: Statistics) -> statistics_pb2.DatasetFeatureStatisticsList:
-    """Gives statistics as a proto: counts, means, lowest and highest are exact; the feature's custom statistic says what is not."""
+def describe(statistics: Statistics, failures: Failures | None = None) -> statistics_pb2.DatasetFeatureStatisticsList:
+    """Gives statistics as a proto: counts, means, lowest and highest are exact; the feature's custom statistic says what is not.
+
+    A feature that can't be described is left out, and ``failures`` say why.
+    """
     described = statistics_pb2.DatasetFeatureStatisticsList()
+    failures = {} if failures is None else failures
     for name, rows, sketches in (
         (INPUTS, statistics.instances, statistics.inputs),
         (PREDICTIONS, statistics.predictions, statistics.outputs),
@@ -31,7 +36,10 @@ def describe(statistics: Statistics) -> statistics_pb2.DatasetFeatureStatisticsL
         data = described.datasets.add(name=name, num_examples=rows)
         for feature, sketch in sorted(sketches.items()):
             missing = statistics.missing[feature] if name == INPUTS else 0
-            _describe_feature(data.features.add(), feature, sketch, missing)
+            one = statistics_pb2.FeatureNameStatistics()
+            with guarded(STATISTICS, failures):
+                _describe_feature(one, feature, sketch, missing)
+                data.features.append(one)
     return described
 
 

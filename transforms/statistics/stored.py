@@ -12,6 +12,7 @@ import msgspec
 from transforms.statistics.comparison import Comparison
 from transforms.statistics.effort import Effort
 from transforms.statistics.gather import Statistics
+from transforms.statistics.guard import STATISTICS, Failures, guarded
 from transforms.statistics.sketches import NumberSketch, Sketch, TextSketch
 
 SERIALIZED = {
@@ -19,6 +20,8 @@ SERIALIZED = {
     datasketches.frequent_strings_sketch: lambda sketch: sketch.serialize(),
     datasketches.hll_sketch: lambda sketch: sketch.serialize_compact(),
 }
+
+FAILED = b"!"  # which no map of MessagePack begins with
 
 
 class _Features(msgspec.Struct):
@@ -41,6 +44,26 @@ class _Stored(msgspec.Struct):
     left_out: list[str]
     effort: Effort
     comparison: Comparison = msgspec.field(default_factory=Comparison)
+    failures: dict[str, str] = {}
+
+
+def encode_or_say(statistics: Statistics) -> bytes:
+    """Return ``encode(statistics)``, or where that fails the reason, which ``decode_or_say`` reads too."""
+    with guarded(STATISTICS, statistics.failures):
+        return encode(statistics)
+    return FAILED + msgspec.json.encode(statistics.failures)
+
+
+def decode_or_say(content: bytes | None) -> Statistics:
+    """Return what ``encode_or_say`` was given, or statistics that say why it can't be read."""
+    failures: Failures = {}
+    with guarded(STATISTICS, failures):
+        if content is None:
+            raise ValueError("those of a split that an earlier launch finished were not kept")
+        if content.startswith(FAILED):
+            return Statistics(failures=msgspec.json.decode(content.removeprefix(FAILED), type=Failures))
+        return decode(content)
+    return Statistics(failures=failures)
 
 
 def encode(statistics: Statistics) -> bytes:
@@ -55,6 +78,7 @@ def encode(statistics: Statistics) -> bytes:
         sorted(statistics.left_out),
         statistics.effort,
         statistics.comparison,
+        statistics.failures,
     )
     return msgspec.msgpack.encode(stored, enc_hook=lambda value: SERIALIZED[type(value)](value))
 
@@ -76,6 +100,7 @@ def decode(content: bytes) -> Statistics:
         left_out=set(stored.left_out),
         effort=stored.effort,
         comparison=stored.comparison,
+        failures=stored.failures,
     )
 
 

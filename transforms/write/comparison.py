@@ -10,23 +10,22 @@ import pyarrow as pa
 from transforms.elements import PredictionBatch
 from transforms.signature import Signature, TensorSpec
 from transforms.statistics.comparison import MOST_CHANGED, Comparison, Difference, OutputComparison, align, columns_of, differ
-from transforms.write.join import Sink
 from transforms.write.jsonl import join_texts, prediction_texts, text_of
 from transforms.write.jsontext import json_texts
 
 CHANGED_CHARACTERS = 1000
 
 
-def write_comparison(batch: PredictionBatch, stream: Sink, nan: str, tolerance: float) -> tuple[int, Comparison]:
-    """Writes ``{"key", "agree", "prediction", "compared", "difference"}`` for each row that both models predicted.
+def compare_batch(batch: PredictionBatch, nan: str, tolerance: float) -> tuple[bytes | memoryview, Comparison]:
+    """Gives a line of ``{"key", "agree", "prediction", "compared", "difference"}`` for each row that both models predicted.
 
-    Gives the number of lines and the comparison. ``difference`` has, for each output of numbers, the largest absolute difference.
+    With the lines the comparison, of as many rows. ``difference`` has, for each output of numbers, the largest absolute difference.
     """
     signature = batch.job.model.signature
     aligned = align(batch)
     found = Comparison(rows=len(aligned.rows), first_only=len(batch) - len(aligned.rows))
     if not found.rows:
-        return 0, found
+        return b"", found
     pairs = {spec.name: columns_of(batch, aligned, spec.name) for spec in signature.outputs}
     differences = {name: differ(*columns, tolerance) for name, columns in pairs.items()}
     agrees = np.logical_and.reduce([difference.agrees for difference in differences.values()])
@@ -43,9 +42,8 @@ def write_comparison(batch: PredictionBatch, stream: Sink, nan: str, tolerance: 
             ', "difference": {', *_differences(signature, differences), "}}\n",
         ]
     )  # fmt: skip
-    stream.write(text_of(lines))
     found.keep(_most_changed(lines, differences))
-    return len(lines), found
+    return text_of(lines), found
 
 
 def _differences(signature: Signature, differences: dict[str, Difference]) -> list[str | pa.Array]:

@@ -8,10 +8,12 @@ from typing import Any
 import msgspec
 
 from transforms import files
+from transforms.modelspecs import ModelSpec
 from transforms.specs import JobSpec
 from transforms.statistics import metadata
 from transforms.statistics.drift import WARNED_DRIFT, Drift, compare
 from transforms.statistics.gather import Statistics
+from transforms.statistics.guard import COMPARISON, DRIFT, Failures, guarded
 from transforms.write.gate import Accounts
 
 STATISTICS = "statistics.json"
@@ -43,35 +45,24 @@ def read_baseline(baseline: str) -> Any:
 
 
 def with_drift(job: JobSpec, accounts: Accounts) -> Accounts:
-    """Gives the accounts with the drift from the job's baseline, where it has one."""
-    if job.compare.baseline is None:
-        return accounts
-    found = compare(read_baseline(job.compare.baseline), accounts.statistics or Statistics())
-    return dataclasses.replace(accounts, drifts=tuple(found))
+    """Gives the accounts with the drift from the job's baseline, where it has one, and with what of the statistics failed until now."""
+    failures = dict(accounts.statistics.failures) if accounts.statistics is not None else {}
+    found: list[Drift] = []
+    if job.compare.baseline is not None:
+        with guarded(DRIFT, failures):
+            found = compare(read_baseline(job.compare.baseline), accounts.statistics or Statistics())
+    return dataclasses.replace(accounts, drifts=tuple(found), failures=failures)
 
 
-def describe(job: JobSpec, accounts: Accounts) -> dict[str, Any]:
-    """Gives the manifest's entries on drift and comparison; none where the run was held against nothing."""
+def describe(job: JobSpec, accounts: Accounts, failures: Failures) -> dict[str, Any]:
+    """Gives the manifest's entries on drift and comparison, where the run has a baseline or a second model, as far as they can be made."""
     said: dict[str, Any] = {}
     if job.compare.baseline is not None:
-        said["drift"] = {
-            "baseline": job.compare.baseline,
-            "warned_above": WARNED_DRIFT if job.compare.max_drift is None else job.compare.max_drift,
-            "features": [_line(drift) for drift in accounts.drifts[:LISTED_DRIFTS]],
-            "count": len(accounts.drifts),
-        }
+        with guarded(DRIFT, failures):
+            said["drift"] = _drift(job, accounts)
     if job.compare.model is not None and job.compare.share is None:
-        found = (accounts.statistics or Statistics()).comparison
-        said["comparison"] = {
-            "model": job.compare.model.location,
-            "version": job.compare.model.version,
-            "rows": found.rows,
-            "only_first_predicted": found.first_only,
-            "agreement": round(1 - found.disagreement, 6),
-            "tolerance": job.compare.tolerance,
-            "outputs": {name: output.describe() for name, output in sorted(found.outputs.items())},
-            "changed_most": [_row(line) for _, line in found.changed],
-        }
+        with guarded(COMPARISON, failures):
+            said["comparison"] = _comparison(job, job.compare.model, accounts)
     if job.compare.share is not None and job.compare.model is not None:
         said["second_model"] = {
             "model": job.compare.model.location,
@@ -79,6 +70,32 @@ def describe(job: JobSpec, accounts: Accounts) -> dict[str, Any]:
             "share": job.compare.share,
         }
     return said
+
+
+def _drift(job: JobSpec, accounts: Accounts) -> dict[str, Any]:
+    return {
+        "baseline": job.compare.baseline,
+        "warned_above": WARNED_DRIFT if job.compare.max_drift is None else job.compare.max_drift,
+        "features": [_line(drift) for drift in accounts.drifts[:LISTED_DRIFTS]],
+        "count": len(accounts.drifts),
+    }
+
+
+def _comparison(job: JobSpec, second: ModelSpec, accounts: Accounts) -> dict[str, Any]:
+    found = (accounts.statistics or Statistics()).comparison
+    compared = [shard for shard in accounts.shards if shard.kind == "comparison"]
+    lines = {"lines": sum(shard.rows for shard in compared), "files": len(compared)} if compared else {}
+    return {
+        "model": second.location,
+        "version": second.version,
+        "rows": found.rows,
+        "only_first_predicted": found.first_only,
+        "agreement": round(1 - found.disagreement, 6),
+        "tolerance": job.compare.tolerance,
+        "outputs": {name: output.describe() for name, output in sorted(found.outputs.items())},
+        "changed_most": [_row(line) for _, line in found.changed],
+        **lines,
+    }
 
 
 def _line(drift: Drift) -> dict[str, Any]:

@@ -11,8 +11,10 @@ from transforms.codes import EXPLANATIONS, Code
 from transforms.elements import Shard, SplitCount
 from transforms.keys import DuplicateKey, Duplicates
 from transforms.specs import JobSpec
-from transforms.statistics.drift import Drift
+from transforms.statistics.comparison import Comparison
+from transforms.statistics.drift import NO_MEASURE, UNMEASURED, Drift
 from transforms.statistics.gather import Statistics
+from transforms.statistics.guard import COMPARISON, DRIFT, STATISTICS, Failures
 from transforms.write.formats import FORMATS
 
 
@@ -26,6 +28,7 @@ class Accounts:
     places: tuple[DuplicateKey, ...]
     statistics: Statistics | None = None
     drifts: tuple[Drift, ...] = ()
+    failures: Failures = dataclasses.field(default_factory=dict)
 
     def rows(self, kind: str) -> int:
         return sum(shard.rows for shard in self.shards if shard.kind == kind)
@@ -67,7 +70,28 @@ def check_gate(job: JobSpec, accounts: Accounts) -> str | None:
         most = count_codes([shard for shard in accounts.shards if shard.kind == "errors"])[0]
         example = f"; most with {most['code']}, such as: {most['message']}"
         return f"{failed} of {read} rows failed ({ratio:.2%}), more than --max_error_ratio={job.max_error_ratio} allows{example}"
-    return _too_different(job, accounts)
+    return _without_figure(job, accounts) or _too_different(job, accounts)
+
+
+def _without_figure(job: JobSpec, accounts: Accounts) -> str | None:
+    """Gives the reason why a limit that was given can't be looked at, for want of what it limits, or None."""
+    spec, failures = job.compare, accounts.failures
+    if spec.max_drift is not None:
+        why = failures.get(STATISTICS) or failures.get(DRIFT)
+        if why is None and all(drift.measure == NO_MEASURE and drift.counts for drift in accounts.drifts):
+            why = "no input or output of the two runs can be compared"
+        if why is None:
+            why = next((f"{drift.data} {drift.feature!r}: {drift.note}" for drift in accounts.drifts if drift.note == UNMEASURED), None)
+        if why is not None:
+            return f"--max_drift={spec.max_drift} was given, and the drift from {spec.baseline} can't be measured: {why}"
+    if spec.max_disagreement is not None:
+        comparison = accounts.statistics.comparison if accounts.statistics is not None else Comparison()
+        compared, predicted = comparison.rows + comparison.first_only, accounts.rows("results")
+        why = failures.get(COMPARISON) or failures.get(STATISTICS)
+        if why is not None or compared != predicted:
+            found = why or f"{compared} of {predicted} predictions were compared"
+            return f"--max_disagreement={spec.max_disagreement} was given, and the disagreement is not known: {found}"
+    return None
 
 
 def _too_different(job: JobSpec, accounts: Accounts) -> str | None:

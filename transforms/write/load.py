@@ -26,6 +26,7 @@ from transforms.write.differences import with_drift
 from transforms.write.failed import SCHEMA
 from transforms.write.gate import check_gate
 from transforms.write.journal import Locks
+from transforms.write.names import REPORT_FILES
 from transforms.write.publisher import Publisher
 from transforms.write.report import report_files
 
@@ -84,7 +85,9 @@ class TablePublisher(Publisher):
         report |= {"table": str(output), "errors_table": str(errors_table(self.job))} | by_model
         self._prepare_dataset(output)
         report |= self._load(output, errors, list(results.values()) if why is None else None)
-        for name, content in (model_lines | report_files(self.job, report, self.accounts, model_lines)).items():
+        described = report_files(self.job, report, self.accounts, model_lines)
+        files.delete([files.join(self.folder, name) for name in {*REPORT_FILES} - {*described}])
+        for name, content in (model_lines | described).items():
             files.write_bytes(files.join(self.folder, name), content)
         files.write_bytes(files.join(self.folder, MANIFEST), manifest.encode(report))
         if why is None:

@@ -13,6 +13,7 @@ from transforms.elements import Plan, Shard
 from transforms.own_names import MANIFEST
 from transforms.specs import JobSpec
 from transforms.statistics.effort import STEPS, Effort
+from transforms.statistics.guard import EFFORT, Failures, guarded, warnings
 from transforms.tasks import RunSpec
 from transforms.write.differences import describe
 from transforms.write.gate import Accounts, count_codes
@@ -86,21 +87,35 @@ def make(
             "inputs": [str(spec) for spec in signature.inputs],
             "outputs": [str(spec) for spec in signature.outputs],
         },
-        **({"effort": effort(accounts.statistics.effort)} if accounts.statistics is not None else {}),
-        **describe(job, accounts),
+        **_told(job, accounts),
         "results": list_shards(results),
         "failed_rows": list_shards(errors),
         "flags": dict(job.flags),
     }
-    compared = [shard for shard in accounts.shards if shard.kind == "comparison"]
-    if compared:
-        report["comparison"]["lines"] = sum(shard.rows for shard in compared)
-        report["comparison"]["files"] = len(compared)
     if reason is not None and result_names(before):
         assert before is not None
         run_id = before.get("kept_results", before).get("run_id")
         report["kept_results"] = {"run_id": run_id, "names": sorted(result_names(before))}
     return report
+
+
+def _told(job: JobSpec, accounts: Accounts) -> dict[str, Any]:
+    """Gives what the run took and how it compares, and as ``warnings`` what of its statistics could not be made."""
+    failures = dict(accounts.failures)
+    told: dict[str, Any] = {}
+    if accounts.statistics is not None:
+        with guarded(EFFORT, failures):
+            told["effort"] = effort(accounts.statistics.effort)
+    told |= describe(job, accounts, failures)
+    warn(told, failures)
+    return told
+
+
+def warn(report: dict[str, Any], failures: Failures) -> None:
+    """Adds to the manifest's ``warnings`` a line for each of ``failures``, none of which it has already."""
+    lines = [line for line in warnings(failures) if line not in report.get("warnings", ())]
+    if lines:
+        report["warnings"] = [*report.get("warnings", ()), *lines]
 
 
 def _resumed(accounts: Accounts) -> dict[str, Any]:

@@ -23,9 +23,13 @@ from transforms.specs import JobSpec
 from transforms.statistics import metadata
 from transforms.statistics.effort import STEPS, Effort
 from transforms.statistics.gather import Statistics
+from transforms.statistics.guard import EFFORT, Failures, guarded
+from transforms.statistics.guard import REPORT as REPORTING
+from transforms.statistics.guard import STATISTICS as GATHERING
 from transforms.tasks import RunSpec
 from transforms.write import charts
 from transforms.write.gate import Accounts
+from transforms.write.manifest import warn
 
 # 3,000 models are below 2 MB; of more, those that failed and then the slowest are shown.
 MOST_MODELS = 3000
@@ -48,35 +52,58 @@ class Feature:
 
 
 def report_files(job: JobSpec, report: dict[str, Any], accounts: Accounts, model_lines: dict[str, bytes]) -> dict[str, bytes]:
-    """Gives the two files of a job by their names; none where it was not asked for them. ``report`` is its manifest."""
+    """Gives the two files of a job by their names; none where it was not asked for them.
+
+    ``report`` is its manifest, whose ``warnings`` say what could not be made.
+    """
     if not job.report:
         return {}
+    files: dict[str, bytes] = {}
+    failures: Failures = {}
     statistics = accounts.statistics or Statistics()
-    described = metadata.describe(statistics)
-    by_name = {data.name: data for data in described.datasets}
-    page = _page(
-        report=report,
-        errors=_errors(report, statistics),
-        effort=_effort(statistics.effort),
-        sections=[(title, *_features(by_name[name])) for title, name in (("Predictions", "predictions"), ("Inputs", "inputs"))],
-        models=[_model_row(msgspec.json.decode(line)) for content in model_lines.values() for line in content.splitlines()],
-        columns=("model", "version", "predicted", "failed"),
-        left_out=sorted(statistics.left_out),
-    )
-    return {STATISTICS: metadata.encode(described), REPORT: page}
+    described = statistics_pb2.DatasetFeatureStatisticsList()
+    with guarded(GATHERING, failures):
+        described = metadata.describe(statistics, failures)
+        files[STATISTICS] = metadata.encode(described)
+    with guarded(REPORTING, failures):
+        parts = _parts(report, statistics, described, failures)
+        warn(report, failures)
+        parts["models"] = [_model_row(msgspec.json.decode(line)) for content in model_lines.values() for line in content.splitlines()]
+        files[REPORT] = _page(report, ("model", "version", "predicted", "failed"), **parts)
+    warn(report, failures)
+    return files
+
+
+def _parts(
+    report: dict[str, Any], statistics: Statistics, described: statistics_pb2.DatasetFeatureStatisticsList, failures: Failures
+) -> dict[str, Any]:
+    """Gives the parts of a job's page that can be made."""
+    parts: dict[str, Any] = {"sections": [], "left_out": sorted(statistics.left_out)}
+    with guarded(REPORTING, failures):
+        parts["errors"] = _errors(report, statistics)
+    with guarded(EFFORT, failures):
+        parts["effort"] = _effort(statistics.effort)
+    titles = {metadata.PREDICTIONS: "Predictions", metadata.INPUTS: "Inputs"}
+    for data in sorted(described.datasets, key=lambda data: list(titles).index(data.name)):
+        parts["sections"].append((titles[data.name], _features(data, failures), len(data.features)))
+    return parts
 
 
 def run_report(run: RunSpec, report: dict[str, Any], tasks: Sequence[dict[str, Any]]) -> dict[str, bytes]:
     """Gives the report of a run of many, with a line a task; ``report`` is its manifest."""
     if run.report == "false":
         return {}
-    shown = sorted(tasks, key=lambda line: (line["status"] == "done", -line["seconds"]))[:MOST_MODELS]
-    page = _page(
-        report=report,
-        models=[_task_row(line) for line in sorted(shown, key=lambda line: line["number"])],
-        columns=("model", "version", "status", "read", "predicted", "failed", "seconds", "reason"),
-    )
-    return {REPORT: page}
+    files: dict[str, bytes] = {}
+    failures: Failures = {}
+    with guarded(REPORTING, failures):
+        shown = sorted(tasks, key=lambda line: (line["status"] == "done", -line["seconds"]))[:MOST_MODELS]
+        files[REPORT] = _page(
+            report=report,
+            models=[_task_row(line) for line in sorted(shown, key=lambda line: line["number"])],
+            columns=("model", "version", "status", "read", "predicted", "failed", "seconds", "reason"),
+        )
+    warn(report, failures)
+    return files
 
 
 def _task_row(line: dict[str, Any]) -> list[Any]:
@@ -139,9 +166,13 @@ def _effort(took: Effort) -> dict[str, Any]:
     }
 
 
-def _features(data: statistics_pb2.DatasetFeatureStatistics) -> tuple[list[Feature], int]:
-    """Gives the features that are shown, and how many there are."""
-    return [_feature(one) for one in data.features[:MOST_FEATURES]], len(data.features)
+def _features(data: statistics_pb2.DatasetFeatureStatistics, failures: Failures) -> list[Feature]:
+    """Gives the features that are shown, as far as they can be."""
+    features = []
+    for one in data.features[:MOST_FEATURES]:
+        with guarded(REPORTING, failures):
+            features.append(_feature(one))
+    return features
 
 
 def _feature(feature: statistics_pb2.FeatureNameStatistics) -> Feature:

@@ -23,8 +23,10 @@ from transforms.elements import FailedRow, PredictionBatch, Shard, SplitEnd
 from transforms.records import SplitRecord
 from transforms.specs import JobSpec
 from transforms.statistics import stored
+from transforms.statistics.comparison import Comparison
 from transforms.statistics.gather import Statistics
-from transforms.write.comparison import write_comparison
+from transforms.statistics.guard import COMPARISON, EFFORT, STATISTICS, guarded
+from transforms.write.comparison import compare_batch
 from transforms.write.failed import failed_row_writer
 from transforms.write.formats import make_encoder
 from transforms.write.rows import refuse_non_finite
@@ -141,11 +143,12 @@ class _WriteShards(beam.DoFn):
         yield from self._finish()
         self.current = None
         statistics = self.statistics.pop(job.task, None)
-        encoded = None if statistics is None else stored.encode(statistics)
+        encoded = None if statistics is None else stored.encode_or_say(statistics)
         if statistics is not None:
             self.statistics[job.task] = Statistics(batches=statistics.batches)
             if job.task in self.gathered:  # one for all splits of a bundle: of thousands, each would be larger than its accounts
-                self.gathered[job.task].merge(statistics)
+                with guarded(STATISTICS, self.gathered[job.task].failures):
+                    self.gathered[job.task].merge(statistics)
             else:
                 self.gathered[job.task] = statistics
         records.write(job, end.record, SplitRecord(job.identity, dict(job.flags), end.count, end.hashes, self.of_split, encoded))
@@ -154,14 +157,22 @@ class _WriteShards(beam.DoFn):
     def _write_comparison(self, batch: PredictionBatch, job: JobSpec, place: Place) -> None:
         if self.comparison is None:
             self.comparison = ShardFile("comparison", job.staging_in(job.output.folder), place)
-        rows, comparison = write_comparison(batch, self.comparison, job.output.nan, job.compare.tolerance)
-        self.rows["comparison"] += rows
-        self.statistics.setdefault(job.task, Statistics()).comparison.merge(comparison)
+        statistics = self.statistics.setdefault(job.task, Statistics())
+        lines: bytes | memoryview = b""
+        comparison = Comparison()
+        with guarded(COMPARISON, statistics.failures):
+            lines, comparison = compare_batch(batch, job.output.nan, job.compare.tolerance)
+        self.comparison.write(lines)
+        self.rows["comparison"] += comparison.rows
+        with guarded(COMPARISON, statistics.failures):
+            statistics.comparison.merge(comparison)
 
     def _gather(self, batch: PredictionBatch, write_seconds: float) -> None:
         statistics = self.statistics.setdefault(batch.job.task, Statistics())
-        statistics.add(batch)
-        statistics.effort.add(batch, write_seconds)
+        with guarded(STATISTICS, statistics.failures):
+            statistics.add(batch)
+        with guarded(EFFORT, statistics.failures):
+            statistics.effort.add(batch, write_seconds)
 
     def _take_model(self, job: JobSpec) -> None:
         """Goes on in the same files with the rows of another model; where they have columns, its outputs are those of all."""

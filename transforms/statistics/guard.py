@@ -1,0 +1,31 @@
+"""The one guard around statistics, drift, report and notices: what fails there is said, and never ends a run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+LOG = logging.getLogger("nightshift")
+LONGEST = 300
+# What can fail, as the manifest's warnings name it.
+STATISTICS, DRIFT, COMPARISON, EFFORT, REPORT, SUMMARY = "statistics", "drift", "comparison", "effort", "report", "summary"
+
+# The first reason why each of them could not be made, or not all of it.
+Failures = dict[str, str]
+
+
+@contextlib.contextmanager
+def guarded(what: str, failures: Failures) -> Iterator[None]:
+    """Turn whatever the block raises into an entry of ``failures``: rows that were predicted do not depend on it."""
+    try:
+        yield
+    except Exception as error:
+        LOG.debug("%s failed", what, exc_info=True)
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        failures.setdefault(what, text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
+
+
+def warnings(failures: Failures) -> list[str]:
+    """Return the failures as lines of a manifest."""
+    return [f"{what}: {text}" for what, text in sorted(failures.items())]
