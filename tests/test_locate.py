@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
-from transforms import files
-from transforms.model.locate import copy_to_worker, find_version, read_meta_graphs
+from transforms import files, temporary
+from transforms.model import copies
+from transforms.model.copies import copy_to_worker
+from transforms.model.locate import find_version, read_meta_graphs
 from transforms.signature import ModelError
 
 
@@ -94,32 +99,94 @@ def test_the_protobuf_alone_is_not_the_model(tmp_path: Path) -> None:
 # --- copies ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the copies, in a temporary folder of the test's own."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    return temporary.own_folder("models")
+
+
 def test_a_plain_folder_is_used_as_it_is(tmp_path: Path) -> None:
     folder = str(saved_model(tmp_path / "a b ü"))
-    assert copy_to_worker(folder, str(tmp_path / "cache")) == folder
-    assert not (tmp_path / "cache").exists()
+    assert copy_to_worker(folder) == folder
 
 
 @pytest.mark.parametrize("name", ["m [v1]", "m*", "m?", "m\\x", "m{a}]"])
-def test_a_name_that_tensorflow_takes_for_a_pattern_is_copied(tmp_path: Path, name: str) -> None:
+def test_a_name_that_tensorflow_takes_for_a_pattern_is_copied(cache: Path, tmp_path: Path, name: str) -> None:
     folder = saved_model(tmp_path / name)
     (folder / "variables" / "deep").mkdir()
     (folder / "variables" / "deep" / "f").write_bytes(b"x" * 1000)
-    cache = str(tmp_path / "cache")
-    copy = copy_to_worker(str(folder), cache)
+    copy = copy_to_worker(str(folder))
     assert not set("[]*?\\") & set(copy)
     assert {f.relative: files.read_bytes(f.path) for f in files.list_folder(copy)} == {
         f.relative: files.read_bytes(f.path) for f in files.list_folder(str(folder))
     }
-    assert copy_to_worker(str(folder), cache) == copy
+    assert copy_to_worker(str(folder)) == copy
     assert os.listdir(cache) == [os.path.basename(copy)], "no half copy is left"
 
 
-def test_a_model_exported_anew_under_the_same_name_is_copied_anew(tmp_path: Path) -> None:
+def test_a_model_exported_anew_under_the_same_name_is_copied_anew(cache: Path, tmp_path: Path) -> None:
     folder = saved_model(tmp_path / "m[1]")
-    first = copy_to_worker(str(folder), str(tmp_path / "cache"))
+    first = copy_to_worker(str(folder))
     (folder / "saved_model.pb").write_bytes(b"\x08\x02")
     os.utime(folder / "saved_model.pb", (1, 1))
-    second = copy_to_worker(str(folder), str(tmp_path / "cache"))
+    second = copy_to_worker(str(folder))
     assert first != second
     assert files.read_bytes(f"{second}/saved_model.pb") == b"\x08\x02"
+
+
+def test_copies_are_removed_by_age_and_bytes_the_least_used_first(cache: Path, tmp_path: Path) -> None:
+    made = []
+    for number in range(4):
+        folder = saved_model(tmp_path / f"m[{number}]")
+        (folder / "weights").write_bytes(b"x" * 1000)
+        made.append(Path(copy_to_worker(str(folder))))
+        os.utime(made[-1], (time.time() - 1000 + number,) * 2)
+    size = sum(file.size_bytes for file in files.list_folder(str(made[0])))
+    strange = [cache / "x-y", cache / "1"]
+    for path in strange:
+        path.mkdir()
+    handle = os.open(made[0], os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_SH)  # as a process does that loads it
+    copies._copied_bytes.clear()
+    copies.make_room(cache, size, most_bytes=3 * size)
+    assert {*cache.iterdir()} == {made[0], made[3], *strange}, "of those that nobody holds the oldest two went"
+    os.close(handle)
+    os.utime(made[3], (time.time() - 8 * 86400,) * 2)
+    copies._copied_bytes.clear()
+    copies.make_room(cache, 0, most_bytes=100 * size)
+    assert {*cache.iterdir()} == {made[0], *strange}, "not used for a week"
+
+
+def test_a_copy_that_is_gone_is_made_again(cache: Path, tmp_path: Path) -> None:
+    folder = str(saved_model(tmp_path / "m[1]"))
+    with copies.held(folder) as first:
+        assert not copies.remove(first), "it is held"
+        assert os.path.isdir(first)
+    assert copies.remove(first)
+    assert os.listdir(cache) == []
+    with copies.held(folder, first) as second:
+        assert files.read_bytes(f"{second}/saved_model.pb") == b"\x08\x01"
+
+
+def test_a_copy_is_as_long_as_the_file_that_was_listed(cache: Path, tmp_path: Path) -> None:
+    """Cut off on the way, it would be kept for all later runs."""
+    folder = saved_model(tmp_path / "m[1]")
+    listed = files.FoundFile(str(folder / "saved_model.pb"), 1000, "saved_model.pb")
+    with pytest.raises(OSError, match=r"saved_model.pb: copied 2 of 1000 bytes"):
+        copies._copy(listed, str(tmp_path / "copy" / "saved_model.pb"))
+    listed = files.FoundFile(str(folder / "saved_model.pb"), 2, "saved_model.pb", crc32c="00000000")
+    with pytest.raises(OSError, match="its bytes are not those that were listed"):
+        copies._copy(listed, str(tmp_path / "copy" / "saved_model.pb"))
+
+
+@pytest.mark.parametrize("alias", ["../7", "7/..", "/etc", ""])
+def test_an_alias_names_a_version_and_no_other_folder(tmp_path: Path, alias: str) -> None:
+    saved_model(tmp_path / "models" / "m" / "7")
+    saved_model(tmp_path / "models" / "7")
+    (tmp_path / "models" / "m" / "latest").write_text(alias)
+    with pytest.raises(ModelError, match="latest should hold the name of a version, such as 7; found"):
+        find_version(str(tmp_path / "models" / "m"), None)
+    (tmp_path / "models" / "m" / "latest").write_text("7\n")
+    assert find_version(str(tmp_path / "models" / "m"), None)[1] == "7"

@@ -26,7 +26,7 @@ HIDDEN = re.compile(r"/[_.]")
 class FoundFile:
     """A file that a pattern matched; ``relative`` is its path below the pattern's fixed part, ``place`` where it really is.
 
-    Two spellings of one path, and a link and its target, have one ``place``.
+    Two spellings of one path, and a link and its target, have one ``place``. ``crc32c`` is of the bytes, as a bucket lists it.
     """
 
     path: str
@@ -34,6 +34,7 @@ class FoundFile:
     relative: str
     updated: float = 0.0
     place: str = ""
+    crc32c: str = ""
 
     def __post_init__(self) -> None:
         if not self.place:
@@ -176,7 +177,7 @@ def _fixed_part(pattern: str) -> str:
 
 
 def _remote(found: gcs.Object, folder: str) -> FoundFile:
-    return FoundFile(found.path, found.size_bytes, found.path[len(folder) :].lstrip("/"), found.updated)
+    return FoundFile(found.path, found.size_bytes, found.path[len(folder) :].lstrip("/"), found.updated, crc32c=found.crc32c)
 
 
 def _readable(found: gcs.Object, folder: str) -> FoundFile:

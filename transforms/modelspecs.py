@@ -41,7 +41,7 @@ class Structure(Interned):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """One signature of one SavedModel folder; ``threads`` is TensorFlow's.
+    """One signature of one SavedModel folder; ``threads`` is TensorFlow's, ``fingerprint`` what its files were when they were checked.
 
     Models of one ``structure`` compute the same but for the values of their variables; None where that is not known.
     """
@@ -53,6 +53,7 @@ class ModelSpec:
     allow_unsafe_ops: bool = False
     threads: int = 1
     structure: Structure | None = None
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and not 1 <= self.batch_size <= 1_000_000:

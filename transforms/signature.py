@@ -139,6 +139,18 @@ def parse_saved_model(content: bytes, path: str) -> tuple[MetaGraph, ...]:
         raise ModelError(f"{path} is a Git LFS pointer, not the model: run 'git lfs pull' where it was cloned, and copy again")
     if content.lstrip()[:15].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise ModelError(f"{path} holds a web page, not a SavedModel: the download needed a login or a direct link")
+    saved = parse_proto(content, path)
+    if not saved.meta_graphs:
+        raise ModelError(f"{path} holds no MetaGraph: export the model again")
+    return tuple(_meta_graph(graph) for graph in saved.meta_graphs)
+
+
+def parse_proto(content: bytes, path: str) -> Any:
+    """Parse the bytes of a SavedModel's protobuf; ``path`` says by its end whether they are text.
+
+    Raises:
+      ModelError: they are not one.
+    """
     import_tensorflow()
     from google.protobuf import message, text_format
     from tensorflow.core.protobuf import saved_model_pb2
@@ -151,9 +163,7 @@ def parse_saved_model(content: bytes, path: str) -> tuple[MetaGraph, ...]:
             saved.ParseFromString(content)
     except (message.DecodeError, text_format.ParseError, UnicodeDecodeError) as error:
         raise ModelError(f"{path} is damaged, not a whole SavedModel ({error}): export or copy the model again") from error
-    if not saved.meta_graphs:
-        raise ModelError(f"{path} holds no MetaGraph: export the model again")
-    return tuple(_meta_graph(graph) for graph in saved.meta_graphs)
+    return saved
 
 
 def _meta_graph(graph: Any) -> MetaGraph:

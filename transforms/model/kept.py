@@ -38,6 +38,7 @@ def load(spec: ModelSpec) -> tuple[LoadedModel, bool]:
             _kept.move_to_end(name)
             return model, False
         model = _kept[name] = LoadedModel(spec)
+        model.files.drop_copy()  # its variables are in memory; in Cloud Run the temporary folder is memory too
         while len(_kept) > _most:
             _kept.popitem(last=False)
         return model, True

@@ -1,29 +1,23 @@
-"""Where a model is: its folder, its version, and a copy of it on this worker's disk."""
+"""Where a model is: its folder, its version, and what its files are."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 
 from transforms import files
-from transforms.gcs import StorageError
+from transforms.model.fingerprint import PROTOBUFS, fingerprint
 from transforms.model.reach import check_ops
 from transforms.model.registry import find_artifact, is_registered
 from transforms.model.structure import structure_of
 from transforms.modelspecs import ModelSpec, RouteSpec
 from transforms.signature import MetaGraph, ModelError, check_outputs, parse_saved_model, select_meta_graph, select_signature
 
-PROTOBUFS = ("saved_model.pb", "saved_model.pbtxt")
 # Exports of one program are often the same but for their variables: graphs of up to so many bytes are parsed once.
 KEPT_GRAPHS = 64
 KEPT_GRAPH_BYTES = 1 << 20
-# TensorFlow takes a path with these for a pattern when it restores variables.
-GLOB_CHARACTERS = frozenset("[]*?\\")
 LATEST = "latest"
 SHARD = re.compile(r"variables/variables\.data-\d{5}-of-(\d{5})")
 
@@ -49,7 +43,8 @@ def locate_model(
       ModelError: there is no such model, version or signature, or it can't or may not run here.
     """
     folder, version = find_folder(model, version)
-    graph = select_meta_graph(read_meta_graphs(folder), tags, model)
+    graphs, told = _read(folder)
+    graph = select_meta_graph(graphs, tags, model)
     outside = [name for _, name in graph.assets if not _is_name(name)]
     if outside:
         raise ModelError(f"{model} names files outside of its folder as its assets: {', '.join(outside)}. Export the model again")
@@ -69,6 +64,7 @@ def locate_model(
         allow_unsafe_ops=allow_unsafe_ops,
         threads=threads,
         structure=structure_of(graph, signature, folder) if shares else None,
+        fingerprint=told,
     )
 
 
@@ -179,15 +175,22 @@ def read_meta_graphs(folder: str) -> tuple[MetaGraph, ...]:
     Raises:
       ModelError: it is not there, damaged, or its variables are missing.
     """
-    there = {found.relative for found in files.list_folder(folder)}
+    return _read(folder)[0]
+
+
+def _read(folder: str) -> tuple[tuple[MetaGraph, ...], str]:
+    """Read the protobuf of a SavedModel folder; return its graphs, and the fingerprint of the model."""
+    found = files.list_folder(folder)
+    there = {one.relative for one in found}
     name = next((name for name in PROTOBUFS if name in there), None)
     if name is None:
         raise ModelError(f"{folder} holds no SavedModel ({' or '.join(PROTOBUFS)})")
     path = files.join(folder, name)
-    graphs = _parse(files.read_bytes(path), path)
+    content = files.read_bytes(path)
+    graphs = _parse(content, path)
     if any(graph.has_variables for graph in graphs) and "variables/variables.index" not in there:
         raise MissingVariablesError(f"{folder} has variables, but variables/variables.index is missing: copy the whole folder again")
-    return graphs
+    return graphs, fingerprint(content, found)
 
 
 def _parse(content: bytes, path: str) -> tuple[MetaGraph, ...]:
@@ -200,49 +203,3 @@ def _parse(content: bytes, path: str) -> tuple[MetaGraph, ...]:
 
 
 _parse_small = functools.lru_cache(KEPT_GRAPHS)(parse_saved_model)
-
-
-def copy_to_worker(folder: str, cache: str | None = None) -> str:
-    """Gives a local folder with the SavedModel of ``folder`` that TensorFlow can load.
-
-    A local folder with a plain name is used as it is. Another is copied once a worker, whatever the number of processes:
-    each makes a copy under a name of its own and the first to finish keeps it.
-    """
-    if not files.is_remote(folder) and not GLOB_CHARACTERS & set(folder):
-        return folder
-    found = files.list_folder(folder)
-    state = hashlib.sha256(repr([(f.path, f.size_bytes, f.updated) for f in found]).encode()).hexdigest()[:32]
-    cache = cache or os.path.join(tempfile.gettempdir(), "nightshift-models")
-    target = os.path.join(cache, state)
-    if os.path.isdir(target):
-        return target
-    os.makedirs(cache, exist_ok=True)
-    partial = tempfile.mkdtemp(prefix=f"{state}.", dir=cache)
-    try:
-        for file in found:
-            _copy(file, os.path.join(partial, *file.relative.split("/")))
-        os.replace(partial, target)
-    except (OSError, ModelError):
-        shutil.rmtree(partial, ignore_errors=True)
-        if not os.path.isdir(target):
-            raise
-    return target
-
-
-def _copy(found: files.FoundFile, destination: str) -> None:
-    if ".." in found.relative.split("/"):  # a bucket's names may be anything
-        raise ModelError(f"{found.path} has '..' in its name, and would be copied out of the model's folder")
-    os.makedirs(os.path.dirname(destination), exist_ok=True)
-    try:
-        with files.open_raw(found.path) as source, open(destination, "wb") as copy:
-            shutil.copyfileobj(source, copy, 8 << 20)
-    except StorageError:
-        raise
-    except OSError as error:
-        where = os.path.dirname(destination)
-        raise OSError(
-            f"{found.path} can't be copied to {where}: {error.strerror}; make room there, or name another place with TMPDIR"
-        ) from error
-    size = os.path.getsize(destination)
-    if size != found.size_bytes:
-        raise OSError(f"{found.path}: copied {size} of {found.size_bytes} bytes")

@@ -51,7 +51,7 @@ class ModelPool:
         Raises:
           ModelError: it can't be loaded; logged once, and remembered.
         """
-        name = f"{spec.location} {spec.signature.name} {','.join(spec.signature.tags)}"
+        name = f"{spec.location} {spec.signature.name} {','.join(spec.signature.tags)} {spec.fingerprint}"
         with self._lock:
             if name in self._failed:
                 raise self._failed[name]
@@ -75,12 +75,14 @@ class ModelPool:
         if not structure or structure in self._alone or structure not in self._leaders:
             return None
         leader = self._leaders[structure]
-        session = self._loaded[leader][0].session
-        assert session is not None
-        model = LoadedModel(spec, session)
+        first, _ = self._loaded[leader]
+        assert first.session is not None
+        model = LoadedModel(spec, first.session)
         if structure not in self._trusted:
             if not self._agrees(model, spec):
-                LOG.warning("%s and %s look alike and compute otherwise: models of their structure load alone", leader, spec.location)
+                LOG.warning(
+                    "%s and %s look alike and compute otherwise: models of their structure load alone", first.spec.location, spec.location
+                )
                 self._alone.add(structure)
                 return None
             self._trusted.add(structure)

@@ -17,9 +17,10 @@ import numpy as np
 
 from transforms import codec, metrics
 from transforms.imports import import_keras
-from transforms.model.locate import copy_to_worker
+from transforms.model.fingerprint import PARTS
+from transforms.model.model_files import ModelFiles
 from transforms.modelspecs import ModelSpec, Structure
-from transforms.signature import Batching, ModelError, Signature
+from transforms.signature import Batching, ModelError, Signature, parse_proto
 
 Call = Callable[..., Sequence[np.ndarray]]
 
@@ -64,11 +65,11 @@ class LoadedModel:
         started = time.monotonic()
         self.session: SharedSession | None = shared
         self._entries = [entry for _, entry in spec.structure.variables] if spec.structure else []
+        self.files = ModelFiles(spec)
         if shared is not None:
-            self._folder = copy_to_worker(spec.location)
+            self.files.fetch()
         else:
-            self._run, self.session = _load(spec)
-            self._folder = self.session.folder if self.session else ""
+            self._run, self.session = _load(spec, self.files)
             self._trial()
         metrics.model_load_milliseconds.update(int(1000 * (time.monotonic() - started)))
 
@@ -80,7 +81,7 @@ class LoadedModel:
         """
         if self.session is None:
             return self._run(*columns)
-        return self.session.call(self._folder, self._entries, columns)
+        return self.session.call(self.files, self._entries, columns)
 
     def _trial(self) -> None:
         """Calls the model once or twice on made-up rows, to tell a model that can't run from rows it does not like.
@@ -128,29 +129,37 @@ class LoadedModel:
 class SharedSession:
     """A Session that holds the variables of one model at a time, of all those whose graphs are equal. Safe for threads."""
 
-    def __init__(self, run: Call, session: Any, structure: Structure, folder: str) -> None:
+    def __init__(self, run: Call, session: Any, structure: Structure, holds: ModelFiles) -> None:
         self._run, self._session = run, session
-        self.folder = folder
+        self._holds: ModelFiles | None = holds
         self._lock = threading.Lock()
         self._restore = _restoring(session, structure)
 
-    def call(self, folder: str, entries: Sequence[str], columns: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Runs the signature with the variables of the model in ``folder``, which its checkpoint holds as ``entries``."""
+    def call(self, model: ModelFiles, entries: Sequence[str], columns: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Run the signature with the variables of ``model``, which its checkpoint holds as ``entries``.
+
+        Raises:
+          ModelError: they can't be restored.
+        """
         with self._lock:
-            if folder != self.folder:
-                self._switch(folder, entries)
+            if self._holds is not model:
+                self._switch(model, entries)
             return self._run(*columns)
 
-    def _switch(self, folder: str, entries: Sequence[str]) -> None:
+    def _switch(self, model: ModelFiles, entries: Sequence[str]) -> None:
         import tensorflow as tf
 
-        self.folder = ""  # until all variables are restored they are nobody's
+        self._holds = None  # until all variables are restored they are nobody's
         if entries:
-            try:
-                self._restore(f"{folder}/variables/variables", list(entries))
-            except tf.errors.OpError as error:
-                raise ModelError(f"{folder} can't be loaded: {first_line(error)}{_hint(error)}") from error
-        self.folder = folder
+            failure: Exception | None = None
+            with model.held(("variables",)) as folder:
+                try:
+                    self._restore(f"{folder}/variables/variables", list(entries))
+                except tf.errors.OpError as error:
+                    failure = error
+            if failure is not None:
+                raise ModelError(f"{model.location} can't be loaded: {first_line(failure)}{_hint(failure)}") from failure
+        self._holds = model
 
 
 def _restoring(session: Any, structure: Structure) -> Callable[[str, list[str]], None]:
@@ -192,7 +201,7 @@ def _made_up(shape: Sequence[int | None] | None, dtype: str, rows: int) -> np.nd
     return np.full(dims, b"" if dtype == "string" else 0, codec.numpy_dtype(dtype))
 
 
-def _load(spec: ModelSpec) -> tuple[Call, SharedSession | None]:
+def _load(spec: ModelSpec, model: ModelFiles) -> tuple[Call, SharedSession | None]:
     """Loads the signature in a Session; where that leaves variables without values, as a TensorFlow 2 function.
 
     Gives what calls it, and the Session to share where the model's structure is known.
@@ -203,20 +212,20 @@ def _load(spec: ModelSpec) -> tuple[Call, SharedSession | None]:
     import tensorflow as tf
 
     expected = (tf.errors.OpError, OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError)
-    folder = copy_to_worker(spec.location)
     failure: Exception | None = None
     for load in (_load_session, _load_function):
-        try:
-            loaded = load(spec, folder)
-            if loaded is not None:
-                return loaded
-        except expected as error:
-            failure = failure or error
+        with model.held(PARTS) as folder:
+            try:
+                loaded = load(spec, model, folder)
+                if loaded is not None:
+                    return loaded
+            except expected as error:
+                failure = failure or error
     assert failure is not None
     raise ModelError(f"{spec.location} can't be loaded: {first_line(failure)}{_hint(failure)}") from failure
 
 
-def _load_session(spec: ModelSpec, folder: str) -> tuple[Call, SharedSession | None] | None:
+def _load_session(spec: ModelSpec, model: ModelFiles, folder: str) -> tuple[Call, SharedSession | None] | None:
     import tensorflow as tf
 
     config = tf.compat.v1.ConfigProto(
@@ -227,14 +236,27 @@ def _load_session(spec: ModelSpec, folder: str) -> tuple[Call, SharedSession | N
     graph = tf.Graph()
     with graph.as_default():
         session = tf.compat.v1.Session(graph=graph, config=config)
-        tf.compat.v1.saved_model.load(session, list(spec.signature.tags), folder)
+        _fill(session, spec, model, folder)
         inputs = [graph.get_tensor_by_name(tensor.tensor) for tensor in spec.signature.inputs]
         outputs = [graph.get_tensor_by_name(tensor.tensor) for tensor in spec.signature.outputs]
         if not _all_initialized(session, outputs):
             session.close()
             return None
     call = _callable(session, inputs, outputs)
-    return call, SharedSession(call, session, spec.structure, folder) if spec.structure else None
+    return call, SharedSession(call, session, spec.structure, model) if spec.structure else None
+
+
+def _fill(session: Any, spec: ModelSpec, model: ModelFiles, folder: str) -> None:
+    """Load the graph that was read, and compared, into ``session``, as ``tf.compat.v1.saved_model.load`` does with one that it reads."""
+    from tensorflow.python.saved_model import loader_impl, path_helpers
+
+    loader = loader_impl.SavedModelLoader.__new__(loader_impl.SavedModelLoader)
+    loader._export_dir, loader._variables_path = folder, path_helpers.get_variables_path(folder)
+    loader._saved_model = parse_proto(*model.read_graph(folder))
+    tags = list(spec.signature.tags)
+    saver, _ = loader.load_graph(session.graph, tags)
+    loader.restore_variables(session, saver)
+    loader.run_init_ops(session, tags)
 
 
 def _all_initialized(session: Any, outputs: Sequence[Any]) -> bool:
@@ -258,11 +280,11 @@ def _all_initialized(session: Any, outputs: Sequence[Any]) -> bool:
     return all(session.run([tf.raw_ops.VarIsInitializedOp(resource=handle) for handle in handles]))
 
 
-def _load_function(spec: ModelSpec, folder: str) -> tuple[Call, None]:
+def _load_function(spec: ModelSpec, model: ModelFiles, folder: str) -> tuple[Call, None]:
     import tensorflow as tf
 
     import_keras()
-    loaded = tf.saved_model.load(folder, tags=list(spec.signature.tags))
+    loaded = tf.saved_model.load(model.stage(folder), tags=list(spec.signature.tags))
     function = loaded.signatures[spec.signature.name]
     dtypes = {name: tensor.dtype for name, tensor in function.structured_input_signature[1].items()}
 

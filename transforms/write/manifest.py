@@ -82,6 +82,7 @@ def make(
         "model": {
             "location": job.model.location,
             "version": job.model.version,
+            "fingerprint": job.model.fingerprint,
             "signature": signature.name,
             "tags": list(signature.tags),
             "inputs": [str(spec) for spec in signature.inputs],

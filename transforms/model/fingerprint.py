@@ -1,0 +1,86 @@
+"""What a model's files are, as one text: it is taken when the model is checked, and compared when it is loaded.
+
+Three parts: the graph by the SHA-256 of its protobuf; the variables by their index, which holds a checksum of each variable's values
+that TensorFlow compares when it reads them, and by the sizes of what holds them; the assets by their names, sizes and checksums. So it
+is the same for a copy, on a disk or in a bucket, and no weights are read for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+
+import google_crc32c
+
+from transforms.files import FoundFile, is_remote, read_bytes
+
+PROTOBUFS = ("saved_model.pb", "saved_model.pbtxt")
+PARTS = ("graph", "variables", "assets")
+# A file's path, inode, size and time of change.
+FileState = tuple[str, int, int, int]
+INDEX = "variables/variables.index"
+DATA = re.compile(r"variables/variables\.data-\d{5}-of-\d{5}")
+
+
+def fingerprint(content: bytes, there: Iterable[FoundFile]) -> str:
+    """Return the fingerprint of the model whose protobuf is ``content`` and whose folder holds the files ``there``."""
+    found = list(there)
+    return "-".join((of_graph(content), of_variables(found), of_assets(found)))
+
+
+def of_graph(content: bytes) -> str:
+    """Return the part of the protobuf ``content``."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def of_variables(there: Iterable[FoundFile]) -> str:
+    """Return the part of the variables among the files ``there``."""
+    return _digest((file, file.relative == INDEX) for file in there if file.relative == INDEX or DATA.fullmatch(file.relative))
+
+
+def of_assets(there: Iterable[FoundFile]) -> str:
+    """Return the part of the assets among the files ``there``."""
+    return _digest((file, True) for file in there if file.relative.startswith("assets/"))
+
+
+def _digest(chosen: Iterable[tuple[FoundFile, bool]]) -> str:
+    told = sorted((file.relative, file.size_bytes, _checksum(file) if is_read else "") for file, is_read in chosen)
+    return hashlib.sha256(repr(told).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _checksum(file: FoundFile) -> str:
+    """Return the CRC32C of a file in hexadecimal; a bucket lists it."""
+    if file.crc32c or is_remote(file.path):
+        return file.crc32c
+    return f"{google_crc32c.value(read_bytes(file.path)):08x}"
+
+
+def local_files(folder: str, name: str) -> dict[FileState, FoundFile]:
+    """Return the files below the folder ``name`` of the local model ``folder``, by how they are."""
+    found: dict[FileState, FoundFile] = {}
+    try:
+        with os.scandir(f"{folder}/{name}") as entries:
+            for entry in entries:
+                below = f"{name}/{entry.name}"
+                if entry.is_dir():
+                    found |= local_files(folder, below)
+                else:
+                    state = _state(entry.path, entry.stat())
+                    found[state] = FoundFile(entry.path, state[2], below)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    return found
+
+
+def is_as_it_was(states: Iterable[FileState]) -> bool:
+    """Return whether the files of ``states`` are untouched since."""
+    try:
+        return all(_state(state[0], os.stat(state[0])) == state for state in states)
+    except OSError:
+        return False
+
+
+def _state(path: str, status: os.stat_result) -> FileState:
+    return path, status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,0 +1,98 @@
+"""The files of one model as a worker uses them, which are those that were checked when the run was planned."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from transforms import files, temporary
+from transforms.model import copies, fingerprint
+from transforms.modelspecs import ModelSpec
+from transforms.signature import ModelError
+
+
+class ModelChangedError(ModelError):
+    """A model's files are not those that were checked."""
+
+
+class ModelFiles:
+    """The files of ``spec``'s model on this worker. A spec without a fingerprint, made by hand, is compared with nothing."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.location = spec.location
+        self._expected = dict(zip(fingerprint.PARTS, spec.fingerprint.split("-"), strict=False)) if spec.fingerprint else {}
+        self._copy: str | None = None
+        self._checked: dict[str, list[fingerprint.FileState]] = {}  # how the files of a part were when they were compared
+
+    @contextlib.contextmanager
+    def held(self, parts: Sequence[str]) -> Iterator[str]:
+        """Give the local folder while its ``parts`` are read; then they are compared, so that nothing is used which was read of others.
+
+        The graph is compared by who reads it, before anything of it runs.
+
+        Raises:
+          ModelChangedError: a part is not what it was when the model was checked.
+        """
+        with copies.held(self.location, self._copy) as folder:
+            self._copy = folder
+            yield folder
+            for part in parts:
+                self._compare(folder, part)
+
+    def read_graph(self, folder: str) -> tuple[bytes, str]:
+        """Read the protobuf in ``folder``; return its bytes, which are those that were checked, and its path.
+
+        Raises:
+          ModelChangedError: they are not.
+        """
+        path = next(
+            path for name in fingerprint.PROTOBUFS if os.path.exists(path := f"{folder}/{name}") or name == fingerprint.PROTOBUFS[-1]
+        )
+        try:
+            content = files.read_bytes(path)
+        except FileNotFoundError as error:
+            raise ModelChangedError(
+                f"{self.location} holds no {' or '.join(fingerprint.PROTOBUFS)} any more: it changed since this run was planned"
+            ) from error
+        self._check("graph", fingerprint.of_graph(content))
+        return content, path
+
+    def stage(self, folder: str) -> str:
+        """Make a folder with the protobuf that was checked, and links to the rest, for a loader that reads it by itself."""
+        content, path = self.read_graph(folder)
+        temporary.sweep("loading")
+        staged = temporary.make_folder("loading")
+        (staged / os.path.basename(path)).write_bytes(content)
+        for name in ("variables", "assets"):
+            if os.path.isdir(f"{folder}/{name}"):
+                (staged / name).symlink_to(Path(folder).absolute() / name)
+        return str(staged)
+
+    def drop_copy(self) -> None:
+        """Remove the copy, unless another process uses it; it is copied again when it is needed."""
+        if self._copy is not None and self._copy != self.location:
+            copies.remove(self._copy)
+
+    def fetch(self) -> None:
+        """Copy the files to this worker where they have to be."""
+        if copies.is_copied(self.location):
+            with copies.held(self.location) as self._copy:
+                pass
+
+    def _compare(self, folder: str, part: str) -> None:
+        if part == "graph" or part not in self._expected:
+            return
+        if part in self._checked and fingerprint.is_as_it_was(self._checked[part]):
+            return  # two calls of the system instead of reading: a Session is filled anew for every other model
+        there = fingerprint.local_files(folder, part)
+        self._check(part, (fingerprint.of_variables if part == "variables" else fingerprint.of_assets)(there.values()))
+        self._checked[part] = list(there)
+
+    def _check(self, part: str, found: str) -> None:
+        if self._expected.get(part, found) != found:
+            raise ModelChangedError(
+                f"{self.location} changed since this run was planned (what differs: {part}). "
+                "Start the run again, and put a new version into a folder of its own"
+            )
