@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +137,55 @@ def test_a_job_on_a_list(models: Models, images: Path, tmp_path: Path) -> None:
     assert (failed["code"], failed["stage"], failed["key"], failed["instance"]) == ("FILE_NOT_FOUND", "read", *[f"{images}/none.png"] * 2)
     assert run(tmp_path / "vertex", **flags, output_style="vertex") == 0
     assert {row["instance"] for row in lines(tmp_path / "vertex")} == set(sizes)
+
+
+@pytest.mark.parametrize(
+    ("lists", "duplicated"),
+    [
+        (("0.png\n1.png\n0.png\n",), 1),
+        (("0.png\n1.png\n", "2.png\n1.png\n0.png\n"), 2),
+        (("0.png\n./0.png\n{images}/0.png\n",), 1),
+        (("[01].png\n{images}/../images/1.png\n",), 1),
+        (("link.png\n1.png\n2.png\n",), 1),
+        (("none.png\n0.png\nnone.png\n",), 1),
+        (("0.png\n1.png\n", "2.png\n3.png\n"), 0),
+    ],
+)
+def test_a_file_that_lists_name_twice_is_a_key_twice(
+    models: Models,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    lists: tuple[str, ...],
+    duplicated: int,
+) -> None:
+    """In one list or in several, in one spelling or in two: the gate refuses it and names it, or both are published if that is allowed."""
+    monkeypatch.chdir(images)
+    (images / "link.png").symlink_to("1.png")
+    for number, text in enumerate(lists):
+        (tmp_path / "lists").mkdir(exist_ok=True)
+        (tmp_path / "lists" / f"{number}.txt").write_text(text.replace("{images}", str(images)))
+    out = tmp_path / "out"
+    flags = {"model": models.get("text_length"), "input": tmp_path / "lists", "input_format": "file-list", "max_error_ratio": 1}
+    assert run(out, **flags) == (3 if duplicated else 0)
+    if not duplicated:
+        assert check_output(out)["keys"] == {"fields": [], "duplicated": 0, "listed": []}
+        return
+    assert "stand more than once, such as" in capsys.readouterr().out
+    assert run(out, **flags, duplicate_keys="allow") == 0
+    report = check_output(out)
+    assert report["keys"]["duplicated"] == duplicated
+    assert len(report["keys"]["listed"]) >= 2 * duplicated
+    assert report["counts"]["read"] == sum(len(text.splitlines()) for text in lists) + lists[0].startswith("[01]")
+
+
+def test_files_whose_names_are_not_utf8_have_keys_of_their_own(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(images)
+    names = [b"\xff.png", b"\\xff.png", b"\\x5cxff.png", b"\\\\xff.png"]
+    for name in names:
+        Path(os.fsdecode(name)).write_bytes(name)
+    (images / "list.txt").write_bytes(b"\n".join(names))
+    keys = [json.loads(key) for batch in read(images / "list.txt") for key in batch.keys.to_pylist()]
+    assert keys[0] == "\\xff.png"
+    assert len({*keys}) == 4

@@ -184,6 +184,7 @@ class InstanceBatch:
     read; ``passthrough`` is ``n`` JSON texts a field. ``failed`` are the rows of the same bytes that did not become
     instances. ``bytes`` is the input they all came from. ``job`` is whose they are, and ``seconds`` what reading them took: set by
     the read step, whatever the format. The last batch of a split that is recorded has its ``end``, and no rows.
+    ``key_hashes`` tells keys apart where they are made but can stand twice: of all instances, then of failed rows, as they were read.
     """
 
     order: tuple[str, int]
@@ -199,6 +200,7 @@ class InstanceBatch:
     job: JobSpec | None = None
     seconds: float = 0.0
     end: SplitEnd | None = None
+    key_hashes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -213,6 +215,7 @@ class InstanceBatch:
             rows=self.rows.take(index),
             keys=self.keys.take(places),
             passthrough={name: column.take(places) for name, column in self.passthrough.items()},
+            key_hashes=None,  # they were compared when the rows were read
         )
 
     def failed_row(self, row: int, code: Code, stage: Stage, message: str) -> FailedRow:

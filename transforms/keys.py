@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -15,6 +16,8 @@ from transforms.codes import Code, RowError
 
 # Listed in the manifest at most; their number is counted whole.
 LISTED_DUPLICATES = 1000
+# What stands in a text for a byte that is not UTF-8.
+BYTE_TEXT = re.compile(r"\\(?=x[0-9a-f]{2})")
 # First bytes of JSON texts that can't be keys: of a list, an object and null.
 NO_SCALAR = np.frombuffer(b"[{n", np.uint8)
 
@@ -62,18 +65,30 @@ def join_keys(parts: Sequence[pa.Array]) -> pa.Array:
 
 def make_key(source: str, offset: int) -> bytes:
     """Makes the key of the one row that begins at ``offset`` of file ``source``: ``"source:offset"``, as JSON text."""
-    return msgspec.json.encode(f"{readable(source)}:{offset}")
+    return msgspec.json.encode(f"{path_text(source)}:{offset}")
 
 
 def make_keys(source: str, offsets: np.ndarray) -> pa.Array:
-    """Makes one key a row, ``"source:offset"``: the same on every run over the same file."""
-    prefix = msgspec.json.encode(readable(source))[:-1].decode()
+    """Makes one key a row, ``"source:offset"``: the same on every run over the same file.
+
+    No two are equal, so that they are not compared as keys of fields are, by a shuffle of their hashes: a file is read once and in ranges
+    that do not overlap (``PlanSplits``), rows of one file have offsets of their own, and ``path_text`` gives no two paths one text.
+    """
+    prefix = msgspec.json.encode(path_text(source))[:-1].decode()
     return pc.binary_join_element_wise(f"{prefix}:", pc.cast(pa.array(offsets), pa.string()), '"', "")
 
 
-def readable(path: str) -> str:
+def path_text(path: str) -> str:
+    """Return a path as a key has it: ``readable``, and different for any two paths.
+
+    Where a name really holds what stands for a byte that is not UTF-8, a backslash, an x and two digits, the backslash is written out too.
+    """
+    return readable(BYTE_TEXT.sub(r"\\x5c", path))
+
+
+def readable(text: str) -> str:
     """A local path whose bytes are not UTF-8 holds lone surrogates, which JSON can't: they are written out as ``\\xff``."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def hash_keys(keys: pa.Array) -> np.ndarray:

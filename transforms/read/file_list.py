@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +16,7 @@ from transforms import files, gcs
 from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch, Rows
 from transforms.files import FoundFile
-from transforms.keys import readable
+from transforms.keys import hash_keys, path_text, readable
 from transforms.read.blocks import MAX_ROW_BYTES, read_blocks
 from transforms.read.jsonl import find_lines
 from transforms.read.row import RowSpec
@@ -46,6 +47,11 @@ class _Listed:
     found: FoundFile | None
     error: RowError | None = None
 
+    @property
+    def identity(self) -> bytes:
+        """What tells the file from others: where it is, not how this line spells it; of one that is not there, the line."""
+        return os.fsencode(self.text if self.found is None else self.found.place)
+
 
 class Paths(Sequence[bytes]):
     """Paths as JSON strings."""
@@ -57,14 +63,17 @@ class Paths(Sequence[bytes]):
         return len(self.paths)
 
     def __getitem__(self, row: int) -> bytes:  # type: ignore[override]
-        return msgspec.json.encode(readable(self.paths[row]))
+        return msgspec.json.encode(path_text(self.paths[row]))
 
     def take(self, index: np.ndarray) -> Rows:
         return Paths([self.paths[row] for row in index])
 
 
 class FileListReader:
-    """Reads lists of files, and the files they name; relative paths begin at the working directory."""
+    """Reads lists of files, and the files they name; relative paths begin at the working directory.
+
+    A path is the row's key as it is written, but a file that lists name twice, in one spelling or two, is one key twice.
+    """
 
     def __init__(self, spec: RowSpec) -> None:
         self.spec = spec
@@ -88,6 +97,7 @@ class FileListReader:
         values[:] = [content for _, content in good]
         rows = Paths([one.text for one, _ in good])
         count = len(good)
+        bad = [(one, error) for one, error in zip(listed, contents, strict=True) if isinstance(error, RowError)]
         return InstanceBatch(
             order=order,
             source=piece.path,
@@ -97,16 +107,13 @@ class FileListReader:
             rows=rows,
             keys=pa.array([rows[row] for row in range(count)], pa.binary()).cast(pa.string()),
             passthrough={name: pa.array(["" if name == "*" else "null"] * count, pa.string()) for name in self.spec.passthrough_fields},
-            failed=[
-                self._failed(one, content, piece.path)
-                for one, content in zip(listed, contents, strict=True)
-                if isinstance(content, RowError)
-            ],
+            failed=[self._failed(one, error, piece.path) for one, error in bad],
             bytes=sum(len(one.text) + 1 for one in listed),
+            key_hashes=hash_keys(pa.array([one.identity for one, _ in (*good, *bad)], pa.binary())),
         )
 
     def _failed(self, one: _Listed, error: RowError, source: str) -> FailedRow:
-        text = msgspec.json.encode(readable(one.text))
+        text = msgspec.json.encode(path_text(one.text))
         return FailedRow(text, source, one.offset, error.stage, error.code, error.message, text)
 
     def _shaped(self, values: np.ndarray) -> np.ndarray:

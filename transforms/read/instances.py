@@ -106,7 +106,7 @@ class _ReadInstances(beam.DoFn):
                 size += batch.bytes
                 damaged += [row.source for row in batch.failed if row.code is Code.FILE_DAMAGED]
                 metrics.instances_read.inc(read)
-                if job.key.fields:
+                if job.key.fields or batch.key_hashes is not None:
                     hashes.append(hashes_of(batch))
                 if piece.stop is not None:
                     self.progress.add(input_bytes=batch.bytes)
@@ -143,6 +143,8 @@ def timed(batches: Iterator[InstanceBatch]) -> Iterator[InstanceBatch]:
 
 def hashes_of(batch: InstanceBatch) -> np.ndarray:
     """Gives the hash of each key of ``batch``: the instances' first, then those of failed rows that have one."""
+    if batch.key_hashes is not None:
+        return batch.key_hashes
     failed = pa.array([row.key.decode() for row in batch.failed if row.key], pa.string())
     return np.concatenate((hash_keys(batch.keys), hash_keys(failed)))
 
