@@ -95,7 +95,7 @@ def plan_input(job: JobSpec) -> InputPlan:
         if format.uncut is None:
             ranges = list(split_file(found, format))
         else:  # to know whether it can be cut a run reads it all; its beginning is enough here
-            ranges = [FileRange(found.path, 0, found.size_bytes, found.size_bytes, found.relative)]
+            ranges = [FileRange(found.path, 0, found.size_bytes, found.size_bytes, found.relative, found.pin)]
         if len(ranges) > 1 or ranges[0].size_bytes >= SPLIT_BYTES // 2:
             large += len(ranges) if format.uncut is None else max(1, round(found.size_bytes / SPLIT_BYTES))
         else:

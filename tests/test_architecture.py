@@ -25,7 +25,7 @@ LAYERS = (
     ("transforms.modelspecs",),
     ("transforms.codec",),
     ("transforms.values",),
-    ("transforms.signature", "transforms.codes", "transforms.imports", "transforms.packing", "transforms.tables"),
+    ("transforms.signature", "transforms.codes", "transforms.imports", "transforms.packing", "transforms.tables", "transforms.pins"),
 )
 
 

@@ -26,10 +26,11 @@ from pipeline import graph, many, preflight
 from pipeline import options as flags
 from transforms.coders import MessageCoder, PieceCoder
 from transforms.codes import Code, Stage
-from transforms.elements import FailedRow, FileRange, Plan, Shard, Split, SplitCount, Task
+from transforms.elements import FailedRow, FileRange, Incomplete, Plan, Shard, Split, SplitCount, Task
 from transforms.files import FoundFile
 from transforms.keys import DuplicateKey, Duplicates
 from transforms.modelspecs import ModelSpec, Structure
+from transforms.pins import Pin
 from transforms.read.csv_rows import Header
 from transforms.read.kept_rows import RowBlock, RowBlockCoder
 from transforms.signature import Signature, TensorSpec
@@ -158,7 +159,8 @@ def test_nothing_is_pickled_that_crosses_a_shuffle(kind: str, portable: bool, mo
 # File names are bytes, which Python spells with lone surrogates where they are not UTF-8.
 TEXT = st.text(max_size=20) | st.binary(max_size=20).map(os.fsdecode)
 NUMBER = st.integers(0, 2**63 - 1)
-RANGES = st.builds(FileRange, TEXT, NUMBER, st.none() | NUMBER, NUMBER, TEXT, st.floats(0, 2e9))
+PINS = st.none() | st.builds(Pin, NUMBER, NUMBER, NUMBER)
+RANGES = st.builds(FileRange, TEXT, NUMBER, st.none() | NUMBER, NUMBER, TEXT, PINS)
 TASKS = st.builds(Task, NUMBER, TEXT, TEXT, TEXT, st.none() | TEXT, st.none() | TEXT, st.none() | TEXT)
 TENSORS = st.builds(TensorSpec, TEXT, TEXT, st.sampled_from(["float32", "string"]), st.none() | st.just((None, 3)) | st.just(()))
 SIGNATURES = st.builds(Signature, TEXT, st.just(("serve",)), st.tuples(TENSORS), st.tuples(TENSORS, TENSORS))
@@ -171,10 +173,11 @@ SHARDS = st.builds(
     Shard, TEXT, TEXT, ORDERS, TEXT, TEXT, NUMBER, NUMBER, TEXT,
     st.just(()) | st.tuples(st.tuples(TEXT, TEXT, NUMBER, TEXT)), st.just(()) | st.tuples(st.tuples(TEXT, st.none() | TEXT, NUMBER)),
 )  # fmt: skip
-COUNTS = st.builds(SplitCount, ORDERS, NUMBER, NUMBER, NUMBER, st.just(()) | st.tuples(TEXT), st.floats(0, 1e9), st.booleans())
+INCOMPLETE = st.builds(Incomplete, TEXT, st.sampled_from(Code), TEXT)
+COUNTS = st.builds(SplitCount, ORDERS, NUMBER, NUMBER, NUMBER, st.just(()) | st.tuples(INCOMPLETE), st.floats(0, 1e9), st.booleans())
 DUPLICATES = st.builds(Duplicates, NUMBER, st.lists(st.integers(0, 2**64 - 1), max_size=3).map(tuple))
 PLACES = st.builds(DuplicateKey, TEXT, TEXT, NUMBER)
-FOUND = st.builds(FoundFile, TEXT, NUMBER, TEXT, st.floats(0, 2e9))
+FOUND = st.builds(FoundFile, TEXT, NUMBER, TEXT, st.floats(0, 2e9), TEXT, PINS)
 SPLITS = st.builds(Split, st.lists(RANGES, min_size=1, max_size=3).map(tuple), st.none() | PLANS)
 
 

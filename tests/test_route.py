@@ -12,6 +12,8 @@ import pytest
 from saved_models import Models
 from test_many import export, read_lines, run, write_lines
 
+from transforms import metrics
+
 SITES = 12
 WIDTH = 3
 
@@ -193,3 +195,21 @@ def test_what_can_not_be_is_refused(
     assert run(tmp_path / "out", **({"model": "models/{site}", "model_field": "site", "input": "rows.jsonl"} | flags)) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_progress_counts_the_bytes_of_a_compressed_file_as_they_lie_there(
+    sites: tuple[Path, dict[str, tuple[np.ndarray, float]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, weights = sites
+    text = "".join(json.dumps(row) + "\n" for row in rows_of(weights, 3000))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "data" / "b.jsonl").write_text(json.dumps({"id": -1, "site": "0", "x": [1, 2, 3]}) + "\n")
+    counted: list[int] = []
+    monkeypatch.setattr(metrics.Progress, "add", lambda _, *__, input_bytes=0, **___: counted.append(input_bytes))
+    assert (
+        run(tmp_path / "out", model=f"{folder}/{{site}}", model_field="site", input=tmp_path / "data", key_field="id", max_error_ratio=1)
+        == 0
+    )
+    stored = sum(path.stat().st_size for path in (tmp_path / "data").iterdir())
+    assert sum(counted) == stored < len(text)

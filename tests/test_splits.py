@@ -10,6 +10,7 @@ import pytest
 
 from transforms.elements import FileRange, Split
 from transforms.files import FoundFile
+from transforms.pins import Pin
 from transforms.read import splits
 from transforms.read.formats import FORMATS, FormatError, format_of
 from transforms.read.splits import PlanSplits, split_file
@@ -90,7 +91,7 @@ def plan(spec: InputSpec, folder: Path) -> list[Split]:
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         pipeline | PlanSplits(spec) | beam.Map(repr) | beam.io.WriteToText(f"{folder}/splits", num_shards=1)
     (shard,) = folder.iterdir()
-    return [eval(line, {"Split": Split, "FileRange": FileRange}) for line in shard.read_text(encoding="utf-8").splitlines()]
+    return [eval(line, {"Split": Split, "FileRange": FileRange, "Pin": Pin}) for line in shard.read_text(encoding="utf-8").splitlines()]
 
 
 def test_packing_ends_at_a_splits_size() -> None:

@@ -26,6 +26,7 @@ class Code(enum.StrEnum):
     ROW_TOO_LONG = "ROW_TOO_LONG"
     FILE_NOT_FOUND = "FILE_NOT_FOUND"
     FILE_DAMAGED = "FILE_DAMAGED"
+    FILE_CHANGED = "FILE_CHANGED"
     KEY_MISSING = "KEY_MISSING"
     KEY_NULL = "KEY_NULL"
     KEY_NOT_SCALAR = "KEY_NOT_SCALAR"
@@ -54,6 +55,10 @@ EXPLANATIONS: dict[Code, tuple[Stage, str]] = {
     Code.ROW_TOO_LONG: (Stage.READ, "the row is longer than a row may be"),
     Code.FILE_NOT_FOUND: (Stage.READ, "the file that a line of a file list names does not exist or can't be read"),
     Code.FILE_DAMAGED: (Stage.READ, "the file breaks off or can't be decompressed; rows after this place are unknown"),
+    Code.FILE_CHANGED: (
+        Stage.READ,
+        "the file was replaced, changed or deleted after the run had planned to read it; its rows may be lost or mixed",
+    ),
     Code.KEY_MISSING: (Stage.KEY, "the row has no key field"),
     Code.KEY_NULL: (Stage.KEY, "the key field is null"),
     Code.KEY_NOT_SCALAR: (Stage.KEY, "the key field holds a list or an object"),
@@ -75,6 +80,10 @@ EXPLANATIONS: dict[Code, tuple[Stage, str]] = {
         "a prediction holds a value that its column in --output_format can't hold, or the row's model has other outputs",
     ),
 }
+
+
+# With one of these, nobody knows how many rows of the file are missing, so that nothing may be published.
+INCOMPLETE = frozenset((Code.FILE_DAMAGED, Code.FILE_CHANGED))
 
 
 class RowError(Exception):

@@ -15,6 +15,7 @@ from transforms.codec import Column, take
 from transforms.codes import Code, Stage
 from transforms.keys import readable
 from transforms.modelspecs import ModelSpec
+from transforms.pins import Pin
 from transforms.specs import JobSpec
 
 
@@ -54,7 +55,8 @@ class Plan:
 class FileRange:
     """Bytes ``[start, stop)`` of one file; ``stop`` None: to its end (a compressed file has no known end).
 
-    ``relative`` is the file's path below the fixed part of the pattern that matched it, ``updated`` when it was last changed.
+    ``relative`` is the file's path below the fixed part of the pattern that matched it; ``pin`` is what the whole file was when the
+    range was planned: who reads it compares.
     """
 
     path: str
@@ -62,7 +64,7 @@ class FileRange:
     stop: int | None
     size_bytes: int
     relative: str
-    updated: float = 0.0
+    pin: Pin | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,6 +83,15 @@ class Split:
         return self.ranges[0].path, self.ranges[0].start
 
 
+@dataclasses.dataclass(frozen=True, order=True, slots=True)
+class Incomplete:
+    """A file that could not be read as it was planned, so that nobody knows how many rows are missing: why, as its failed row has it."""
+
+    path: str
+    code: Code
+    message: str
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class SplitCount:
     """What the read step saw of one split: the other half of the job's accounts. ``resumed``: an earlier launch saw it."""
@@ -89,7 +100,7 @@ class SplitCount:
     rows: int
     bytes: int
     files: int
-    damaged: tuple[str, ...] = ()
+    incomplete: tuple[Incomplete, ...] = ()
     seconds: float = 0.0
     resumed: bool = False
 

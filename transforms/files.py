@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import BinaryIO
 
 from transforms import gcs, table_folders
+from transforms.pins import FileChangedError, Pin
 
 GLOB_CHARACTERS = re.compile(r"[*?\[]")
 HIDDEN = re.compile(r"/[_.]")
@@ -26,7 +27,8 @@ HIDDEN = re.compile(r"/[_.]")
 class FoundFile:
     """A file that a pattern matched; ``relative`` is its path below the pattern's fixed part, ``place`` where it really is.
 
-    Two spellings of one path, and a link and its target, have one ``place``. ``crc32c`` is of the bytes, as a bucket lists it.
+    Two spellings of one path, and a link and its target, have one ``place``. ``pin`` is what it was when it was found, ``crc32c`` of the
+    bytes, as a bucket lists it.
     """
 
     path: str
@@ -34,6 +36,7 @@ class FoundFile:
     relative: str
     updated: float = 0.0
     place: str = ""
+    pin: Pin | None = None
     crc32c: str = ""
 
     def __post_init__(self) -> None:
@@ -100,7 +103,12 @@ def match_once(patterns: Sequence[str]) -> Iterator[FoundFile]:
 
 
 def _local(path: str, relative: str, place: str) -> FoundFile:
-    return FoundFile(path, os.path.getsize(path), relative, os.path.getmtime(path), place)
+    status = os.stat(path)
+    return FoundFile(path, status.st_size, relative, status.st_mtime, place, _pin(status))
+
+
+def _pin(status: os.stat_result) -> Pin:
+    return Pin(status.st_size, changed_ns=status.st_mtime_ns)
 
 
 class _Folder:
@@ -177,7 +185,8 @@ def _fixed_part(pattern: str) -> str:
 
 
 def _remote(found: gcs.Object, folder: str) -> FoundFile:
-    return FoundFile(found.path, found.size_bytes, found.path[len(folder) :].lstrip("/"), found.updated, crc32c=found.crc32c)
+    relative = found.path[len(folder) :].lstrip("/")
+    return FoundFile(found.path, found.size_bytes, relative, found.updated, pin=found.pin, crc32c=found.crc32c)
 
 
 def _readable(found: gcs.Object, folder: str) -> FoundFile:
@@ -270,16 +279,57 @@ def existing(paths: Collection[str]) -> set[str]:
     return {path for path in paths if (path in listed if is_remote(path) else exists(path))}
 
 
-def read_bytes(path: str) -> bytes:
+def read_bytes(path: str, pin: Pin | None = None) -> bytes:
+    """Gives the bytes of ``path`` as they are, compressed or not.
+
+    Raises:
+      FileChangedError: it is not what ``pin`` says, or was not when its last byte came.
+    """
     if is_remote(path):
-        return gcs.read(path)
-    with open(path, "rb") as stream:
-        return stream.read()
+        return gcs.read(path, pin)
+    with open_raw(path, pin) as stream:
+        content = stream.read()
+        check_unchanged(path, pin, stream)
+        return content
 
 
-def open_raw(path: str) -> BinaryIO:
-    """Opens ``path`` for reading its bytes as they are, compressed or not."""
-    return gcs.open_reader(path) if is_remote(path) else open(path, "rb")
+def open_raw(path: str, pin: Pin | None = None) -> BinaryIO:
+    """Opens ``path`` for reading its bytes as they are, compressed or not.
+
+    Raises:
+      FileChangedError: it is not what ``pin`` says. An object of a bucket is found to be another when it is read, at the latest.
+    """
+    if is_remote(path):
+        return gcs.open_reader(path, pin)
+    try:
+        stream = open(path, "rb")  # noqa: SIM115  # the caller closes it
+    except FileNotFoundError:
+        if pin is None:
+            raise
+        raise FileChangedError(path, pin, None) from None
+    if pin is not None and (now := _pin(os.fstat(stream.fileno()))) != pin:
+        stream.close()
+        raise FileChangedError(path, pin, now)
+    return stream
+
+
+def check_unchanged(path: str, pin: Pin | None, stream: BinaryIO) -> None:
+    """Checks that ``stream`` and what now lies at ``path`` are still what ``pin`` says; for use when ``stream`` has been read.
+
+    A generation of an object never changes, and nothing else was read.
+
+    Raises:
+      FileChangedError: written to meanwhile, or another file has taken its place.
+    """
+    if pin is None or is_remote(path):
+        return
+    try:
+        there = _pin(os.stat(path))
+    except FileNotFoundError:
+        raise FileChangedError(path, pin, None) from None
+    for now in (_pin(os.fstat(stream.fileno())), there):
+        if now != pin:
+            raise FileChangedError(path, pin, now)
 
 
 def create(path: str) -> BinaryIO:

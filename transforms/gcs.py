@@ -32,6 +32,8 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud.storage import Blob  # type: ignore[import-untyped]
 from google.cloud.storage.retry import DEFAULT_RETRY  # type: ignore[import-untyped]
 
+from transforms.pins import FileChangedError, Pin
+
 SCHEME = "gs://"
 # One request fetches this much. A range's last line lies in the next window, so twice as much would be fetched in vain
 # with every range; half as much would double the waits for a first byte.
@@ -69,6 +71,11 @@ class Object(NamedTuple):
     generation: int = 0
     crc32c: str = ""
 
+    @property
+    def pin(self) -> Pin:
+        """What a reader compares: the object is this one as long as its generation is."""
+        return Pin(self.size_bytes, generation=self.generation)
+
 
 @functools.cache
 def _client() -> GcsIO:
@@ -89,12 +96,18 @@ def split(path: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _naming(path: str, missing: str = "there is no such object") -> Iterator[None]:
-    """Turns the exceptions of the client, which name a URL at best, into a StorageError about ``path``."""
+def _naming(path: str, missing: str = "there is no such object", pin: Pin | None = None) -> Iterator[None]:
+    """Turns the exceptions of the client, which name a URL at best, into a StorageError about ``path``.
+
+    A generation that is not there, where ``pin`` asks for it, is a FileChangedError.
+    """
     try:
         yield
     except NotFound as error:
-        raise StorageError(path, missing) from error
+        if pin is None:
+            raise StorageError(path, missing) from error
+        found = find(path)
+        raise FileChangedError(path, pin, None if found is None else found.pin) from error
     except (GoogleAPIError, GoogleAuthError, requests.RequestException) as error:
         raise StorageError(path, _reason(error)) from error
 
@@ -168,11 +181,20 @@ def list_names(folder: str) -> list[str]:
     return sorted({found[len(name) :].rstrip("/") for found in names} - {""})
 
 
-def read(path: str) -> bytes:
-    """Gives an object's bytes as they are stored, their checksum verified."""
-    blob = _blob(path)
-    with _naming(path):
+def read(path: str, pin: Pin | None = None) -> bytes:
+    """Gives an object's bytes as they are stored, their checksum verified.
+
+    Raises:
+      FileChangedError: the object is not there as ``pin`` says.
+    """
+    blob = _blob(path) if pin is None else _pinned(path, pin)
+    with _naming(path, pin=pin):
         return bytes(blob.download_as_bytes(raw_download=True, retry=DEFAULT_RETRY))
+
+
+def _pinned(path: str, pin: Pin) -> Blob:
+    bucket, name = split(path)
+    return _client().client.bucket(bucket).blob(name, generation=pin.generation)
 
 
 def write(path: str, content: bytes) -> None:
@@ -182,13 +204,18 @@ def write(path: str, content: bytes) -> None:
         blob.upload_from_string(content, content_type="application/octet-stream", retry=DEFAULT_RETRY)
 
 
-def open_reader(path: str) -> BinaryIO:
-    """Opens an object for reading its bytes as they are stored, from any position."""
-    blob = _blob(path)
-    with _naming(path):
-        blob.reload(retry=DEFAULT_RETRY)
-    pinned = blob.bucket.blob(blob.name, generation=blob.generation)
-    return io.BufferedReader(_Reader(path, pinned, blob.size or 0), 1 << 20)
+def open_reader(path: str, pin: Pin | None = None) -> BinaryIO:
+    """Opens an object for reading its bytes as they are stored, from any position: the generation of ``pin``, else the one there now.
+
+    Raises:
+      FileChangedError: ``pin`` was given and its generation is gone; of an object with bytes that shows when they are read.
+    """
+    blob = _blob(path) if pin is None else _pinned(path, pin)
+    if pin is None or not pin.size_bytes:  # of no bytes there will be no request that could fail
+        with _naming(path, pin=pin):
+            blob.reload(retry=DEFAULT_RETRY)
+    there = pin or Pin(blob.size or 0, generation=blob.generation)
+    return io.BufferedReader(_Reader(path, there, is_planned=pin is not None), 1 << 20)
 
 
 def open_writer(path: str) -> BinaryIO:
@@ -201,8 +228,10 @@ def open_writer(path: str) -> BinaryIO:
 class _Reader(io.RawIOBase):
     """Reads one generation of an object in windows; one that was replaced meanwhile is an error, never a mixture."""
 
-    def __init__(self, path: str, blob: Blob, size: int) -> None:
-        self.path, self.blob, self.size = path, blob, size
+    def __init__(self, path: str, pin: Pin, is_planned: bool) -> None:
+        self.path, self.size = path, pin.size_bytes
+        self.blob = _pinned(path, pin)
+        self.planned = pin if is_planned else None
         self.position = self.start = 0
         self.window = b""
 
@@ -232,7 +261,7 @@ class _Reader(io.RawIOBase):
 
     def _fetch(self) -> None:
         stop = min(self.size, self.position + WINDOW_BYTES)
-        with _naming(self.path, "was replaced or deleted while it was read"):
+        with _naming(self.path, "was replaced or deleted while it was read", self.planned):
             try:
                 # A checksum is known of the whole object only.
                 data = self.blob.download_as_bytes(

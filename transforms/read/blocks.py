@@ -7,13 +7,15 @@ import dataclasses
 import functools
 import io
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from contextlib import contextmanager
+from typing import IO, Any, BinaryIO
 
 from backports import zstd
 from isal import igzip_lib
 
-from transforms import files
 from transforms.elements import FileRange
+from transforms.read.damage import POSSIBLE, DamagedFileError, is_damage
+from transforms.read.source import open_source
 
 BLOCK_BYTES = 4 << 20
 MAX_ROW_BYTES = 256 << 20
@@ -22,8 +24,6 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # How much is unpacked at a time: what comes before damage is lost from that much.
 PACKED_BYTES, UNPACKED_BYTES = 64 << 10, 256 << 10
 COMPRESSIONS = {"gz": "gzip", "bz2": "bzip2", "zst": "zstd"}
-# What the libraries raise at bytes that do not unpack, or that can't be read.
-UNPACKING: tuple[type[Exception], ...] = (EOFError, igzip_lib.error, zstd.ZstdError, OSError)  # type: ignore[assignment]  # isal's stub is wrong
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,23 +39,19 @@ class Block:
         return self.offset + start
 
 
-class DamagedFileError(Exception):
-    """The file breaks off or can't be decompressed; ``offset`` is the first byte not read."""
-
-    def __init__(self, offset: int, message: str) -> None:
-        super().__init__(message)
-        self.offset = offset
-
-
 def compression_of(path: str) -> str | None:
     """Gives ``gzip``, ``bzip2`` or ``zstd`` by the path's extension, else None."""
     return COMPRESSIONS.get(path.rsplit(".", 1)[-1].lower()) if "." in path else None
 
 
-def open_stream(piece: FileRange) -> IO[bytes]:
-    """Opens a file for reading its bytes, decompressed."""
-    raw = files.open_raw(piece.path)
-    compression = compression_of(piece.path)
+@contextmanager
+def open_stream(piece: FileRange) -> Iterator[IO[bytes]]:
+    """Open a file for reading its bytes, decompressed."""
+    with open_source(piece) as raw:
+        yield _unpacked(raw, compression_of(piece.path))
+
+
+def _unpacked(raw: BinaryIO, compression: str | None) -> IO[bytes]:
     if compression == "gzip":
         unpacked = _Unpacked(raw, functools.partial(igzip_lib.IgzipDecompressor, igzip_lib.DECOMP_GZIP))
         return io.BufferedReader(unpacked, UNPACKED_BYTES)
@@ -105,10 +101,6 @@ class _Unpacked(io.RawIOBase):
                 buffer[: len(data)] = data
                 return len(data)
 
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
 
 def read_blocks(piece: FileRange) -> Iterator[Block]:
     """Gives the lines that begin in ``[piece.start, piece.stop)``, in blocks of about ``BLOCK_BYTES``.
@@ -139,8 +131,8 @@ class Cursor:
             try:
                 # Not read(): it would throw away what it has when the damage comes before ``count`` bytes are there.
                 data = self.stream.read1(count)  # type: ignore[attr-defined]
-            except UNPACKING as error:
-                if not _is_damage(error):
+            except POSSIBLE as error:
+                if not is_damage(error):
                     raise
                 self.damage = DamagedFileError(self.offset, f"{type(error).__name__}: {error}")
                 if parts:
@@ -152,11 +144,6 @@ class Cursor:
             self.offset += len(data)
             count -= len(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def _is_damage(error: Exception) -> bool:
-    """Tells a damaged file from a storage that does not answer, which the engine retries."""
-    return not isinstance(error, OSError) or (error.errno is None and "data" in str(error).lower())
 
 
 def _blocks(cursor: Cursor, piece: FileRange) -> Iterator[Block]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from transforms import files
 from transforms.elements import FileRange
-from transforms.read.blocks import UNPACKING, compression_of, open_stream
+from transforms.read.blocks import compression_of, open_stream
+from transforms.read.damage import DamagedFileError, decoding
 
 # What files of a kind begin with: RFC 1952, bzip2's and zstd's (RFC 8878) own, parquet.thrift, Avro 1.11 "Object Container Files".
 # Long enough that no text is taken for one: a header of CSV may well begin with PAR1, or with PARE.
@@ -49,8 +50,8 @@ def contradiction(path: str, format: str) -> str | None:
 def _broken(path: str) -> str | None:
     """What is wrong with the first byte of a compressed file, decompressed; None: nothing."""
     try:
-        with open_stream(FileRange(path, 0, None, 0, path)) as stream:
+        with open_stream(FileRange(path, 0, None, 0, path)) as stream, decoding(0, "its first bytes do not unpack"):
             stream.read(1)
-    except UNPACKING as error:
-        return f"{type(error).__name__}: {error}"
+    except DamagedFileError as damage:
+        return str(damage)
     return None

@@ -49,7 +49,7 @@ class CsvReader:
             yield parser.parse(block, plain, piece, order)
 
     def _look_at_rows(self, piece: FileRange) -> Iterator[tuple[RowParser, RowBlock, PlainRows]]:
-        header = read_header(piece.path) if piece.start > 0 else None
+        header = read_header(piece) if piece.start > 0 else None
         parser = None
         for rows in read_rows(piece):
             if not len(rows.texts):

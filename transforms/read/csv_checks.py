@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from transforms import files
 from transforms.elements import FileRange
-from transforms.read.blocks import BLOCK_BYTES, DamagedFileError, compression_of
+from transforms.read.blocks import BLOCK_BYTES, compression_of
 from transforms.read.csv_rows import Header, read_header, read_rows, take_header
+from transforms.read.damage import DamagedFileError
 from transforms.read.row import RowSpec
 from transforms.signature import TensorSpec
 
@@ -16,14 +17,15 @@ def missing_columns(path: str, spec: RowSpec) -> list[str]:
     Raises:
       DamagedFileError: the file does not begin as CSV.
     """
-    header = read_header(path) if compression_of(path) is None else _packed_header(path)
+    whole = FileRange(path, 0, None, 0, path)
+    header = read_header(whole) if compression_of(path) is None else _packed_header(whole)
     named = () if spec.model_field is None else (spec.model_field,)
     needed = dict.fromkeys((*(tensor.name for tensor in spec.signature.inputs), *spec.key_fields, *named))
     return [] if header is None else [name for name in needed if name not in header.names]
 
 
-def _packed_header(path: str) -> Header | None:
-    for rows in read_rows(FileRange(path, 0, None, 0, path)):
+def _packed_header(whole: FileRange) -> Header | None:
+    for rows in read_rows(whole):
         if len(rows.texts):
             return take_header(rows)
     return None

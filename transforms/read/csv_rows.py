@@ -14,10 +14,11 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from transforms import files
 from transforms.codes import Code, RowError
 from transforms.elements import FileRange, RowTexts
-from transforms.read.blocks import BYTE_ORDER_MARK, MAX_ROW_BYTES, DamagedFileError, read_blocks
+from transforms.read.blocks import BYTE_ORDER_MARK, MAX_ROW_BYTES, read_blocks
+from transforms.read.damage import DamagedFileError
+from transforms.read.source import open_source
 
 QUOTE, COMMA, NEWLINE, RETURN = b'",\n\r'
 HEADER_READ_BYTES = 64 << 10
@@ -250,14 +251,14 @@ def take_header(rows: RowBlock) -> Header:
     return Header(names, rows.offset + int(rows.texts.stops[0]))
 
 
-def read_header(path: str) -> Header | None:
-    """Gives the header of an uncompressed file, from a look at its beginning; None where it holds no row.
+def read_header(piece: FileRange) -> Header | None:
+    """Gives the header of the uncompressed file of a range, from a look at its beginning; None where it holds no row.
 
     Raises:
       DamagedFileError: the first row is no header.
     """
     data = b""
-    with files.open_raw(path) as stream:
+    with open_source(piece) as stream:
         while True:
             more = stream.read(HEADER_READ_BYTES)
             data += more

@@ -10,6 +10,7 @@ import apache_beam as beam
 import numpy as np
 
 from transforms.coders import Piece
+from transforms.codes import Code
 from transforms.elements import InstanceBatch, Split
 from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.read.instances import hashes_of, range_reader
@@ -47,8 +48,12 @@ class _ListDuplicates(beam.DoFn):
     def _places(self, split: Split, job: JobSpec, wanted: np.ndarray) -> Iterator[DuplicateKey]:
         reader = range_reader(job)
         for piece in split.ranges:
+            places: list[DuplicateKey] = []
             for batch in reader.read(piece, split.order):
-                yield from _places(batch, wanted)
+                places += itertools.islice(_places(batch, wanted), LISTED_DUPLICATES)
+                if any(row.code is Code.FILE_CHANGED for row in batch.failed):  # these are no longer the rows that were predicted
+                    places = []
+            yield from places
 
 
 def _places(batch: InstanceBatch, wanted: np.ndarray) -> Iterator[DuplicateKey]:

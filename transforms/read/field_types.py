@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import fastavro
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms import files
+from transforms.elements import FileRange
+from transforms.read.avro_blocks import read_header
+from transforms.read.damage import DamagedFileError, decoding
 from transforms.read.formats import format_of
+from transforms.read.source import open_source
 
 AVRO = {
     "boolean": pa.bool_(), "int": pa.int64(), "long": pa.int64(), "float": pa.float64(), "double": pa.float64(), "string": pa.string(),
@@ -39,15 +41,16 @@ def _types(path: str, given: str | None) -> dict[str, pa.DataType]:
     if format not in ("parquet", "avro"):
         return {}
     try:
-        with files.open_raw(path) as stream:
+        with open_source(FileRange(path, 0, None, 0, path)) as stream:
             if format == "parquet":
-                columns = pq.read_schema(stream)
+                with decoding(0, path):
+                    columns = pq.read_schema(stream)
                 return dict(zip(columns.names, columns.types, strict=True))
-            schema: Any = fastavro.reader(stream).writer_schema
-            fields = schema["fields"]
-            return {field["name"]: kind for field in fields if (kind := _avro_type(field["type"])) is not None}
-    except (pa.ArrowException, OSError, EOFError, ValueError, KeyError, TypeError):
+            schema = read_header(stream).schema
+    except DamagedFileError:
         return {}
+    fields = schema["fields"] if isinstance(schema, dict) and schema.get("type") == "record" else ()
+    return {field["name"]: kind for field in fields if (kind := _avro_type(field["type"])) is not None}
 
 
 def _avro_type(kind: Any) -> pa.DataType | None:

@@ -17,6 +17,7 @@ from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch, Rows
 from transforms.files import FoundFile
 from transforms.keys import hash_keys, path_text, readable
+from transforms.pins import FileChangedError
 from transforms.read.blocks import MAX_ROW_BYTES, read_blocks
 from transforms.read.jsonl import find_lines
 from transforms.read.row import RowSpec
@@ -170,6 +171,10 @@ def _content(one: _Listed) -> bytes | RowError:
     if one.found.size_bytes > MAX_ROW_BYTES:
         return RowError(Code.ROW_TOO_LONG, f"the file has {one.found.size_bytes} bytes; at most {MAX_ROW_BYTES >> 20} MiB are possible")
     try:
-        return files.read_bytes(one.found.path)
+        return files.read_bytes(one.found.path, one.found.pin)
+    except FileChangedError as change:
+        if change.now is None:  # as if it had been gone when it was looked for
+            return RowError(Code.FILE_NOT_FOUND, str(change))
+        return RowError(Code.FILE_CHANGED, str(change))
     except OSError as error:
         return _not_found(one.text, error)

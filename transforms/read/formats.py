@@ -12,8 +12,10 @@ from typing import Any, Protocol
 
 from transforms.codes import Code, Stage
 from transforms.elements import FailedRow, FileRange, InstanceBatch
-from transforms.read.blocks import DamagedFileError, compression_of
+from transforms.pins import FileChangedError
+from transforms.read.blocks import compression_of
 from transforms.read.contents import contradiction
+from transforms.read.damage import DamagedFileError
 from transforms.read.row import RowSpec
 from transforms.tables import is_table
 
@@ -133,7 +135,7 @@ def format_of(path: str, given: str | None) -> Format:
 
 
 class RangeReader:
-    """Reads ranges of files of any format; a file's damage becomes a failed row."""
+    """Reads ranges of files of any format; damage of a file, and that it is no longer what was planned, become failed rows."""
 
     def __init__(self, spec: RowSpec, given: str | None) -> None:
         self.spec = spec
@@ -141,14 +143,18 @@ class RangeReader:
         self.readers: dict[str, Reader] = {}
 
     def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
-        """Gives the batches of one file range; damage of the file is a failed row in a last, empty batch."""
+        """Gives the batches of one file range; damage or change of the file is a failed row in a last, empty batch."""
         reader = self._reader(piece)
         try:
             yield from reader.read(piece, order)
+            return
         except DamagedFileError as damage:
             message = f"the file can't be read on from here, so how many rows are lost is unknown: {damage}"
-            failed = FailedRow(b"", piece.path, damage.offset, Stage.READ, Code.FILE_DAMAGED, message, b"null")
-            yield dataclasses.replace(reader.nothing(piece, order), failed=[failed])
+            offset, code = damage.offset, Code.FILE_DAMAGED
+        except FileChangedError as change:
+            offset, code, message = piece.start, Code.FILE_CHANGED, str(change)
+        failed = FailedRow(b"", piece.path, offset, Stage.READ, code, message, b"null")
+        yield dataclasses.replace(reader.nothing(piece, order), failed=[failed])
 
     def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
         return self._reader(piece).nothing(piece, order)

@@ -16,8 +16,8 @@ from apache_beam.pvalue import TaggedOutput
 
 from transforms import metrics, records
 from transforms.coders import Piece
-from transforms.codes import Code
-from transforms.elements import InstanceBatch, Split, SplitCount, SplitEnd
+from transforms.codes import INCOMPLETE, Code
+from transforms.elements import FileRange, Incomplete, InstanceBatch, Split, SplitCount, SplitEnd
 from transforms.keys import hash_keys
 from transforms.modelspecs import VARIANT
 from transforms.read.ahead import read_ahead
@@ -92,44 +92,67 @@ class _ReadInstances(beam.DoFn):
             yield TaggedOutput("hashes", ((job.task, bucket), some.tobytes()))
 
     def _read(self, job: JobSpec, split: Split) -> Iterator[InstanceBatch | TaggedOutput]:
-        started = time.monotonic()
         reader = range_reader(job)
-        rows, size, damaged = 0, 0, []
-        hashes: list[np.ndarray] = []
+        account = SplitAccount(job, split, self.progress)
         for piece in split.ranges:
             batches = timed(reader.read(piece, split.order))
             # A process that has more than one core to itself reads with one while it predicts with the others.
-            for batch in read_ahead(batches) if job.model.threads > 1 and piece.size_bytes > BLOCK_BYTES else batches:
+            ahead = read_ahead(batches) if job.model.threads > 1 and piece.size_bytes > BLOCK_BYTES else batches
+            for batch in account.add(piece, ahead):
                 batch.job = job
-                read = len(batch) + len(batch.failed)
-                rows += read
-                size += batch.bytes
-                damaged += [row.source for row in batch.failed if row.code is Code.FILE_DAMAGED]
-                metrics.instances_read.inc(read)
-                if job.key.fields or batch.key_hashes is not None:
-                    hashes.append(hashes_of(batch))
-                if piece.stop is not None:
-                    self.progress.add(input_bytes=batch.bytes)
-                if read:
+                if len(batch) or batch.failed:
                     yield batch
             if job.output.layout == "mirror":  # a file without rows has an output without rows
                 yield dataclasses.replace(reader.nothing(piece, split.order), job=job)
-            if piece.stop is None:  # compressed: how far it is shows only at its end
-                self.progress.add(input_bytes=piece.size_bytes)
-        metrics.bytes_read.inc(size)
-        first_pieces = [piece for piece in split.ranges if piece.start == 0]
-        metrics.files_read.inc(len(first_pieces))
-        # Later steps work while this one waits in its yields: the seconds are those of reading, predicting and writing.
-        count = SplitCount(split.order, rows, size, len(first_pieces), tuple(damaged), time.monotonic() - started)
-        if job.identity:
-            end = SplitEnd(records.name_of(split), count, b"".join(some.tobytes() for some in hashes))
+        count = account.finish()
+        if job.identity and not any(file.code is Code.FILE_CHANGED for file in count.incomplete):
+            end = SplitEnd(records.name_of(split), count, b"".join(some.tobytes() for some in account.hashes))
             yield dataclasses.replace(reader.nothing(split.ranges[-1], split.order), job=job, end=end)
-        yield TaggedOutput("pieces", (job.task, count))
-        for bucket, some in by_bucket(hashes, job.key_buckets):
-            yield TaggedOutput("hashes", ((job.task, bucket), some.tobytes()))
+        yield from account.tagged(count)
 
     def finish_bundle(self) -> None:
         self.progress.write()
+
+
+class SplitAccount:
+    """Counts what a split holds while its batches pass, for the job's accounts, its metrics and its progress."""
+
+    def __init__(self, job: JobSpec, split: Split, progress: metrics.Progress) -> None:
+        self.job, self.split, self.progress = job, split, progress
+        self.started = time.monotonic()
+        self.rows = self.size = 0
+        self.incomplete: list[Incomplete] = []
+        self.hashes: list[np.ndarray] = []
+
+    def add(self, piece: FileRange, batches: Iterator[InstanceBatch]) -> Iterator[InstanceBatch]:
+        """Give the batches of one range of the split, each counted."""
+        for batch in batches:
+            read = len(batch) + len(batch.failed)
+            self.rows += read
+            self.size += batch.bytes
+            self.incomplete += [Incomplete(row.source, row.code, row.message) for row in batch.failed if row.code in INCOMPLETE]
+            metrics.instances_read.inc(read)
+            if self.job.key.fields or batch.key_hashes is not None:
+                self.hashes.append(hashes_of(batch))
+            if piece.stop is not None:
+                self.progress.add(input_bytes=batch.bytes)
+            yield batch
+        if piece.stop is None:  # compressed: a batch's bytes are unpacked ones; how many were read shows only at the end
+            self.progress.add(input_bytes=piece.size_bytes)
+
+    def finish(self) -> SplitCount:
+        """Return the split's counts, when all of its ranges were read."""
+        files = sum(piece.start == 0 for piece in self.split.ranges)
+        metrics.bytes_read.inc(self.size)
+        metrics.files_read.inc(files)
+        # Later steps work while this one waits in its yields: the seconds are those of reading, predicting and writing.
+        return SplitCount(self.split.order, self.rows, self.size, files, tuple(self.incomplete), time.monotonic() - self.started)
+
+    def tagged(self, count: SplitCount) -> Iterator[TaggedOutput]:
+        """Give the split's counts and the hashes of its keys as the read step's other outputs."""
+        yield TaggedOutput("pieces", (self.job.task, count))
+        for bucket, some in by_bucket(self.hashes, self.job.key_buckets):
+            yield TaggedOutput("hashes", ((self.job.task, bucket), some.tobytes()))
 
 
 def timed(batches: Iterator[InstanceBatch]) -> Iterator[InstanceBatch]:

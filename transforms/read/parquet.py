@@ -5,26 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms import files
 from transforms.elements import FileRange, InstanceBatch
-from transforms.read.blocks import DamagedFileError
 from transforms.read.columns import refuse_columns
+from transforms.read.damage import DamagedFileError, decoding
 from transforms.read.row import RowSpec
+from transforms.read.source import open_source
 from transforms.read.table import TableBatcher, batch_rows, needed_columns
 
-DAMAGE = (pa.ArrowException, OSError, EOFError)
+NOT_PARQUET = "not a whole Parquet file that can be read"
 
 
 def refusal(spec: RowSpec, path: str) -> str | None:
     """Gives why a job can't use the file ``path``, as its schema shows, or None; a damaged one is seen when it is read."""
-    with files.open_raw(path) as stream:
-        try:
+    try:
+        with open_source(FileRange(path, 0, None, 0, path)) as stream, decoding(0, NOT_PARQUET):
             schema = pq.read_schema(stream)
-        except DAMAGE:
-            return None
+    except DamagedFileError:
+        return None
     return refuse_columns(spec, path, {field.name: [field.type] for field in schema})
 
 
@@ -39,11 +38,9 @@ class ParquetReader:
         return self.batcher.nothing(piece, order)
 
     def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
-        with files.open_raw(piece.path) as stream:
-            try:
+        with open_source(piece) as stream:
+            with decoding(0, NOT_PARQUET):
                 parquet = pq.ParquetFile(stream)
-            except DAMAGE as error:
-                raise _damaged(0, error) from error
             first_row = 0
             for number in range(parquet.num_row_groups):
                 group = parquet.metadata.row_group(number)
@@ -62,10 +59,8 @@ class ParquetReader:
         batches = parquet.iter_batches(rows, row_groups=[number], columns=columns, use_threads=False)
         row = first_row
         while True:
-            try:
+            with decoding(row, f"{NOT_PARQUET}, from row {row} on"):
                 table = next(batches, None)
-            except DAMAGE as error:
-                raise _damaged(row, error) from error
             if table is None:
                 return
             if table.num_rows:
@@ -80,7 +75,3 @@ def _begin(group: pq.RowGroupMetaData) -> int:
         return 0
     column = group.column(0)
     return min(offset for offset in (column.dictionary_page_offset, column.data_page_offset) if offset is not None)
-
-
-def _damaged(row: int, error: BaseException) -> DamagedFileError:
-    return DamagedFileError(row, f"not a whole Parquet file that can be read, from row {row} on: {type(error).__name__}: {error}")

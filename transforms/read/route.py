@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import logging
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 
@@ -19,11 +18,11 @@ from apache_beam.pvalue import TaggedOutput
 
 from transforms import metrics
 from transforms.codes import Code, RowError, Stage
-from transforms.elements import FailedRow, InstanceBatch, Split, SplitCount
+from transforms.elements import FailedRow, InstanceBatch, Split
 from transforms.model.locate import locate_named
 from transforms.modelspecs import RouteSpec, SpecError
 from transforms.read.formats import RangeReader
-from transforms.read.instances import ACCOUNT_TYPES, RowsRead, by_bucket, hashes_of, row_spec, timed
+from transforms.read.instances import ACCOUNT_TYPES, RowsRead, SplitAccount, row_spec, timed
 from transforms.read.kept_rows import InstanceMaker, RowBlock, keep, keep_failed
 from transforms.read.row import RowSpec
 from transforms.routes import folder_of, stand_in
@@ -55,27 +54,11 @@ class _Route(beam.DoFn):
         self.reader = RangeReader(spec, self.job.input.format)
 
     def process(self, split: Split) -> Iterator[tuple[str, RowBlock] | TaggedOutput]:
-        started = time.monotonic()
-        rows, size, damaged = 0, 0, []
-        hashes: list[np.ndarray] = []
+        account = SplitAccount(self.job, split, self.progress)
         for piece in split.ranges:
-            for batch in self.reader.read(piece, split.order):
-                read = len(batch) + len(batch.failed)
-                rows += read
-                size += batch.bytes
-                damaged += [row.source for row in batch.failed if row.code is Code.FILE_DAMAGED]
-                metrics.instances_read.inc(read)
-                if self.job.key.fields:
-                    hashes.append(hashes_of(batch))
+            for batch in account.add(piece, self.reader.read(piece, split.order)):
                 yield from self._parted(batch)
-                self.progress.add(input_bytes=batch.bytes)
-        metrics.bytes_read.inc(size)
-        first_pieces = [piece for piece in split.ranges if piece.start == 0]
-        metrics.files_read.inc(len(first_pieces))
-        count = SplitCount(split.order, rows, size, len(first_pieces), tuple(damaged), time.monotonic() - started)
-        yield TaggedOutput("pieces", (self.job.task, count))
-        for bucket, some in by_bucket(hashes, self.job.key_buckets):
-            yield TaggedOutput("hashes", ((self.job.task, bucket), some.tobytes()))
+        yield from account.tagged(account.finish())
 
     def finish_bundle(self) -> None:
         self.progress.write()

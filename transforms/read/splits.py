@@ -31,14 +31,14 @@ def split_file(found: FoundFile, format: Format) -> Iterator[FileRange]:
     A large file of CSV is searched for a quote first: with one in it a line end may be part of a field, and the file is left whole.
     """
     if not format.can_split(found.path):
-        yield FileRange(found.path, 0, None, found.size_bytes, found.relative, found.updated)
+        yield FileRange(found.path, 0, None, found.size_bytes, found.relative, found.pin)
         return
     pieces = max(1, round(found.size_bytes / SPLIT_BYTES))
     if pieces > 1 and format.is_uncut(found.path):
         pieces = 1
     borders = [found.size_bytes * piece // pieces for piece in range(pieces + 1)]
     for start, stop in itertools.pairwise(borders):
-        yield FileRange(found.path, start, stop, stop - start, found.relative, found.updated)
+        yield FileRange(found.path, start, stop, stop - start, found.relative, found.pin)
 
 
 class _MatchFiles(beam.DoFn):

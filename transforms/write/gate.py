@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from transforms.codes import EXPLANATIONS, Code
-from transforms.elements import Shard, SplitCount
+from transforms.elements import Incomplete, Shard, SplitCount
 from transforms.keys import DuplicateKey, Duplicates
 from transforms.specs import JobSpec
 from transforms.statistics.comparison import Comparison
@@ -46,25 +46,26 @@ class Accounts:
         """The number of keys that stand more than once."""
         return sum(some.count for some in self.duplicates)
 
-    @property
-    def damaged(self) -> tuple[str, ...]:
-        return tuple(sorted({path for count in self.counts for path in count.damaged}))
+    def incomplete(self, code: Code) -> list[Incomplete]:
+        """Return the input files that could not be read whole for the reason ``code``, sorted."""
+        return sorted({file for count in self.counts for file in count.incomplete if file.code is code})
 
 
 def check_gate(job: JobSpec, accounts: Accounts) -> str | None:
     """Gives the reason why the results may not be published, or None."""
     read, predicted, failed = accounts.read, accounts.rows("results"), accounts.rows("errors")
-    # A damaged file is a failed row of its own that was never read.
+    # That a file is damaged or has changed is a failed row of its own that was never read.
     if read != predicted + failed:
         return f"{read} rows were read, but {predicted} predicted + {failed} failed = {predicted + failed}: rows were lost or doubled"
+    if reason := _incomplete(accounts):
+        return reason
     if accounts.duplicated and job.key.duplicates == "fail":
         first = ", ".join(f"{place.key} ({place.source} at byte {place.offset})" for place in accounts.places[:4])
-        return f"{accounts.duplicated} keys stand more than once, such as {first}; correct them or give --duplicate_keys=allow"
+        such = f", such as {first}" if first else " (which ones is unknown: the input changed before it could be looked at again)"
+        return f"{accounts.duplicated} keys stand more than once{such}; correct them or give --duplicate_keys=allow"
     collision = _mirrored_twice(job, accounts) if job.output.layout == "mirror" else None
     if collision:
         return f"--output_layout=mirror would write {collision[0]} for several input files: {', '.join(collision[1][:3])}"
-    if accounts.damaged:
-        return f"{len(accounts.damaged)} input files are damaged, so rows are lost: {', '.join(accounts.damaged[:3])}"
     ratio = failed / read if read else 0.0
     if ratio > job.max_error_ratio:
         most = count_codes([shard for shard in accounts.shards if shard.kind == "errors"])[0]
@@ -91,6 +92,20 @@ def _without_figure(job: JobSpec, accounts: Accounts) -> str | None:
         if why is not None or compared != predicted:
             found = why or f"{compared} of {predicted} predictions were compared"
             return f"--max_disagreement={spec.max_disagreement} was given, and the disagreement is not known: {found}"
+    return None
+
+
+def _incomplete(accounts: Accounts) -> str | None:
+    """Return which files could not be read whole as they were planned, and what to do, or None."""
+    if changed := accounts.incomplete(Code.FILE_CHANGED):
+        messages = sorted({file.message for file in changed})  # a split's message is that of the file's other splits
+        return (
+            f"the input changed while the run read it, so that rows may be lost, doubled or mixed: {'; '.join(messages[:3])}. "
+            f"Run again when nothing writes to it any more, or give copies"
+        )
+    if damaged := accounts.incomplete(Code.FILE_DAMAGED):
+        paths = sorted({file.path for file in damaged})
+        return f"{len(paths)} input files are damaged, so rows are lost: {', '.join(paths[:3])}"
     return None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from transforms import files, records
+from transforms.codes import Code
 from transforms.elements import Plan, Shard
 from transforms.own_names import MANIFEST
 from transforms.specs import JobSpec
@@ -71,7 +72,8 @@ def make(
             **({"query": job.input.query} if job.input.query is not None else {}),
             "files": sum(count.files for count in accounts.counts),
             "bytes": sum(count.bytes for count in accounts.counts),
-            "damaged": list(accounts.damaged),
+            "damaged": sorted({file.path for file in accounts.incomplete(Code.FILE_DAMAGED)}),
+            "changed": sorted({file.path for file in accounts.incomplete(Code.FILE_CHANGED)}),
         },
         **_resumed(accounts),
         "keys": {
