@@ -209,7 +209,7 @@ def console() -> None:
     """Ends the process with ``main``'s status, not waiting for threads of an engine that was interrupted."""
     from pipeline.supervisor import supervise
 
-    status = supervise(_work) if sys.argv[1:2] != ["serve"] else _work()
+    status = supervise(_work)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status) if status == INTERRUPTED else sys.exit(status)

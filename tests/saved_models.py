@@ -160,6 +160,47 @@ class Models:
 
         self._save(path, function, tf.TensorSpec([None], tf.float32, "x"))
 
+    def _ends_quietly(self, path: Path) -> None:
+        """As half_plus_two, but a row of 13 ends the process with status 0."""
+        import tensorflow as tf
+
+        def end() -> tf.Tensor:
+            with tf.control_dependencies([tf.raw_ops.Abort(error_msg="", exit_without_error=True)]):
+                return tf.constant(0.0)
+
+        def function(x):
+            return {"y": 0.5 * x + 2.0 + tf.cond(tf.reduce_any(x == 13.0), end, lambda: tf.constant(0.0))}
+
+        self._save(path, function, tf.TensorSpec([None], tf.float32, "x"))
+
+    def _number(self, path: Path) -> None:
+        """Its error repeats the row's text."""
+        import tensorflow as tf
+
+        self._save(path, lambda text: {"y": tf.strings.to_number(text)}, tf.TensorSpec([None], tf.string, "text"))
+
+    def _prints_to_stdout(self, path: Path) -> None:
+        self._prints(path, "stdout")
+
+    def _prints_to_stderr(self, path: Path) -> None:
+        self._prints(path, "stderr")
+
+    def _prints(self, path: Path, stream: str) -> None:
+        """As text_length, and prints its rows."""
+        import sys
+
+        import tensorflow as tf
+
+        def function(text):
+            with tf.control_dependencies([tf.map_fn(show, text, tf.bool)]):
+                return {"length": tf.strings.length(text)}
+
+        def show(row):
+            with tf.control_dependencies([tf.print(tf.strings.join(["row ", row]), output_stream=getattr(sys, stream))]):
+                return tf.constant(True)
+
+        self._save(path, function, tf.TensorSpec([None], tf.string, "text"))
+
     def _text_length(self, path: Path) -> None:
         import tensorflow as tf
 

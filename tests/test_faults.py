@@ -130,6 +130,52 @@ def test_a_model_that_ends_the_process_is_named_with_its_rows(models: Models, tm
     assert not list(crashes.folder().glob(f"{whole.pid}.*"))
 
 
+@pytest.mark.parametrize("mode", ["in_memory", "multi_processing"])
+def test_a_model_that_exits_with_status_0_is_no_success(models: Models, tmp_path: Path, mode: str) -> None:
+    """``Abort(exit_without_error=True)``: the process exits with 0 in the middle of a model call."""
+    out, said = tmp_path / "out", tmp_path / "said"
+    data = write_lines(tmp_path / "rows.jsonl", [{"x": 13, "id": row} for row in range(5)])
+    flags = {"model": models.get("ends_quietly"), "key_field": "id", "allow_unsafe_ops": "true", "direct_running_mode": mode}
+    whole = child.start(out, said=said, input=data, direct_num_workers=2 if mode == "multi_processing" else 1, **flags)
+    whole.join(120)
+    assert whole.exitcode == 1, said.read_text()
+    assert f"ran {flags['model']} on 5 rows of {data}, rows from 0 to " in said.read_text().replace("while it ran", "ran")
+    assert not (out / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_native_code_that_exits_is_no_success(tmp_path: Path, status: int) -> None:
+    said = tmp_path / "said"
+    process = child.CONTEXT.Process(target=_exit_while_working, args=(said, status))
+    process.start()
+    process.join()
+    assert process.exitcode == 1, said.read_text()
+    assert f"the run's process ended with status {status} before its work was done" in said.read_text()
+
+
+def _exit_while_working(said: Path, status: int) -> None:
+    from pipeline.supervisor import supervise
+
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
+    supervise(lambda: os._exit(status))
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_status_that_was_reached_is_the_waiting_processs(status: int) -> None:
+    """Even where the process crashes after its work, as libraries do that end threads in their destructors."""
+    process = child.CONTEXT.Process(target=_crash_after_work, args=(status,))
+    process.start()
+    process.join()
+    assert process.exitcode == status
+
+
+def _crash_after_work(status: int) -> None:
+    from pipeline.supervisor import supervise
+
+    supervise(lambda: status)
+    os.abort()
+
+
 def test_rows_that_end_one_process_after_another_fail(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As an engine does that starts a worker again: the third process refuses the rows that ended two."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

@@ -27,7 +27,7 @@ CALLERS = 50
 class Serving:
     """A service of its own process, with folders that it allows."""
 
-    def __init__(self, folder: Path, model: str) -> None:
+    def __init__(self, folder: Path, model: str, *program: str) -> None:
         self.folder, self.model = folder, model
         self.log = folder / "log"
         with socket.socket() as free:
@@ -35,7 +35,7 @@ class Serving:
             self.port = free.getsockname()[1]
         flags = (f"--allow_model={Path(model).parent}", f"--allow_input={folder}/in", f"--allow_output={folder}/out", f"--port={self.port}")
         with self.log.open("wb") as log:
-            command = [sys.executable, "-m", "pipeline.main", "serve", *flags]
+            command = [sys.executable, *(program or ("-m", "pipeline.main")), "serve", *flags]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=120, trust_env=False)
 
@@ -178,6 +178,17 @@ def test_changed_model_is_loaded_anew(serving: Serving, models: Models) -> None:
         assert answer.status_code == 200, answer.text
         outputs.append(serving.predictions(name))
     assert outputs == [expected(), [number + 1.0 for number in range(ROWS)]]
+
+
+def test_a_service_that_a_model_ends_is_no_success(tmp_path: Path) -> None:
+    """Native code calls ``exit(0)`` in the middle of a job."""
+    program = "import os, sys; from pipeline import main; main.run = lambda *_: os._exit(0); main.console()"
+    ending = Serving(tmp_path, f"{tmp_path}/models/m", "-c", program)
+    ending.wait()
+    with pytest.raises(httpx.HTTPError):
+        ending.ask(input=ending.write("rows"), output=f"{tmp_path}/out")
+    assert ending.process.wait(60) == 1
+    assert "the run's process ended with status 0 before its work was done" in ending.log.read_text()
 
 
 @pytest.mark.parametrize(
