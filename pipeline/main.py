@@ -7,13 +7,12 @@ import gc
 import logging
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline import check_flags, jobfile
+from pipeline import check_flags, jobfile, stopping
 from pipeline import options as flags
 from pipeline.check_flags import CheckOptions
 from pipeline.flags import UsageError
@@ -126,19 +125,20 @@ def _execute(spec: JobSpec | RunSpec, found: InputFound, beam_options: PipelineO
     # The collector would walk all that TensorFlow and Beam have made, again and again while the graph is built.
     gc.freeze()
     failure: Exception | None = None
-    try:
-        pipeline = beam.Pipeline(options=beam_options)
-        graph.build(pipeline, spec)
-        with summary.show_progress(spec.progress_folder, found):
-            result = pipeline.run()
-            if preflight.is_template(beam_options):
-                LOG.info("the template is written; the job's output will go to %s", spec.folder)
-                return DONE
-            result.wait_until_finish()
-    except Exception as error:  # whatever an engine raises when a job fails
-        if "KeyboardInterrupt" in str(error):  # the local runner's words for Ctrl-C while a bundle was under way
-            raise KeyboardInterrupt from error
-        failure = error
+    with stopping.noticed() as stops:
+        try:
+            pipeline = beam.Pipeline(options=beam_options)
+            graph.build(pipeline, spec)
+            with summary.show_progress(spec.progress_folder, found):
+                result = pipeline.run()
+                if preflight.is_template(beam_options):
+                    LOG.info("the template is written; the job's output will go to %s", spec.folder)
+                    return DONE
+                result.wait_until_finish()
+        except Exception as error:  # whatever an engine raises when a job fails
+            if stops:  # the local runner makes an error of its own of Ctrl-C while a bundle is under way
+                raise KeyboardInterrupt from error
+            failure = error
     report = publisher.ended(spec)
     if report is None:
         what = "was cut off while it published" if publisher.is_cut_off(spec) else "failed and nothing was published"
@@ -216,18 +216,8 @@ def console() -> None:
 
 
 def _work() -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):  # a scheduler's stop is as orderly as Ctrl-C
-        signal.signal(number, _interrupt)
+    stopping.interrupt_on_signals()
     return main()
-
-
-def _interrupt(*_: object) -> None:
-    """Interrupts once: what sends a signal to a process and to its group sends it twice. Ctrl-C a second later ends at once."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, lambda *_: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    signal.alarm(1)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -65,11 +65,12 @@ def workers(process: int) -> list[int]:
 def predicting(process: int | None) -> int | None:
     """The process of a run that is in a model call."""
     assert process is not None
-    for each in workers(process):
-        for path in crashes.folder().glob(f"{each}.*"):
-            if path.read_bytes()[:4] != bytes(4):
-                return each
-    return None
+    return next((each for each in workers(process) if predicting_in(each)), None)
+
+
+def predicting_in(process: int) -> bool:
+    """Whether ``process`` itself is in a model call."""
+    return any(path.read_bytes()[:4] != bytes(4) for path in crashes.folder().glob(f"{process}.*"))
 
 
 def wait_until(seen: Callable[[], Any], seconds: float = 60.0) -> Any:
