@@ -15,6 +15,7 @@ from pipeline.findings import Findings
 from pipeline.misfits import candidate_keys, find_misfits
 from pipeline.options import Options
 from pipeline.sample import plan_input, predict_sample, read_sample
+from pipeline.terminal import say
 from transforms.model.locate import find_folder, read_meta_graphs
 from transforms.read.formats import format_of
 from transforms.signature import ModelError, select_meta_graph
@@ -27,11 +28,11 @@ TRIED_SIGNATURES = 10
 def check(options: CheckOptions, beam_options: PipelineOptions) -> bool:
     """Prints the findings, and writes them as JSON if asked; gives whether the job would run."""
     findings = look(options, beam_options)
-    print(check_text.text(findings))
+    said = say(check_text.text(findings))
     if options.json is not None:
         with open(options.json, "wb") as stream:
             stream.write(msgspec.json.format(msgspec.json.encode(findings.as_json()), indent=2) + b"\n")
-    return findings.reason is None
+    return said and findings.reason is None
 
 
 def look(options: CheckOptions, beam_options: PipelineOptions) -> Findings:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pipeline.findings import Findings, bigquery_schema, signature_rows
 from pipeline.misfits import Misfit
 from pipeline.sample import SAMPLED_SPLITS, InputPlan, Sample
+from pipeline.terminal import one_line
 
 LONGEST_LINE = 300
 
@@ -32,7 +33,7 @@ def text(findings: Findings) -> str:
     if findings.job is not None:
         lines += _schema(findings)
     lines += _plan(findings)
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _verdict(findings: Findings) -> Iterator[str]:

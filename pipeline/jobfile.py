@@ -14,13 +14,13 @@ import dataclasses
 import difflib
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.flags import UsageError
 from pipeline.options import beam_flags
+from pipeline.terminal import complain
 
 
 class _FieldError(ValueError):
@@ -200,7 +200,7 @@ def expand(argv: Sequence[str]) -> list[str]:
                 raise UsageError(f"--job={path}: {found[field.flag][0]} and {place} both say --{field.flag}; leave one of them out")
             found[field.flag] = place, _value(path, place, field, value)
     if ignored:
-        print(f"nightshift: --job={path}: changes nothing here: {', '.join(ignored)}", file=sys.stderr)
+        complain(f"--job={path}: changes nothing here: {', '.join(ignored)}")
     flags = {flag: text for flag, (_, text) in found.items() if not given & {flag, *ALSO_WON_BY.get(flag, ())}}
     return [*argv, *(f"--{flag}={text}" for flag, text in _with_style(flags, style, argv, given).items())]
 

@@ -14,6 +14,7 @@ from pipeline import commands, places, template
 from pipeline import options as flags
 from pipeline.flags import Flag, UsageError
 from pipeline.options import Options
+from pipeline.terminal import say
 
 LOG = logging.getLogger("nightshift")
 POLL_SECONDS = 10.0
@@ -120,16 +121,16 @@ def _number(name: str, text: str) -> int:
 def launch(arguments: Sequence[str]) -> int:
     """Launches the job; gives 0 when it is launched, or with ``--wait=true`` when it is done."""
     if {"--help", "-h"} & set(arguments):
-        print(commands.help_text(USAGE, FLAGS, ENDING))
-        return 0
+        return 0 if say(commands.help_text(USAGE, FLAGS, ENDING)) else 1
     own, others = commands.take(FLAGS, arguments, REQUIRED)
     asked = read(own, others)
     if own["dry_run"]:
-        print(json.dumps({"projectId": asked.project, "location": asked.region, **asked.body}, indent=2, ensure_ascii=False))
-        return 0
+        return (
+            0 if say(json.dumps({"projectId": asked.project, "location": asked.region, **asked.body}, indent=2, ensure_ascii=False)) else 1
+        )
     places.check(asked.project, asked.body["launchParameter"])
     job_id = submit(asked)
-    print(f"launched {own['job_name']}: https://console.cloud.google.com/dataflow/jobs/{asked.region}/{job_id}?project={asked.project}")
+    say(f"launched {own['job_name']}: https://console.cloud.google.com/dataflow/jobs/{asked.region}/{job_id}?project={asked.project}")
     return wait(asked, job_id) if own["wait"] else 0
 
 

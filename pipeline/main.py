@@ -17,6 +17,8 @@ from pipeline import options as flags
 from pipeline.check_flags import CheckOptions
 from pipeline.flags import UsageError
 from pipeline.options import Options
+from pipeline.terminal import complain as to_terminal
+from pipeline.terminal import log_to_stderr, say
 from transforms.modelspecs import SpecError
 from transforms.specs import JobSpec
 
@@ -51,24 +53,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command not in ("run", "check"):
             raise UsageError(f"unknown command {command!r}; there are: run, check, launch, schedule, serve")
         if {"--help", "-h"} & set(arguments):
-            print(flags.help_text() if command == "run" else check_flags.help_text())
-            return DONE
+            return DONE if say(flags.help_text() if command == "run" else check_flags.help_text()) else ANYTHING_ELSE
         arguments = jobfile.expand(arguments)
         return run(flags.parse(arguments)) if command == "run" else check(check_flags.parse(arguments))
     except (UsageError, SpecError) as error:
-        print(f"nightshift: {error}", file=sys.stderr)
+        to_terminal(str(error))
         return REFUSED
+    except OSError as error:
+        to_terminal(_storage(error))
+        return ANYTHING_ELSE
     except KeyboardInterrupt:
-        print("nightshift: interrupted; nothing was published", file=sys.stderr)
+        to_terminal("interrupted; nothing was published")
         return INTERRUPTED
 
 
-def _complain(text: str) -> None:
-    print(f"nightshift: {text}", file=sys.stderr)
-
-
-def run(options: Options, complain: Callable[[str], None] = _complain) -> int:
+def run(options: Options, complain: Callable[[str], None] = to_terminal) -> int:
     """Runs the job that ``options`` describe and gives its exit status; ``complain`` takes the one message of what is wrong."""
+    try:
+        return _run(options, complain)
+    except OSError as error:
+        complain(_storage(error))
+        return ANYTHING_ELSE
+
+
+def _storage(error: OSError) -> str:
+    return f"a disk or storage failed: {error}; manifest.json in the output says which run it holds"
+
+
+def _run(options: Options, complain: Callable[[str], None]) -> int:
     beam_options = _start(options)
     from pipeline import many, preflight
 
@@ -197,7 +209,7 @@ def _leave_staging(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> 
 def _quiet(verbose: bool) -> None:
     """Keeps TensorFlow's and Beam's chatter out, unless it is asked for; set before either is imported."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "3")
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     logging.getLogger().setLevel(logging.INFO if verbose else logging.ERROR)
     # An engine logs a failing step's stack, sometimes twice; what a person can use of it is printed at the end.
     logging.getLogger("apache_beam").setLevel(logging.INFO if verbose else logging.CRITICAL)
@@ -210,14 +222,17 @@ def console() -> None:
     from pipeline.supervisor import supervise
 
     status = supervise(_work)
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(status) if status == INTERRUPTED else sys.exit(status)
 
 
 def _work() -> int:
     stopping.interrupt_on_signals()
-    return main()
+    try:
+        return main()
+    except Exception as error:  # a fault of the program itself: the last place where it can be said in one line
+        LOG.debug("where it failed", exc_info=True)
+        to_terminal(f"a fault of nightshift: {type(error).__name__}: {error}; --verbose=true shows where. Please report it")
+        return ANYTHING_ELSE
 
 
 if __name__ == "__main__":

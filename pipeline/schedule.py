@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import commands, places
 from pipeline import launch as launching
 from pipeline.flags import Flag, UsageError
+from pipeline.terminal import say
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 FLAGS = (
@@ -26,18 +27,16 @@ ENDING = "The job's flags are those of nightshift run; {date} in them is the day
 def schedule(arguments: Sequence[str]) -> int:
     """Makes or changes the scheduler's job, which has the name of the Dataflow job."""
     if {"--help", "-h"} & set(arguments):
-        print(commands.help_text(USAGE, FLAGS, ENDING))
-        return 0
+        return 0 if say(commands.help_text(USAGE, FLAGS, ENDING)) else 1
     own, others = commands.take(FLAGS, arguments, REQUIRED)
     if len(own["schedule"].split()) != 5:
         raise UsageError(f"--schedule={own['schedule']}: expected five fields: minute, hour, day of the month, month, day of the week")
     asked = launching.read(own, others)
     zone = asked.body["launchParameter"]["parameters"].get("time_zone", "UTC")
     if own["dry_run"]:
-        print(json.dumps(scheduler_job(own, asked, zone) | {"body": asked.body}, indent=2, ensure_ascii=False))
-        return 0
+        return 0 if say(json.dumps(scheduler_job(own, asked, zone) | {"body": asked.body}, indent=2, ensure_ascii=False)) else 1
     places.check(asked.project, asked.body["launchParameter"])
-    print(f"{put(scheduler_job(own, asked, zone), asked)} {own['job_name']}: {own['schedule']}, {zone}")
+    say(f"{put(scheduler_job(own, asked, zone), asked)} {own['job_name']}: {own['schedule']}, {zone}")
     return 0
 
 

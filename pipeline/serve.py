@@ -22,6 +22,7 @@ from pipeline import commands
 from pipeline import options as flags
 from pipeline.flags import Flag, UsageError
 from pipeline.options import Options
+from pipeline.terminal import say
 from transforms.modelspecs import SpecError
 
 if TYPE_CHECKING:
@@ -220,8 +221,7 @@ async def _asked(request: Request) -> list[tuple[str, str]]:
 def serve(arguments: Sequence[str], run: Run) -> int:
     """Serves until it is told to stop; a job that is running then comes to its end."""
     if {"--help", "-h"} & set(arguments):
-        print(commands.help_text(USAGE, FLAGS, "GET /?model=&input=&output= runs a job, GET /health answers at any time."))
-        return 0
+        return 0 if say(commands.help_text(USAGE, FLAGS, "GET /?model=&input=&output= runs a job, GET /health answers at any time.")) else 1
     values, others = commands.take(FLAGS, arguments, ("allow_model", "allow_input", "allow_output"))
     commands.refuse_others("serve", FLAGS, others)
     import uvicorn

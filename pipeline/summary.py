@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from pipeline.preflight import InputFound
+from pipeline.terminal import one_line, say
 from transforms.metrics import read_progress
 from transforms.specs import JobSpec
 from transforms.statistics.guard import SUMMARY, Failures, guarded, warnings
@@ -84,7 +85,7 @@ def print_summary(report: dict[str, Any], spec: JobSpec | RunSpec) -> None:
     with guarded(SUMMARY, failures):
         lines = _job_lines(report, spec) if isinstance(spec, JobSpec) else _run_lines(report, spec)
     lines += [f"  warning: {line}" for line in (*report.get("warnings", ()), *warnings(failures))]
-    print("\n".join(lines))
+    say("\n".join(map(one_line, lines)))
 
 
 def _run_lines(report: dict[str, Any], run: RunSpec) -> list[str]:

@@ -8,6 +8,9 @@ import signal
 import sys
 from collections.abc import Callable
 
+from pipeline.native_output import STREAMS, NativeOutput, open_standard_streams
+from pipeline.terminal import complain
+
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 ENDED_EARLY = 1
@@ -22,6 +25,8 @@ def supervise(work: Callable[[], int]) -> int:
     """
     if sys.platform != "linux":
         return work()
+    open_standard_streams()
+    outputs = [NativeOutput(number) for number in STREAMS]
     waited_for = {signal.SIGCHLD, *PASSED_ON}
     signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
     reached, word = os.pipe()  # neither end is inherited by a program that the child starts
@@ -30,14 +35,20 @@ def supervise(work: Callable[[], int]) -> int:
         os.close(reached)
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, waited_for)
+        for output in outputs:
+            output.redirect()
         status = work()
         os.write(word, bytes([status]))
         return status
     os.close(word)
+    for output in outputs:
+        output.pass_on()
     code = os.waitstatus_to_exitcode(_wait(child, waited_for))
+    for output in outputs:
+        output.finish()
     returned = _returned(reached)
     if returned is None:
-        print(f"nightshift: {_explain(child, code)}", file=sys.stderr, flush=True)
+        complain(_explain(child, code))
     os._exit(ENDED_EARLY if returned is None else returned)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipeline import flags
 from pipeline.flags import Flag, UsageError
+from pipeline.terminal import complain, say
 
 METADATA = "templates/metadata.json"
 NAME = "Nightshift"
@@ -135,12 +136,12 @@ def main(arguments: Sequence[str]) -> int:
     try:
         text = json.dumps(container_spec(image), indent=2, ensure_ascii=False) + "\n"
     except UsageError as error:
-        print(f"make template: {error}", file=sys.stderr)
+        complain(f"make template: {error}")
         return 2
     from transforms import files
 
     files.write_bytes(path, text.encode())
-    print(f"wrote {path}")
+    say(f"wrote {path}")
     return 0
 
 
