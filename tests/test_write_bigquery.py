@@ -12,7 +12,7 @@ import pytest
 
 from transforms.modelspecs import SpecError
 from transforms.specs import BigQuerySpec, OutputSpec
-from transforms.write.bigquery import output_type, schema_field, table_type, typed
+from transforms.write.bigquery import UNFIT, output_type, schema_field, table_type, typed
 
 BIG = 2**60
 
@@ -465,6 +465,19 @@ def test_texts_become_typed():
     assert column(pa.binary(), '{"b64": "AP8="}') == [b"\0\xff"]
     record = pa.struct([("a", pa.int64()), ("b", pa.list_(pa.binary()))])
     assert column(record, '{"a": 1, "b": [{"b64": "AA=="}]}', '{"a": null}') == [{"a": 1, "b": [b"\0"]}, {"a": None, "b": None}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (pa.list_(pa.int64()), "[1000000000000000000000]"), (pa.struct([("a", pa.int64())]), "[1]"), (pa.date32(), '"5881580-07-11"'),
+        (pa.timestamp("us", "UTC"), '"33658-09-27T01:46:40Z"'), (pa.decimal128(38, 9), "1e40"), (pa.list_(pa.float64()), '["x"]'),
+        (pa.binary(), '"plain"'), (pa.int64(), "9223372036854775808"),
+    ],
+)  # fmt: skip
+def test_a_value_beyond_its_column_fails_its_row(kind, text):
+    with pytest.raises(UNFIT):
+        typed(pa.array([text], pa.string()), table_type(kind))
 
 
 # --- check -------------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import pyarrow.types as pt
 
 from transforms.codec import Column, Ragged, numpy_dtype
 from transforms.codes import Code, RowError
+from transforms.read.python_values import python_values
 from transforms.signature import Shape, Signature, TensorSpec
 from transforms.values import innermost, integer_bounds, is_ones, out_of_range, regular_shape
 
@@ -133,7 +134,7 @@ def _values(flat: pa.Array, spec: TensorSpec) -> tuple[np.ndarray, np.ndarray]:
     target = numpy_dtype(spec.dtype)
     if spec.dtype == "string":
         if not _is_text(kind):
-            flat = pc.cast(flat, pa.string())
+            flat = _texts(flat)
         return _objects(flat), np.zeros(len(flat), bool)
     if pt.is_decimal(kind):
         flat = pc.cast(flat, pa.int64() if integer_bounds(spec.dtype) is not None else pa.float64(), safe=False)
@@ -152,6 +153,15 @@ def _values(flat: pa.Array, spec: TensorSpec) -> tuple[np.ndarray, np.ndarray]:
     return values, bad
 
 
+def _texts(flat: pa.Array) -> pa.Array:
+    """Gives dates, times and decimals as texts; Arrow has a placeholder for dates of more than five digits of a year."""
+    texts = pc.cast(flat, pa.string())
+    far = pc.starts_with(texts, pattern="<value out of range")
+    if pc.any(far).as_py():
+        texts = pc.replace_with_mask(texts, far, pa.array(list(map(str, python_values(flat.filter(far)))), pa.string()))
+    return texts
+
+
 def _objects(flat: pa.Array) -> np.ndarray:
     values: np.ndarray = flat.to_numpy(zero_copy_only=False)
     return values
@@ -162,7 +172,7 @@ def _by_row(array: pa.Array, spec: TensorSpec, shapes: tuple[Shape, ...]) -> tup
     leaf, _ = _leaf(array.type)
     cells: list[np.ndarray] = []
     errors: Errors = {}
-    for row, value in enumerate(array.to_pylist()):
+    for row, value in enumerate(python_values(array)):
         try:
             cells.append(_cell(value, leaf, spec, shapes))
         except RowError as error:

@@ -19,6 +19,7 @@ from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch
 from transforms.keys import join_keys, make_key, make_keys, take_key
 from transforms.read import arrow
+from transforms.read.python_values import python_values
 from transforms.read.row import RowSpec
 from transforms.texts import scalar_texts
 
@@ -61,7 +62,8 @@ class TableRows:
         return self.table.num_rows
 
     def __getitem__(self, row: int) -> bytes:
-        return json_text(self.table.slice(int(row), 1).to_pylist()[0])
+        (values,) = python_values(self.table.slice(int(row), 1).to_struct_array())
+        return json_text(values)
 
     def take(self, index: np.ndarray) -> TableRows:
         return TableRows(self.table.take(pa.array(index)))
@@ -222,5 +224,5 @@ def _texts(column: pa.Array | None, rows: int) -> pa.Array:
         return pa.array([""] * rows, pa.string())
     texts = scalar_texts(column)
     if texts is None:
-        return pa.array([json_text(value) for value in column.to_pylist()], pa.binary()).cast(pa.string())
+        return pa.array([json_text(value) for value in python_values(column)], pa.binary()).cast(pa.string())
     return pc.fill_null(texts, "null") if texts.null_count else texts

@@ -62,7 +62,7 @@ class TableEncoder(ParquetEncoder):
         for name, texts in self._texts(batch).items():
             try:
                 typed(texts, self.types[name])
-            except (ValueError, TypeError, KeyError, decimal.InvalidOperation, pa.ArrowException):
+            except UNFIT:
                 reasons |= {row: f"field {name!r}: {value}" for row, value in _unfit(texts, self.types[name]).items()}
         return refuse(batch, Code.OUTPUT_DOES_NOT_FIT, reasons)
 
@@ -180,6 +180,9 @@ def schema_field(name: str, kind: pa.DataType) -> bigquery.SchemaField:
     return bigquery.SchemaField(name, next(sql for is_one, sql, _ in SCALARS if is_one(kind)), mode=mode)
 
 
+# What ``typed`` raises of a value that its column can't hold; the last is of an object that is none.
+UNFIT = (ValueError, TypeError, KeyError, OverflowError, decimal.InvalidOperation, pa.ArrowException, AttributeError)
+
 # --- JSON texts → typed columns ----------------------------------------------------------------------------------------------
 
 
@@ -187,7 +190,7 @@ def typed(texts: pa.Array, kind: pa.DataType) -> pa.Array:
     """Gives JSON texts, one a row, as a column of ``kind``; empty texts, of fields that a row lacks, are null.
 
     Raises:
-      ValueError, TypeError, KeyError, decimal.InvalidOperation, pa.ArrowException: some value is of another kind.
+      one of ``UNFIT``: some value is of another kind, or beyond what its type holds.
     """
     if pt.is_string(kind):
         return as_text(texts)
@@ -207,7 +210,7 @@ def _unfit(texts: pa.Array, kind: pa.DataType) -> dict[int, str]:
     for row in range(len(texts)):
         try:
             typed(texts.slice(row, 1), kind)
-        except (ValueError, TypeError, KeyError, decimal.InvalidOperation, pa.ArrowException):
+        except UNFIT:
             reasons[row] = f"expected {kind}, as in the first of the input, found {texts[row].as_py()[:100]}"
     return reasons
 
