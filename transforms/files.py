@@ -267,6 +267,11 @@ def list_children(folder: str) -> list[str]:
     return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
+def is_link(path: str) -> bool:
+    """Return whether ``path`` is a symbolic link of a disk."""
+    return not is_remote(path) and os.path.islink(path)
+
+
 def exists(path: str) -> bool:
     """Whether ``path`` is a file."""
     return gcs.find(path) is not None if is_remote(path) else os.path.isfile(path)

@@ -18,9 +18,11 @@ from transforms import files
 from transforms.elements import FileRange, Shard, Split, SplitCount
 from transforms.modelspecs import SpecError
 from transforms.packing import packer
-from transforms.specs import STAGING, JobSpec
+from transforms.specs import STAGING, JobSpec, staging_in
 
 SUFFIX = ".split"
+PARTS = ("results", "errors")  # each row is in one of them
+KINDS = (*PARTS, "comparison")
 CHECKED_BYTES = 1 << 20
 # Flags that say how a run is done and not what comes out.
 OF_NO_MATTER = ("resume", "run_id", "date", "job", "verbose", "max_error_ratio", "model_memory_mb", "write_disposition", "duplicate_keys")
@@ -71,9 +73,28 @@ def find(job: JobSpec, split: Split) -> SplitRecord | None:
     for folder in job.resumed:
         path = files.join(folder, name_of(split))
         record = _read(path) if files.exists(path) else None
-        if record is not None and record.identity == job.identity and all(map(_is_whole, record.shards)):
+        if record is None or record.identity != job.identity or not _is_of(record, job, split, folder):
+            continue
+        if all(map(_is_whole, record.shards)):
             return record
     return None
+
+
+def _is_of(record: SplitRecord, job: JobSpec, split: Split, folder: str) -> bool:
+    """Return whether a record says what only the split's own can say: whoever may write to the output could else name any file.
+
+    Its shards lie in the launch's own staging, are of a kind that is published and named as the split's files are; its rows add up.
+    """
+    launch = folder.rstrip("/").rpartition("/")[2]
+    staging = {"errors": staging_in(job.output.errors, job.run_id, launch)}
+    names = {(piece.relative, piece.path) for piece in split.ranges} if job.output.layout == "mirror" else {("", "")}
+    for shard in record.shards:
+        parent, _, name = shard.path.rpartition("/")
+        if shard.kind not in KINDS or parent != staging.get(shard.kind, folder.rstrip("/")) or name in ("", ".", ".."):
+            return False
+        if shard.order != split.order or (shard.relative, shard.source) not in names or files.is_link(shard.path):
+            return False
+    return record.count.order == split.order and record.count.rows == sum(shard.rows for shard in record.shards if shard.kind in PARTS)
 
 
 def _read(path: str) -> SplitRecord | None:

@@ -1,0 +1,99 @@
+"""Records of splits in staging are believed only where they say what the split's own would: others may write to an output's folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import pytest
+
+from transforms import records
+from transforms.elements import FileRange, Shard, Split, SplitCount
+from transforms.modelspecs import ModelSpec
+from transforms.records import SplitRecord
+from transforms.signature import Signature
+from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
+
+SPLIT = Split((FileRange("/in/a.jsonl", 0, None, 10, "a.jsonl"), FileRange("/in/b.jsonl", 0, None, 10, "b.jsonl")))
+CONTENT = b"predictions\n"
+
+
+def a_job(out: Path, layout: str = "sharded") -> JobSpec:
+    output = OutputSpec(str(out), errors_folder=f"{out}-failed", layout=layout)  # type: ignore[arg-type]
+    model = ModelSpec("m", Signature("s", ("serve",), (), ()))
+    job = JobSpec(InputSpec(("/in",)), KeySpec(), model, output, "night", "first", "2026-01-01T00:00:00+00:00", identity="same")
+    return dataclasses.replace(job, launch="second", resumed=(job.staging_in(job.folder),))
+
+
+def a_shard(folder: str, kind: str, rows: int, **others: Any) -> Shard:
+    path = f"{folder}/_staging/night/first/{kind}-1"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    Path(path).write_bytes(CONTENT)
+    crc32c = google_crc32c.Checksum(CONTENT).hexdigest().decode()
+    return dataclasses.replace(Shard(kind, path, SPLIT.order, "", "", rows, len(CONTENT), crc32c), **others)
+
+
+def found(job: JobSpec, shards: list[Shard], **others: Any) -> SplitRecord | None:
+    """What is found of a record that the first launch left with ``shards``."""
+    record = SplitRecord("same", {}, SplitCount(SPLIT.order, 3, 20, 2), b"", shards, None)
+    for name, value in others.items():
+        setattr(record, name, value)
+    records.write(dataclasses.replace(job, launch="first"), records.name_of(SPLIT), record)
+    return records.find(job, SPLIT)
+
+
+def test_an_honest_record_is_found(tmp_path: Path) -> None:
+    job = a_job(tmp_path / "out")
+    assert found(job, [a_shard(job.folder, "results", 2), a_shard(job.output.errors, "errors", 1)]) is not None
+    mirrored = a_job(tmp_path / "out", "mirror")
+    named = [
+        a_shard(job.folder, "results", 2, relative="a.jsonl", source="/in/a.jsonl"),
+        a_shard(job.output.errors, "errors", 1, relative="b.jsonl", source="/in/b.jsonl"),
+    ]
+    assert found(mirrored, named) is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"path": "{tmp}/elsewhere/secret"},
+        {"path": "{out}/_staging/night/first/../first/results-1"},
+        {"path": "{out}/_staging/night/other/results-1"},
+        {"path": "{out}/_staging/night/first/link"},
+        {"kind": "manifest"},
+        {"kind": "errors"},
+        {"relative": "../../escaped.jsonl", "source": "/in/a.jsonl"},
+        {"relative": "a.jsonl", "source": "/etc/passwd"},
+        {"order": ("/in/other.jsonl", 0)},
+        {"rows": 3},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("layout", ["sharded", "mirror"])
+def test_a_record_that_names_what_is_not_the_splits_own_is_not_believed(tmp_path: Path, change: dict[str, Any], layout: str) -> None:
+    job = a_job(tmp_path / "out", layout)
+    mirrored = {"relative": "a.jsonl", "source": "/in/a.jsonl"} if layout == "mirror" else {}
+    shard = a_shard(job.folder, "results", 2, **mirrored)
+    staging = f"{job.folder}/_staging/night"
+    os.makedirs(f"{staging}/other")
+    os.makedirs(f"{tmp_path}/elsewhere")
+    for place in (f"{tmp_path}/elsewhere/secret", f"{staging}/other/results-1"):
+        Path(place).write_bytes(CONTENT)
+    os.symlink(f"{tmp_path}/elsewhere/secret", f"{staging}/first/link")
+    changed = {name: value.format(tmp=tmp_path, out=job.folder) if isinstance(value, str) else value for name, value in change.items()}
+    failed = a_shard(job.output.errors, "errors", 1, **mirrored)
+    assert found(job, [shard, failed]) is not None
+    assert found(job, [dataclasses.replace(shard, **changed), failed]) is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"identity": "other"}, {"count": SplitCount(("/in/x", 0), 3, 20, 2)}, {"count": SplitCount(SPLIT.order, 4, 20, 2)}]
+)
+def test_a_record_of_another_job_or_count_is_not_believed(tmp_path: Path, change: dict[str, Any]) -> None:
+    """The identity too: only the first record of a launch is looked at before the start."""
+    job = a_job(tmp_path / "out")
+    shards = [a_shard(job.folder, "results", 2), a_shard(job.output.errors, "errors", 1)]
+    assert found(job, shards) is not None
+    assert found(job, shards, **change) is None
