@@ -19,6 +19,7 @@ from pipeline.terminal import say
 from transforms.model.locate import find_folder, read_meta_graphs
 from transforms.read.formats import format_of
 from transforms.signature import ModelError, select_meta_graph
+from transforms.write import journal
 
 # Other signatures are tried on so many rows: enough to see whether they fit.
 TRIED_ROWS = 20
@@ -28,6 +29,8 @@ TRIED_SIGNATURES = 10
 def check(options: CheckOptions, beam_options: PipelineOptions) -> bool:
     """Prints the findings, and writes them as JSON if asked; gives whether the job would run."""
     findings = look(options, beam_options)
+    if findings.job is not None:
+        findings.unfinished = journal.pending(findings.job.folder)
     said = say(check_text.text(findings))
     if options.json is not None:
         with open(options.json, "wb") as stream:

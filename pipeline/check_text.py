@@ -42,6 +42,8 @@ def _verdict(findings: Findings) -> Iterator[str]:
         yield f"the job would run{some}"
     else:
         yield f"THE JOB WOULD FAIL: {findings.reason}"
+    if findings.unfinished is not None:
+        yield f"note: {findings.unfinished}"
     for name in findings.fitting_signatures:
         yield f"  signature {name} fits the sampled rows: give --signature_name={name}"
 

@@ -26,10 +26,13 @@ class Findings:
     fitting_signatures: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     estimate: Estimate | None = None
+    unfinished: str | None = None  # what a run that was cut off while it published left in the output
 
     def as_json(self) -> dict[str, Any]:
         """Gives the findings for machines."""
         found: dict[str, Any] = {"would_run": self.reason is None, "reason": self.reason, "fitting_signatures": self.fitting_signatures}
+        if self.unfinished is not None:
+            found["unfinished"] = self.unfinished
         if self.job is not None:
             model = self.job.model
             found["model"] = {"location": model.location, "version": model.version, "signature": model.signature.name}

@@ -50,8 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             _quiet(False)
             return launch.launch(arguments) if command == "launch" else schedule.schedule(arguments)
+        if command == "verify":
+            from pipeline import verify
+
+            _quiet(False)
+            return verify.verify(arguments)
         if command not in ("run", "check"):
-            raise UsageError(f"unknown command {command!r}; there are: run, check, launch, schedule, serve")
+            raise UsageError(f"unknown command {command!r}; there are: run, check, verify, launch, schedule, serve")
         if {"--help", "-h"} & set(arguments):
             return DONE if say(flags.help_text() if command == "run" else check_flags.help_text()) else ANYTHING_ELSE
         arguments = jobfile.expand(arguments)

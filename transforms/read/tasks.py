@@ -24,7 +24,7 @@ from transforms.read.splits import SPLIT_BYTES, PlanSplits, split_file
 from transforms.signature import ModelError
 from transforms.specs import JobSpec, OutputSpec
 from transforms.tasks import RunSpec, read_tasks
-from transforms.write import manifest
+from transforms.write import journal, manifest
 from transforms.write.formats import make_encoder
 from transforms.write.mirror import MirrorCheck
 
@@ -75,7 +75,11 @@ class _PlanTask(beam.DoFn):
             yield location, Split(tuple(packed), plan)
 
     def _find_done(self, task: Task) -> dict[str, Any] | None:
-        report = manifest.find_done(self.run.output_of(task).folder, self.run.run_id, dict(self.run.flags))
+        folder = self.run.output_of(task).folder
+        if journal.read(folder) is not None:  # the task was cut off while it was published: that is finished first
+            with journal.alone(folder):
+                pass
+        report = manifest.find_done(folder, self.run.run_id, dict(self.run.flags))
         return report if report and report["input"]["patterns"] == list(self.run.input_of(task).patterns) else None
 
     def _plan(self, task: Task) -> tuple[Plan, list[FileRange]]:

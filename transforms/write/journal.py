@@ -16,6 +16,7 @@ import msgspec
 
 from transforms import files, gcs
 from transforms.own_names import MANIFEST, STATE, SUCCESS
+from transforms.specs import RUN_ID, STAGING
 from transforms.write import verify
 from transforms.write.locks import FolderLock, acquire
 from transforms.write.names import leaves_folder
@@ -55,6 +56,9 @@ def read(folder: str) -> Journal | None:
         journal = msgspec.json.decode(content, type=Journal)
     except msgspec.DecodeError as error:
         raise JournalError(f"{path} is no journal that this version knows ({error}); {advice}") from None
+    odd = [text for text in (journal.run_id, journal.launch) if not RUN_ID.fullmatch(text)]
+    if odd:
+        raise JournalError(f"{path} is of a run {odd[0]!r}, which no run is called; it is not followed: delete it and run again")
     for part in journal.parts:
         names = [*(placed.name for placed in part.placed), *part.removed]
         outside = [name for name in names if leaves_folder(name)]
@@ -272,6 +276,10 @@ def finish(folder: str, locks: Locks) -> None:
             "run %s was cut off while it published to %s, and can't be finished: %s. %s", journal.run_id, main, error, _undo(journal)
         )
     remove_all(journal)
+    for part in journal.parts:
+        staging = files.join(part.folder, STAGING, journal.run_id, journal.launch)
+        files.delete_folder(staging)
+        files.delete_empty(staging, part.folder)
 
 
 def _is_believed(journal: Journal, folder: str) -> bool:

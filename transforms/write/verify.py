@@ -47,16 +47,27 @@ def check(report: dict[str, Any], folder: str, errors: str | None) -> None:
         )
 
 
+def find(folder: str) -> dict[str, Any] | None:
+    """Return the manifest in ``folder``, or None.
+
+    Raises:
+      MismatchError: it can't be read.
+    """
+    path = files.join(folder, MANIFEST)
+    return decode(files.read_bytes(path)) if files.exists(path) else None
+
+
 def is_complete(folder: str) -> bool:
     """Return whether a whole output lies in ``folder``, but for ``_SUCCESS``, every byte compared."""
-    path = files.join(folder, MANIFEST)
-    if not files.exists(path):
-        return False
     try:
-        report = decode(files.read_bytes(path))
+        report = find(folder)
     except MismatchError:
         return False
-    return report.get("status") == "done" and not any(differences(report, folder, report.get("failed_rows_folder"), is_deep=True))
+    return (
+        report is not None
+        and report.get("status") == "done"
+        and not any(differences(report, folder, report.get("failed_rows_folder"), is_deep=True))
+    )
 
 
 def differences(report: dict[str, Any], folder: str, errors: str | None, is_deep: bool = False) -> Iterator[str]:

@@ -1,0 +1,114 @@
+"""``nightshift verify``: is what lies in an output folder what its manifest says, every byte? At any time after a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pipeline.flags import UsageError
+from pipeline.terminal import complain, one_line, say
+
+RIGHT, NOTHING_THERE, DIFFERS = 0, 2, 3
+SHOWN = 20
+HELP = """usage: nightshift verify OUT
+
+Compares the files in OUT, a folder or gs://bucket/folder, with OUT/manifest.json: each file there, with its size and crc32c, no name
+twice, no other file of a run's, rows that add up, and _SUCCESS. Of a run of many models, each task's output too. Nothing is written.
+
+exit status: 0 all is right; 2 there is no manifest that can be read; 3 something differs, or the output is not complete; it is named
+"""
+
+
+@dataclasses.dataclass
+class _Seen:
+    """What was compared so far."""
+
+    outputs: int = 0
+    files: int = 0
+    rows: int = 0
+
+
+def verify(arguments: Sequence[str]) -> int:
+    """Compare an output folder with its manifest, print what differs, and return the exit status."""
+    if {"--help", "-h"} & set(arguments):
+        return RIGHT if say(HELP.rstrip()) else 1
+    given = [argument.removeprefix("--output=") for argument in arguments]
+    if len(given) != 1 or not given[0] or given[0].startswith("-"):
+        raise UsageError("verify takes one folder: nightshift verify OUT")
+    if given[0].startswith("bq://"):
+        raise UsageError(f"{given[0]} is a table; verify compares folders with their manifest.json")
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from transforms.write import verify as comparing
+
+    FileSystems.set_options(PipelineOptions([]))
+    folder, seen = given[0].rstrip("/") or given[0], _Seen()
+    try:
+        report = comparing.find(folder)
+        if report is None:
+            complain(f"{folder} has no manifest.json: no run has published there")
+            return NOTHING_THERE
+        found = list(_differences(folder, report, seen))
+    except (comparing.MismatchError, OSError) as error:
+        complain(f"{folder} can't be compared: {error}")
+        return NOTHING_THERE
+    lines = found[:SHOWN] + ([f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else [])
+    what = f"{seen.files} files with {seen.rows} rows" + (f", of {seen.outputs} outputs" if seen.outputs > 1 else "")
+    how = f"{len(found)} differences, in" if found else f"all is as run {report.get('run_id')} left it:"
+    said = say("\n".join(map(one_line, [*lines, f"{folder}: {how} {what}"])))
+    return DIFFERS if found else RIGHT if said else 1
+
+
+def _differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[str]:
+    """Yield what differs in one output and, of a run of many, in those of its tasks."""
+    from transforms import files
+    from transforms.own_names import SUCCESS
+    from transforms.write import journal
+    from transforms.write import verify as comparing
+
+    seen.outputs += 1
+    entries = [*report.get("results", ()), *report.get("failed_rows", ()), *report.get("failed_rows_stats", ()), *report.get("files", ())]
+    seen.files += len(entries)
+    seen.rows += sum(entry.get("rows", 0) for entry in report.get("results", ()))
+    try:
+        left = journal.pending(folder)
+    except journal.JournalError as error:
+        left = str(error)
+    if left is not None:
+        yield left
+    if report.get("status") != "done":
+        yield f"{folder}: run {report.get('run_id')} published no results: {report.get('reason')}"
+    elif not files.exists(files.join(folder, SUCCESS)):
+        yield f"{files.join(folder, SUCCESS)} is missing: the output is not complete"
+    yield from comparing.differences(report, folder, report.get("failed_rows_folder"), is_deep=True)
+    if "tasks" in report:
+        yield from _task_differences(folder, report, seen)
+
+
+def _task_differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[str]:
+    import msgspec
+
+    from transforms import files
+    from transforms.tasks import resolve
+    from transforms.write import verify as comparing
+
+    number = 0
+    for name in report["tasks"]["files"]:
+        path = files.join(folder, name)
+        for text in files.read_bytes(path).splitlines() if files.exists(path) else ():
+            number += 1
+            line = msgspec.json.decode(text)
+            if line["status"] != "done":
+                continue
+            output = resolve(line["output"], folder)
+            published = comparing.find(output)
+            if published is None:
+                yield f"{output} has no manifest.json, and task {number} is done"
+            elif (published.get("run_id"), published.get("counts")) != (report.get("run_id"), line["counts"]):
+                yield f"{output} is of run {published.get('run_id')} with {published.get('counts')}, not of this run with {line['counts']}"
+            else:
+                yield from _differences(output, published, seen)
+    if number != report["tasks"]["count"]:
+        yield f"{folder} lists {number} tasks, and counts {report['tasks']['count']}"
