@@ -26,7 +26,7 @@ def build(pipeline: beam.Pipeline, spec: JobSpec | RunSpec) -> beam.PCollection:
     splits, plans = pipeline | (PlanJob(spec) if isinstance(spec, JobSpec) else PlanTasks(spec))
     read = splits | (RouteRows(job) if job and job.route else ReadInstances(spec))
     model = job.model if job and not job.route else None
-    predictions = read.batches | Predict(model, spec.model_memory_bytes, spec.processes, spec.compare)
+    predictions = read.batches | Predict(model, spec.model_memory_bytes, spec.processes, spec.compare, spec.staging_in(spec.folder))
     written = predictions | WriteShards(spec.progress_folder)
     duplicates, places = read.hashes | CheckKeys(spec, splits)
     statistics = (written.statistics, *read.statistics)

@@ -100,8 +100,14 @@ def _run(options: Options, complain: Callable[[str], None]) -> int:
     spec = dataclasses.replace(spec, progress_folder=progress)
     try:
         return _execute(spec, found, beam_options, complain)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        from pipeline import engine
+
+        if isinstance(interrupt, engine.StillRunningError):
+            return INTERRUPTED
         _leave_staging(spec, complain)
+        if not preflight.is_local(beam_options):  # the mark went with the folder, and some engine's worker may not know yet
+            _stop_publishing(spec, complain)
         raise
     finally:
         if progress:
@@ -136,7 +142,7 @@ def _execute(spec: JobSpec | RunSpec, found: InputFound, beam_options: PipelineO
     """Runs the pipeline to its end and reports; the manifest, not the engine, says how it ended."""
     import apache_beam as beam
 
-    from pipeline import graph, preflight, summary
+    from pipeline import engine, graph, preflight, summary
     from transforms.write import publisher
 
     # The collector would walk all that TensorFlow and Beam have made, again and again while the graph is built.
@@ -147,11 +153,13 @@ def _execute(spec: JobSpec | RunSpec, found: InputFound, beam_options: PipelineO
             pipeline = beam.Pipeline(options=beam_options)
             graph.build(pipeline, spec)
             with summary.show_progress(spec.progress_folder, found):
-                result = pipeline.run()
-                if preflight.is_template(beam_options):
-                    LOG.info("the template is written; the job's output will go to %s", spec.folder)
-                    return DONE
-                result.wait_until_finish()
+                engine.run(pipeline, beam_options, lambda: _stop_publishing(spec, complain), complain)
+            if preflight.is_template(beam_options):
+                LOG.info("the template is written; the job's output will go to %s", spec.folder)
+                return DONE
+        except KeyboardInterrupt:
+            if publisher.published_by(spec) is None:
+                raise  # else it came too late
         except Exception as error:  # whatever an engine raises when a job fails
             if stops:  # the local runner makes an error of its own of Ctrl-C while a bundle is under way
                 raise KeyboardInterrupt from error
@@ -159,12 +167,32 @@ def _execute(spec: JobSpec | RunSpec, found: InputFound, beam_options: PipelineO
     report = publisher.ended(spec)
     if report is None:
         what = "was cut off while it published" if publisher.is_cut_off(spec) else "failed and nothing was published"
-        complain(f"the job {what}: {_crashed(spec) or summary.cause(failure)}")
+        complain(f"the job {what}: {_crashed(spec) or summary.cause(failure, _noted(spec))}")
         _leave_staging(spec, complain)
         LOG.debug("what the engine said", exc_info=failure)
         return ANYTHING_ELSE
     summary.print_summary(report, spec)
     return DONE if report["status"] == "done" else GATE_SHUT
+
+
+def _stop_publishing(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> None:
+    """Keep a job that an engine runs from publishing, however long the engine takes to cancel it."""
+    from transforms import cancelled
+
+    try:
+        cancelled.mark(spec)
+    except Exception as error:  # storage clients raise types of their own
+        complain(f"the job can't be kept from publishing: {error}")
+
+
+def _noted(spec: JobSpec | RunSpec) -> str | None:
+    """Return why a worker could not start, in its own words."""
+    from transforms import causes
+
+    try:
+        return causes.first(spec.staging_in(spec.folder))
+    except Exception:  # a storage that fails now must not hide why the job failed
+        return None
 
 
 def _crashed(spec: JobSpec | RunSpec) -> str | None:

@@ -14,7 +14,18 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 
 from pipeline import options as flags
 from pipeline.options import Options
-from pipeline.preflight import InputFound, PreflightError, check_writable, finish_publishing, make_run_id, memory_bytes, processes, threads
+from pipeline.preflight import (
+    InputFound,
+    PreflightError,
+    check_engine,
+    check_path,
+    check_writable,
+    finish_publishing,
+    make_run_id,
+    memory_bytes,
+    processes,
+    threads,
+)
 from transforms import files
 from transforms.bigquery import ERRORS, client, reason
 from transforms.elements import Task
@@ -39,6 +50,7 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, I
     Raises:
       PreflightError: naming the line of the tasks that is wrong, and what to do.
     """
+    check_engine(options, beam_options)
     import_tensorflow()
     now = datetime.datetime.now(datetime.UTC)
     run_id, launch = options.run_id or make_run_id(now), uuid.uuid4().hex
@@ -70,6 +82,10 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, I
         tasks = list(check_tasks(_tasks(options, beam_options.view_as(GoogleCloudOptions).project), run))
     except (TaskError, SpecError, BeamIOError, OSError) as error:
         raise PreflightError(f"{error}") from error
+    for task in tasks:
+        for name, paths in (("model", (task.model,)), ("input", run.input_of(task).patterns)):
+            for path in paths:
+                check_path(f"task {task.number + 1}: {name}", path, beam_options)
     if not tasks:
         raise PreflightError(f"{options.model_map or options.retry_failed} holds no task: there is nothing to run")
     if run.output.table:

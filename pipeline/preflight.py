@@ -14,6 +14,7 @@ from apache_beam.options.pipeline_options import (
     DirectOptions,
     GoogleCloudOptions,
     PipelineOptions,
+    PortableOptions,
     SetupOptions,
     StandardOptions,
     WorkerOptions,
@@ -28,6 +29,7 @@ from transforms.bigquery import TableError
 from transforms.files import FoundFile
 from transforms.imports import import_tensorflow
 from transforms.model.locate import locate_model
+from transforms.model.registry import is_registered
 from transforms.modelspecs import ModelSpec, SpecError
 from transforms.own_names import is_own
 from transforms.read.bigquery import find_table
@@ -73,7 +75,7 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
     Raises:
       PreflightError: naming what is wrong, and what to do.
     """
-    _check_engine(beam_options)
+    check_engine(options, beam_options)
     import_tensorflow()
     try:
         route = flags.route_spec(options, threads(beam_options))
@@ -150,16 +152,42 @@ def _model(options: Options, beam_options: PipelineOptions) -> ModelSpec:
     )
 
 
-def _check_engine(beam_options: PipelineOptions) -> None:
-    """Refuses a Dataflow job whose workers would start from Beam's own image, without this project or TensorFlow."""
-    runner = beam_options.view_as(StandardOptions).runner or ""
+def check_engine(options: Options, beam_options: PipelineOptions) -> None:
+    """Refuse what the engine's workers could not do, or could not find.
+
+    Raises:
+      PreflightError: a Dataflow job whose workers would start from Beam's own image, without this project or TensorFlow; a relative path
+        where workers have working folders of their own.
+    """
     setup = beam_options.view_as(SetupOptions)
     image = beam_options.view_as(WorkerOptions).sdk_container_image
-    if runner.rsplit(".", 1)[-1].lower() == "dataflowrunner" and not (image or setup.setup_file):
+    if is_dataflow(beam_options) and not (image or setup.setup_file):
         raise PreflightError(
             "--sdk_container_image is missing: Dataflow's workers run the image that 'make image' builds. Name it, or launch the "
             "template, which names it itself"
         )
+    inputs = () if flags.input_spec(options).is_bigquery or any(options.values[name] for name in flags.MANY) else options.input
+    named = [(name, options.values[name]) for name in ("model", "compare_model", "baseline", "output", "errors")]
+    for flag, path in (*named, *(("input", pattern) for pattern in inputs)):
+        check_path(f"--{flag}", path, beam_options)
+
+
+def check_path(what: str, path: str | None, beam_options: PipelineOptions) -> None:
+    """Refuse a relative path, which ``what`` names, where an engine's workers would look for it in working folders of their own.
+
+    Raises:
+      PreflightError: naming it, and what to give instead.
+    """
+    environment = beam_options.view_as(PortableOptions).environment_type or ""
+    if is_local(beam_options) or environment.upper() == "LOOPBACK" or not path:
+        return
+    if files.is_remote(path) or os.path.isabs(path) or is_registered(path):
+        return
+    runner = (beam_options.view_as(StandardOptions).runner or "").rsplit(".", 1)[-1]
+    raise PreflightError(
+        f"{what}={path}: expected an absolute path or one of Cloud Storage, found a relative one, which the workers of {runner} would look "
+        f"for in their own working folders. Give gs://…, or {os.path.abspath(path)} where they see this machine's disk"
+    )
 
 
 def is_local(beam_options: PipelineOptions) -> bool:
@@ -327,6 +355,11 @@ def check_writable(folder: str, staging: str) -> None:
 
 def _reason(error: Any) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def is_dataflow(beam_options: PipelineOptions) -> bool:
+    """Whether Dataflow runs the job."""
+    return (beam_options.view_as(StandardOptions).runner or "").rsplit(".", 1)[-1].lower() == "dataflowrunner"
 
 
 def is_template(beam_options: PipelineOptions) -> bool:

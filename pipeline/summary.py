@@ -155,11 +155,26 @@ def _source(found: dict[str, Any]) -> str:
     return found["patterns"][0] if is_table(found["patterns"][0]) else f"{found['files']} files"
 
 
-def cause(failure: BaseException | None) -> str:
-    """The last line of an engine's error that a person can use: our own message, without the engine's stack."""
+# What engines say of workers that are missing, and what a person can do: the reason is in a log that the launch can't see.
+ADVICE = {
+    "No client connected within timeout": "a worker did not start, and the log of the worker pool at --environment_config says why. Often "
+    "the 'python' on the pool's PATH lacks this program, or two TaskManagers share one pool: each needs its own",
+    "failed to connect to all addresses": "nothing answers at --job_endpoint, or at an address that its job server gave: is it up, and to "
+    "be reached from here?",
+}
+
+
+def cause(failure: BaseException | None, noted: str | None = None) -> str:
+    """Return the last line of an engine's error that a person can use: our own message, without the engine's stack.
+
+    ``noted`` is what a worker wrote down that could not start; an engine may report something else.
+    """
     text = str(failure or "").strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     own = [line for line in lines if line.startswith("transforms.") or "Error: " in line]
     line = own[-1] if own else (lines[-1] if lines else "no reason was given")
     line = line.split(" [while running", 1)[0]
-    return line.split("Error: ", 1)[-1] if line.startswith("transforms.") else line
+    if line.startswith("transforms."):
+        return line.split("Error: ", 1)[-1]
+    advised = (f"{words}: {advice}" for words, advice in ADVICE.items() if words in text)
+    return noted or next(advised, line)

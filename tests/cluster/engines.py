@@ -20,6 +20,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build" / "cluster"
 UP_WITHIN_SECONDS = 90.0
+TASK_MANAGERS = 2
+POOL = "worker-pool"
 FLINK = "1.20"
 FLINK_DIST = "1.20.5"
 JOB_SERVER = f"org.apache.beam:beam-runners-flink-{FLINK}-job-server:2.77.0"
@@ -113,10 +115,10 @@ def prism() -> Iterator[tuple[Processes, list[str]]]:
             processes.stop()
 
 
-def _flags(job: int, workers: int) -> list[str]:
+def _flags(job: int, workers: int, host: str = "127.0.0.1") -> list[str]:
     return [
         "--runner=PortableRunner", f"--job_endpoint=127.0.0.1:{job}",
-        "--environment_type=EXTERNAL", f"--environment_config=127.0.0.1:{workers}",
+        "--environment_type=EXTERNAL", f"--environment_config={host}:{workers}",
     ]  # fmt: skip
 
 
@@ -167,7 +169,7 @@ def _run_or_say(command: Sequence[object], message: str) -> None:
 
 @contextlib.contextmanager
 def flink() -> Iterator[tuple[Processes, list[str]]]:
-    """Runs a JobManager, two TaskManagers with a slot each, Beam's job server and a worker pool; gives the processes and a run's flags."""
+    """Runs a JobManager, two TaskManagers with a slot and a worker pool each, and Beam's job server; gives processes and flags."""
     server = job_server()
     distribution = flink_distribution()
     with tempfile.TemporaryDirectory(prefix="flink-") as folder:
@@ -179,12 +181,30 @@ def flink() -> Iterator[tuple[Processes, list[str]]]:
                 "job-server", "java", "-jar", server, f"--flink-master=127.0.0.1:{rest}", f"--artifacts-dir={artifacts}",
                 f"--job-port={job}", f"--artifact-port={free_port()}", "--expansion-port=0", "--job-host=127.0.0.1", port=job,
             )  # fmt: skip
-            yield processes, [*_flags(job, start_worker_pool(processes, "workers")), "--parallelism=2"]
+            yield processes, [*_flags(job, start_pools(processes), POOL), "--parallelism=2"]
         finally:
             processes.stop()
 
 
-def start_flink(processes: Processes, distribution: Path, task_managers: int = 2) -> int:
+def start_pools(processes: Processes) -> int:
+    """Starts a worker pool for each TaskManager; returns the one port of all.
+
+    Both TaskManagers call their first worker ``1-1``, and a pool for two ends the wrong one. On machines of their own each would find its
+    pool at ``localhost``; here each has an address of its own for the name ``POOL``.
+    """
+    port = free_port()
+    for number in range(TASK_MANAGERS):
+        pool = start_worker_pool(processes, f"workers-{number}")
+        forwarding = ("forward.py", f"{_pool_address(number)}:{port}", f"127.0.0.1:{pool}")
+        processes.start(f"forward-{number}", sys.executable, HERE / forwarding[0], *forwarding[1:])
+    return port
+
+
+def _pool_address(number: int) -> str:
+    return f"127.0.0.{2 + number}"
+
+
+def start_flink(processes: Processes, distribution: Path) -> int:
     """Starts Flink's own processes; gives the port of its REST interface."""
     rest, rpc = free_port(), free_port()
     configuration = processes.folder / "conf"
@@ -199,28 +219,33 @@ def start_flink(processes: Processes, distribution: Path, task_managers: int = 2
         "jobmanager", *_java(distribution), "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint",
         "--configDir", configuration, port=rest,
     )  # fmt: skip
-    for number in range(task_managers):
+    for number in range(TASK_MANAGERS):
         start_task_manager(processes, distribution, f"taskmanager-{number}")
     return rest
 
 
 def start_task_manager(processes: Processes, distribution: Path, name: str) -> None:
-    """Starts one more TaskManager of a slot, which finds the JobManager by the configuration that ``start_flink`` wrote."""
+    """Starts one more TaskManager of a slot, which finds the JobManager by the configuration that ``start_flink`` wrote.
+
+    ``name`` ends in its number, and a new one of that number has the worker pool of the old.
+    """
     sizes = {
         "framework.heap.size": "128m", "task.heap.size": "384m", "framework.off-heap.size": "128m", "task.off-heap.size": "0b",
         "managed.size": "384m", "network.min": "128m", "network.max": "128m", "jvm-metaspace.size": "256m", "jvm-overhead.min": "128m",
         "jvm-overhead.max": "128m",
     }  # fmt: skip
+    hosts = processes.folder / f"{name}.hosts"
+    hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()}\n{_pool_address(int(name[-1]))} {POOL}\n")
     settings = [part for size, value in sizes.items() for part in ("-D", f"taskmanager.memory.{size}={value}")]
     processes.start(
-        name, *_java(distribution), "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
+        name, *_java(distribution, f"-Djdk.net.hosts.file={hosts}"), "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
         "--configDir", processes.folder / "conf", "-D", "taskmanager.cpu.cores=1.0", *settings,
     )  # fmt: skip
 
 
-def _java(distribution: Path) -> list[object]:
+def _java(distribution: Path, *settings: str) -> list[object]:
     opened = [f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in ("java.lang", "java.util", "java.net", "java.nio", "java.time")]
-    return ["java", "-Xmx512m", *opened, "-cp", f"{distribution}/lib/*"]
+    return ["java", "-Xmx512m", *opened, *settings, "-cp", f"{distribution}/lib/*"]
 
 
 ENGINES = {"prism": prism, "flink": flink}

@@ -50,6 +50,12 @@ def run(out: Path | str, said: Path, **flags: Any) -> int:
     return process.exitcode
 
 
+def predicting(processes: engines.Processes) -> int | None:
+    """The worker that is in a model call, of whichever pool."""
+    pools = [process.pid for name, process in processes.started.items() if name.startswith("workers")]
+    return next(filter(None, map(child.predicting, pools)), None)
+
+
 def test_the_main_job(engine: Any, models: Models, tmp_path: Path) -> None:
     rows: list[Any] = [{"x": number % 50 if number % 1000 else "no", "id": number} for number in range(ROWS)]
     data, said = write_lines(tmp_path / "rows.jsonl", rows), tmp_path / "said"
@@ -109,8 +115,7 @@ def test_a_killed_worker_is_started_again_or_named(engine: Any, models: Models, 
     data = write_lines(tmp_path / "rows.jsonl", [{"x": 20_000, "id": number} for number in range(100)])
     flags = {"model": models.get("slow"), "input": data, "key_field": "id"} | on_engine
     whole = child.start(out, SPLIT_BYTES, said, **flags)
-    pool = processes.started["workers"].pid
-    os.kill(child.wait_until(lambda: child.predicting(pool), 120), signal.SIGKILL)
+    os.kill(child.wait_until(lambda: predicting(processes), 120), signal.SIGKILL)
     whole.join(WITHIN_SECONDS)
     assert not whole.is_alive(), f"the run hangs:\n{said.read_text()}"
     if whole.exitcode != 0:
@@ -122,6 +127,22 @@ def test_a_killed_worker_is_started_again_or_named(engine: Any, models: Models, 
     check_output(out)
 
 
+def test_an_interrupted_launch_cancels_its_job(engine: Any, models: Models, tmp_path: Path) -> None:
+    """The engine ends the job's worker, and nothing is published, then or later."""
+    processes, on_engine = engine
+    out, said = tmp_path / "out", tmp_path / "said"
+    data = write_lines(tmp_path / "rows.jsonl", [{"x": 20_000, "id": number} for number in range(100)])
+    whole = child.start(out, SPLIT_BYTES, said, model=models.get("slow"), input=data, key_field="id", **on_engine)
+    child.wait_until(lambda: predicting(processes), 120)
+    assert whole.pid is not None
+    os.kill(whole.pid, signal.SIGINT)
+    whole.join(WITHIN_SECONDS)
+    assert whole.exitcode == 130, said.read_text()
+    assert "is cancelled" in said.read_text()
+    child.wait_until(lambda: predicting(processes) is None, 120)
+    assert not [path for path in out.glob("*") if path.name != "_staging"]
+
+
 def test_a_task_manager_is_killed_and_another_started(engine: Any, models: Models, tmp_path: Path) -> None:
     """Flink gives its splits to the one that is left, or to the new one, and the output is that of a quiet run."""
     processes, on_engine = engine
@@ -130,7 +151,7 @@ def test_a_task_manager_is_killed_and_another_started(engine: Any, models: Model
     out, said = tmp_path / "out", tmp_path / "said"
     data = write_lines(tmp_path / "rows.jsonl", [{"x": 20_000, "id": number} for number in range(100)])
     whole = child.start(out, SPLIT_BYTES, said, model=models.get("slow"), input=data, key_field="id", **on_engine)
-    child.wait_until(lambda: child.predicting(processes.started["workers"].pid), 120)
+    child.wait_until(lambda: predicting(processes), 120)
     processes.started["taskmanager-0"].kill()
     processes.stop("taskmanager-0")
     engines.start_task_manager(processes, engines.flink_distribution(), "taskmanager-0")

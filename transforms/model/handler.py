@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from transforms import metrics
+from transforms import causes, metrics
 from transforms.codec import Column
 from transforms.codes import Code, Stage
 from transforms.elements import InstanceBatch, PredictionBatch
@@ -32,24 +33,31 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool])
     """Runs each batch's model on it, batches that are formed already.
 
     ``first`` is the one model of a run that has one: loaded at once, and if it can't be, the run's failure. In a run of many a
-    model's failure is its rows'. ``compare`` may hold a second model for the rows of the first.
+    model's failure is its rows'. ``compare`` may hold a second model for the rows of the first. What keeps a worker from loading them is
+    written into ``staging``.
     """
 
     def __init__(
-        self, first: ModelSpec | None, memory_bytes: int | None = None, processes: int = 1, compare: CompareSpec = NO_COMPARISON
+        self,
+        first: ModelSpec | None,
+        memory_bytes: int | None = None,
+        processes: int = 1,
+        compare: CompareSpec = NO_COMPARISON,
+        staging: str | None = None,
     ) -> None:
         super().__init__()
-        self.first, self.memory_bytes, self.processes, self.compare = first, memory_bytes, processes, compare
+        self.first, self.memory_bytes, self.processes, self.compare, self.staging = first, memory_bytes, processes, compare, staging
 
     def load_model(self) -> ModelPool:
         from transforms.imports import import_tensorflow
 
-        import_tensorflow()
-        pool = ModelPool(self.memory_bytes, self.processes)
-        if self.first is not None:
-            pool.get(self.first)
-        if self.compare.model is not None:
-            pool.get(self.compare.model)
+        with causes.kept(self.staging) if self.staging is not None else contextlib.nullcontext():
+            import_tensorflow()
+            pool = ModelPool(self.memory_bytes, self.processes)
+            if self.first is not None:
+                pool.get(self.first)
+            if self.compare.model is not None:
+                pool.get(self.compare.model)
         if self.first is None or pool.has_loaded:
             # The collector would walk TensorFlow's millions of objects again and again: JSON is read 1.5 times faster without.
             gc.collect()
@@ -129,7 +137,8 @@ class Predict(beam.PTransform):
     memory_bytes: int | None = None
     processes: int = 1
     compare: CompareSpec = NO_COMPARISON
+    staging: str | None = None
 
     def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        handler = SavedModelHandler(self.model, self.memory_bytes, self.processes, self.compare)
+        handler = SavedModelHandler(self.model, self.memory_bytes, self.processes, self.compare, self.staging)
         return batches | RunInference(handler).with_output_types(PredictionBatch)

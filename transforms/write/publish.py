@@ -10,6 +10,7 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
+from transforms import cancelled
 from transforms.coders import Piece, PieceCoder
 from transforms.elements import Plan, Shard, SplitCount
 from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
@@ -40,6 +41,7 @@ class _PublishJob(beam.DoFn):
 
     def process(self, pieces: tuple[int, Iterable[Any]]) -> Iterator[dict[str, Any]]:
         _, accounts = _add_up(pieces[1])
+        cancelled.check(self.job)
         yield self.publisher(self.job, accounts).publish()
 
 
@@ -65,6 +67,7 @@ class _PublishRun(beam.DoFn):
         self.run = run
 
     def process(self, _: bytes, tasks: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        cancelled.check(self.run)
         report = publish_run(self.run, tasks)
         if report["status"] != "done":
             raise GateShutError(report["reason"])

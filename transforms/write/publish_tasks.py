@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from transforms import files
+from transforms import cancelled, files
 from transforms.elements import Plan
 from transforms.own_names import MANIFEST, SUCCESS
 from transforms.tasks import RunSpec
@@ -50,6 +50,7 @@ class TaskGroup:
         task = _Task(plan, accounts)
         self.tasks.append(task)
         try:
+            cancelled.check(self.run)
             task.publication = self._begin(task, wait=len(self.tasks) == 1)
             if task.publication is None:
                 self.tasks.pop()

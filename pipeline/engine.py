@@ -1,0 +1,143 @@
+"""The engine that runs a pipeline: a job is sent, waited for, and cancelled when its launch is interrupted."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, PortableOptions
+from apache_beam.runners.runner import PipelineState
+
+from pipeline import preflight
+
+LOG = logging.getLogger("nightshift")
+# Flink and Dataflow take some seconds to end a job; a scheduler that sent SIGTERM kills after 10 to 30 s, and a person gives up sooner.
+CANCEL_SECONDS = 20.0
+POLL_SECONDS = 0.2
+
+
+class StillRunningError(KeyboardInterrupt):
+    """The launch was interrupted, and the engine did not say in time that it cancelled the job."""
+
+
+def run(pipeline: beam.Pipeline, options: PipelineOptions, on_interrupt: Callable[[], None], complain: Callable[[str], None]) -> None:
+    """Run ``pipeline`` to its end; where it only becomes a template, send it.
+
+    Where the launch is interrupted while another process runs the job, ``on_interrupt`` is called, then the job is cancelled.
+
+    Raises:
+      KeyboardInterrupt: interrupted, and no job is running any more; a ``StillRunningError`` where one may be.
+      Exception: whatever the engine raises when a job fails.
+    """
+    if preflight.is_local(options):
+        pipeline.run().wait_until_finish()
+        return
+    _silence_engine()
+    job = _Job(pipeline, options)
+    try:
+        job.wait()
+    except KeyboardInterrupt:
+        on_interrupt()
+        job.cancel(complain)
+
+
+class _Job:
+    """A job on an engine, sent and waited for by a thread, so that an interruption finds it whatever the engine's client is doing."""
+
+    def __init__(self, pipeline: beam.Pipeline, options: PipelineOptions) -> None:
+        self.pipeline, self.options = pipeline, options
+        self.result: Any = None
+        self.failure: BaseException | None = None
+        self.sent = threading.Event()
+        self.thread = threading.Thread(target=self._run, name="job", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.result = self.pipeline.run()
+            self.sent.set()
+            if not preflight.is_template(self.options):
+                self.result.wait_until_finish()
+        except BaseException as error:  # raised again where it is waited for
+            self.failure = error
+        finally:
+            self.sent.set()
+
+    def wait(self) -> None:
+        """Wait for the job's end; raise what the engine raised."""
+        self.thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+    def cancel(self, complain: Callable[[str], None]) -> None:
+        """Cancel the job; return where it had ended by itself."""
+        complain("interrupted; the job is being cancelled on the engine")
+        end = time.monotonic() + CANCEL_SECONDS
+        self.sent.wait(CANCEL_SECONDS)
+        if self.sent.is_set() and self.result is None:
+            raise KeyboardInterrupt  # it could not be sent
+        cancelling = _Cancelling(self.result, end)
+        if self.result is not None:
+            cancelling.start()
+            cancelling.join(max(0.0, end - time.monotonic()))
+        if cancelling.state == PipelineState.CANCELLED:
+            complain(f"{self._name()} is cancelled")
+            raise KeyboardInterrupt
+        if PipelineState.is_terminal(cancelling.state):
+            self.wait()
+            return
+        reason = cancelling.failure or f"the engine does not say within {CANCEL_SECONDS:.0f} s that it is"
+        complain(f"{self._name()} could not be cancelled: {reason}. It may run on: {self._advice()}")
+        raise StillRunningError
+
+    def _name(self) -> str:
+        return f"job {_job_id(self.result)}" if self.result is not None else "the job, which was being sent,"
+
+    def _advice(self) -> str:
+        cloud = self.options.view_as(GoogleCloudOptions)
+        if preflight.is_dataflow(self.options):
+            where = f"--region={cloud.region} --project={cloud.project}"
+            return f"gcloud dataflow jobs cancel {_job_id(self.result) or 'ID'} {where}"
+        endpoint = self.options.view_as(PortableOptions).job_endpoint
+        return f"look for it at the engine{f', whose job server is {endpoint}' if endpoint else ''}"
+
+
+class _Cancelling(threading.Thread):
+    """Asks an engine to cancel a job and sees how the job ends; a thread, since an engine that is gone never answers."""
+
+    def __init__(self, result: Any, end: float) -> None:
+        super().__init__(name="cancel", daemon=True)
+        self.result, self.end = result, end
+        self.state: str = PipelineState.UNKNOWN
+        self.failure = ""
+
+    def run(self) -> None:
+        try:
+            self.result.cancel()
+            while not PipelineState.is_terminal(state := self.result.state) and time.monotonic() < self.end:
+                time.sleep(POLL_SECONDS)
+            self.state = state
+        except Exception as error:  # whatever an engine's client raises
+            self.failure = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _job_id(result: Any) -> str:
+    found = getattr(result, "job_id", None) or getattr(result, "_job_id", None) or ""
+    return str(found() if callable(found) else found)
+
+
+class _OwnWords(logging.Filter):
+    """Drops a portable engine's messages, which are stacks of its workers: what a person can use of them is printed at the end."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.module != "portable_runner"
+
+
+def _silence_engine() -> None:
+    if logging.getLogger("apache_beam").level > logging.ERROR:  # unless --verbose
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_OwnWords())
