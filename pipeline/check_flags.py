@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from pipeline import options as flags
-from pipeline.flags import MANY, Flag, UsageError
+from pipeline.arguments import read_arguments, read_values
+from pipeline.flags import FLAGS, MANY, Flag, UsageError
 from pipeline.options import Options
 
 MOST_ROWS = 100_000
@@ -39,26 +40,9 @@ def parse(argv: Sequence[str]) -> CheckOptions:
     Raises:
       UsageError: an unknown flag, a bad value, a flag missing.
     """
-    known = {flag.name: flag for flag in CHECK_FLAGS}
-    values = {flag.name: flag.default for flag in CHECK_FLAGS}
-    given: set[str] = set()
-    rest: list[str] = []
-    waiting = list(argv)
-    while waiting:
-        argument = waiting.pop(0)
-        name, equals, text = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or name not in known:
-            rest.append(argument)
-            continue
-        if not equals:
-            if not waiting or waiting[0].startswith("--"):
-                raise UsageError(f"--{name} has no value: give --{name}=…, {known[name].allowed}")
-            text = waiting.pop(0)
-        if name in given:
-            raise UsageError(f"--{name} is given twice")
-        given.add(name)
-        values[name] = known[name].read(text)
-    options = flags.parse(rest)
+    own, others = read_arguments(argv, (*CHECK_FLAGS, *FLAGS), "check", with_beams=True).split(CHECK_FLAGS)
+    values = read_values(CHECK_FLAGS, own.given)
+    options = flags.make(others)
     many = next((name for name in MANY if options.values[name]), None)
     if many:
         raise UsageError(f"--{many}: a check looks at one job; give --model and --input of one of the tasks")

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.arguments import beam_flags
 from pipeline.flags import UsageError
-from pipeline.options import beam_flags
 from pipeline.terminal import complain
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from pipeline import commands, places, template
 from pipeline import options as flags
+from pipeline.arguments import Arguments, read_arguments, read_values
+from pipeline.flags import FLAGS as RUN_FLAGS
 from pipeline.flags import Flag, UsageError
 from pipeline.options import Options
 from pipeline.terminal import say
@@ -71,7 +73,7 @@ class Launch:
     body: dict[str, Any]
 
 
-def read(own: dict[str, Any], others: Sequence[str]) -> Launch:
+def read(own: dict[str, Any], job: Arguments) -> Launch:
     """Makes the request of the command's ``own`` flags and the job's, having checked all that needs no service.
 
     Raises:
@@ -81,7 +83,7 @@ def read(own: dict[str, Any], others: Sequence[str]) -> Launch:
         raise UsageError(f"--template={own['template']}: expected a gs:// path, since Dataflow reads it")
     if not JOB_NAME.fullmatch(own["job_name"]):
         raise UsageError(f"--job_name={own['job_name']}: expected a lower-case letter, then letters, digits and '-', 63 at most")
-    options = flags.parse(others)
+    options = flags.make(job)
     parameters = dict(options.given)
     refusal = template.refuse({"metadata": template.metadata()}, parameters)
     if refusal:
@@ -96,19 +98,17 @@ def read(own: dict[str, Any], others: Sequence[str]) -> Launch:
 def _environment(options: Options) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for argument in options.beam:
-        name, equals, text = argument.removeprefix("--").partition("=")
+        name, _, text = argument.removeprefix("--").partition("=")
         if name in THE_LAUNCHERS:
             raise UsageError(f"--{name} is the template's own matter: leave it out")
-        if name in ENVIRONMENT and equals:
+        if name in ENVIRONMENT:
             found[ENVIRONMENT[name]] = _number(name, text) if ENVIRONMENT[name] in NUMBERS else text
         elif name == "flexrs_goal" and text in ("COST_OPTIMIZED", "SPEED_OPTIMIZED"):
             found["flexrsGoal"] = f"FLEXRS_{text}"
         elif name == "no_use_public_ips":
             found["ipConfiguration"] = "WORKER_IP_PRIVATE"
-        elif argument.startswith("--") and (equals or flags.beam_flags()[name]):
-            found.setdefault("additionalPipelineOptions", []).append(argument.removeprefix("--"))
         else:
-            raise UsageError(f"{argument}: give Beam's flags as --name=value")
+            found.setdefault("additionalPipelineOptions", []).append(argument.removeprefix("--"))
     return found
 
 
@@ -122,8 +122,9 @@ def launch(arguments: Sequence[str]) -> int:
     """Launches the job; gives 0 when it is launched, or with ``--wait=true`` when it is done."""
     if {"--help", "-h"} & set(arguments):
         return 0 if say(commands.help_text(USAGE, FLAGS, ENDING)) else 1
-    own, others = commands.take(FLAGS, arguments, REQUIRED)
-    asked = read(own, others)
+    mine, job = read_arguments(arguments, (*FLAGS, *RUN_FLAGS), "launch", with_beams=True).split(FLAGS)
+    own = read_values(FLAGS, mine.given, REQUIRED)
+    asked = read(own, job)
     if own["dry_run"]:
         return (
             0 if say(json.dumps({"projectId": asked.project, "location": asked.region, **asked.body}, indent=2, ensure_ascii=False)) else 1

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _quiet(False)
             return verify.verify(arguments)
         if command not in ("run", "check"):
-            raise UsageError(f"unknown command {command!r}; there are: run, check, verify, launch, schedule, serve")
+            raise UsageError("the first argument is no flag and no command; the commands are run, check, verify, launch, schedule, serve")
         if {"--help", "-h"} & set(arguments):
             return DONE if say(flags.help_text() if command == "run" else check_flags.help_text()) else ANYTHING_ELSE
         arguments = jobfile.expand(arguments)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import difflib
-import functools
-import importlib.util
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline import dates
+from pipeline.arguments import Arguments, read_arguments, read_values
 from pipeline.flags import BY_NAME, FLAGS, MANY, REQUIRED, UsageError, default_text
 from transforms import modelspecs, specs, tables
 
@@ -36,18 +32,23 @@ def parse(argv: Sequence[str]) -> Options:
     Raises:
       UsageError: an unknown flag, a bad value, a flag missing.
     """
-    given, beam = _sort_arguments(list(argv))
-    values = {flag.name: flag.default for flag in FLAGS}
-    for name, text in given:
-        if sum(other == name for other, _ in given) > 1:
-            raise UsageError(f"--{name} is given twice")
-        values[name] = BY_NAME[name].read(text)
+    return make(read_arguments(argv, FLAGS, "run", with_beams=True))
+
+
+def make(arguments: Arguments) -> Options:
+    """Makes the options of a run of its ``arguments``, and checks all that needs no look at the world.
+
+    Raises:
+      UsageError, SpecError: a bad value, a flag missing, flags that don't go together.
+    """
+    given = arguments.given
+    values = read_values(FLAGS, given)
     at = dates.moment(values["date"], values["time_zone"])
     values |= {name: BY_NAME[name].read(dates.fill(name, text, at)) for name, text in given if name in dates.FILLED}
     missing = [name for name in _required(values) if not values[name] and not (name == "input" and values["input_query"] is not None)]
     if missing:
         raise UsageError(f"--{missing[0]} is missing: {BY_NAME[missing[0]].help}")
-    options = Options(values, tuple(given), tuple(beam))
+    options = Options(values, given, arguments.beam)
     (
         route_spec(options),
         input_spec(options),
@@ -72,64 +73,6 @@ def _required(values: dict[str, Any]) -> tuple[str, ...]:
     if clash:
         raise UsageError(f"--{clash[0]} and --{many[0]} exclude each other: the tasks name models and inputs")
     return ("output",)
-
-
-def _sort_arguments(argv: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Tells our flags, with their values, from Beam's arguments."""
-    ours: list[tuple[str, str]] = []
-    beam: list[str] = []
-    while argv:
-        argument = argv.pop(0)
-        if not argument.startswith("--") or argument == "--":
-            raise UsageError(f"{argument!r} is no flag; flags are given as --name=value")
-        name, equals, text = argument[2:].partition("=")
-        if name in BY_NAME:
-            if not equals:
-                if not argv or argv[0].startswith("--"):
-                    raise UsageError(f"--{name} has no value: give --{name}=…, {BY_NAME[name].allowed}")
-                text = argv.pop(0)
-            ours.append((name, text))
-        elif name in beam_flags():
-            switch = beam_flags()[name]
-            beam += _beam_switch(name, equals, text) if switch else [argument]
-            if not switch and not equals and argv and not argv[0].startswith("--"):
-                beam.append(argv.pop(0))
-        else:
-            raise UsageError(f"unknown flag --{name}{_nearest(name, beam_flags())}")
-    return ours, beam
-
-
-def _beam_switch(name: str, equals: str, text: str) -> list[str]:
-    """A flag of Beam's without a value; a template's launcher can only give it as ``--name=true``, which Beam refuses."""
-    if equals and text.lower() not in ("true", "false"):
-        raise UsageError(f"--{name}={text}: expected --{name}, --{name}=true or --{name}=false")
-    return [] if text.lower() == "false" else [f"--{name}"]
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name.replace("-", "_"), [*BY_NAME], 1, 0.6) or difflib.get_close_matches(name, sorted(known), 1, 0.8)
-    return f"; did you mean --{close[0]}?" if close else "; nightshift run --help lists the flags"
-
-
-@functools.cache
-def beam_flags() -> dict[str, bool]:
-    """The flags of the installed Beam, and whether each is a switch without a value.
-
-    Read from its source, and only where a flag is not ours: importing it takes seconds, and a typo should not; parsing it takes 0.13 s.
-    """
-    spec = importlib.util.find_spec("apache_beam")
-    if spec is None or spec.origin is None:
-        raise UsageError("apache_beam is not installed; run 'make setup'")
-    path = os.path.join(os.path.dirname(spec.origin), "options", "pipeline_options.py")
-    with open(path, encoding="utf-8") as source:
-        tree = ast.parse(source.read())
-    return {
-        argument.value[2:]: any(word.arg == "action" and "store_" in ast.unparse(word.value) for word in call.keywords)
-        for call in ast.walk(tree)
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr.endswith("argument")
-        for argument in call.args
-        if isinstance(argument, ast.Constant) and isinstance(argument.value, str) and argument.value.startswith("--")
-    }
 
 
 # --- flags → specs ---------------------------------------------------------------------------------------------------------

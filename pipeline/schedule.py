@@ -8,6 +8,8 @@ from typing import Any
 
 from pipeline import commands, places
 from pipeline import launch as launching
+from pipeline.arguments import read_arguments, read_values
+from pipeline.flags import FLAGS as RUN_FLAGS
 from pipeline.flags import Flag, UsageError
 from pipeline.terminal import say
 
@@ -28,10 +30,11 @@ def schedule(arguments: Sequence[str]) -> int:
     """Makes or changes the scheduler's job, which has the name of the Dataflow job."""
     if {"--help", "-h"} & set(arguments):
         return 0 if say(commands.help_text(USAGE, FLAGS, ENDING)) else 1
-    own, others = commands.take(FLAGS, arguments, REQUIRED)
+    mine, job = read_arguments(arguments, (*FLAGS, *RUN_FLAGS), "schedule", with_beams=True).split(FLAGS)
+    own = read_values(FLAGS, mine.given, REQUIRED)
     if len(own["schedule"].split()) != 5:
         raise UsageError(f"--schedule={own['schedule']}: expected five fields: minute, hour, day of the month, month, day of the week")
-    asked = launching.read(own, others)
+    asked = launching.read(own, job)
     zone = asked.body["launchParameter"]["parameters"].get("time_zone", "UTC")
     if own["dry_run"]:
         return 0 if say(json.dumps(scheduler_job(own, asked, zone) | {"body": asked.body}, indent=2, ensure_ascii=False)) else 1

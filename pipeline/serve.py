@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import commands
 from pipeline import options as flags
+from pipeline.arguments import Arguments, read_arguments, read_values
 from pipeline.flags import Flag, UsageError
 from pipeline.options import Options
 from pipeline.terminal import say
@@ -132,7 +133,7 @@ class Service:
         defaults = DEFAULTS | (DEFAULTS_OF_LINES if given.get("output_format", "jsonl") == "jsonl" else {})
         pairs = [*asked, *((name, value) for name, value in defaults.items() if name not in given)]
         try:
-            options = flags.parse([f"--{name}={value}" for name, value in pairs])
+            options = flags.make(Arguments(tuple(pairs)))
         except (UsageError, SpecError) as error:
             raise ProblemError(HTTPStatus.BAD_REQUEST, str(error).replace("--", "")) from error
         for flag in PREFIXES:
@@ -222,8 +223,8 @@ def serve(arguments: Sequence[str], run: Run) -> int:
     """Serves until it is told to stop; a job that is running then comes to its end."""
     if {"--help", "-h"} & set(arguments):
         return 0 if say(commands.help_text(USAGE, FLAGS, "GET /?model=&input=&output= runs a job, GET /health answers at any time.")) else 1
-    values, others = commands.take(FLAGS, arguments, ("allow_model", "allow_input", "allow_output"))
-    commands.refuse_others("serve", FLAGS, others)
+    given = read_arguments(arguments, FLAGS, "serve", with_beams=False).given
+    values = read_values(FLAGS, given, ("allow_model", "allow_input", "allow_output"))
     import uvicorn
 
     _load_all(values["keep_models"])

@@ -45,8 +45,6 @@ SHOWN = {
     "output_style": Shown(parent="output_format", parent_values=("jsonl",)),
     "nan": Shown(parent="output_format", parent_values=("jsonl", "csv")),
 }
-# Of these one is needed; a form can't say so, and the flags' own check says it at launch.
-INSTEAD = {"input": ("input_query", "model_map", "job"), "model": ("model_map", "job"), "output": ("model_map", "job")}
 
 
 def metadata() -> dict[str, Any]:
@@ -66,7 +64,7 @@ def _parameter(flag: Flag) -> dict[str, Any]:
         "label": flag.name.replace("_", " ").capitalize(),
         "helpText": f"{flag.help}. Expected: {flag.allowed}. Default: {flags.default_text(flag)}.",
         "groupName": flag.group,
-        "isOptional": flag.name not in flags.REQUIRED or any(other in flags.BY_NAME for other in INSTEAD.get(flag.name, ())),
+        "isOptional": True,  # each flag that a job needs has others in its place (--model_map, --job); the launch says which is missing
         "paramType": kind,
     }
     if kind == "ENUM":

@@ -13,10 +13,11 @@ from google.cloud.aiplatform_v1.types import BatchPredictionJob
 from saved_models import Models
 
 from pipeline import jobfile
+from pipeline.arguments import beam_flags
 from pipeline.flags import BY_NAME, UsageError
 from pipeline.jobfile import AI_PLATFORM, VERTEX, expand
 from pipeline.main import main
-from pipeline.options import beam_flags, parse
+from pipeline.options import parse
 
 VERTEX_BODY: dict[str, Any] = {
     "displayName": "nightly",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import options
+from pipeline import arguments
 from pipeline.flags import BY_NAME, FLAGS, UsageError, default_text
 from pipeline.options import help_text, parse
 from transforms.modelspecs import SpecError
@@ -19,9 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ["--model=m", "--input=i", "--output=o"]
 
 
-def refused(*arguments: str) -> str:
+def refused(*given: str) -> str:
     with pytest.raises((UsageError, SpecError)) as refusal:
-        parse([*NEEDED, *arguments])
+        parse([*NEEDED, *given])
     return str(refusal.value)
 
 
@@ -132,10 +133,13 @@ def test_a_bad_value_is_refused_with_flag_value_and_range(argument: str, says: s
         (["--nan=null", "--nan=null"], "--nan is given twice"),
         (["--batch_size"], "--batch_size has no value"),
         (["--nan", "--verbose=true"], "--nan has no value"),
-        (["rows.jsonl"], "'rows.jsonl' is no flag"),
-        (["-v"], "'-v' is no flag"),
-        (["--"], "'--' is no flag"),
-        ([""], "'' is no flag"),
+        (["--num_workers"], "--num_workers has no value"),
+        (["--num_workers", "--nan=null"], "--num_workers has no value"),
+        (["rows.jsonl"], "argument 4 after 'run' is no flag"),
+        (["-v"], "argument 4 after 'run' is no flag"),
+        (["--"], "argument 4 after 'run' is no flag"),
+        ([""], "argument 4 after 'run' is no flag"),
+        (["--nan", "null", "rows.jsonl"], "argument 6 after 'run' is no flag"),
     ],
 )
 def test_flags_that_do_not_go_together(arguments: list[str], says: str) -> None:
@@ -153,22 +157,65 @@ def test_what_is_needed_is_asked_for(name: str) -> None:
 def test_beams_flags_pass_through() -> None:
     beam = [
         "--runner=DirectRunner",
-        "--project",
-        "p",
+        "--project=p",
         "--experiments=a",
         "--experiments=b",
         "--streaming",
-        "--num_workers",
-        "3",
+        "--num_workers=3",
         "--temp_location=gs://b/t=1",
     ]
     assert parse([*beam[:3], *NEEDED, *beam[3:]]).beam == tuple(beam)
+    apart = [part for flag in beam for part in flag.split("=", 1)]
+    assert parse([*apart[:4], *NEEDED, *apart[4:]]).beam == tuple(beam)
+
+
+@pytest.mark.parametrize("command", ["launch", "schedule"])
+def test_launch_and_schedule_read_their_flags_as_run_does(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipeline.main import main
+
+    flags = ["--template=gs://b/t.json", "--project=p", "--region=r", "--dry_run=true", "--model=gs://b/m", "--input=gs://b/i"]
+    flags += ["--output=gs://b/o", "--machine_type=n2-standard-4", "--max_num_workers=3", "--labels=a=b"]
+    if command == "schedule":
+        flags += ["--schedule=0 3 * * *", "--scheduler_account=a@b"]
+    assert main([command, *flags]) == 0
+    together = capsys.readouterr().out
+    assert main([command, *(part for flag in flags for part in flag.split("=", 1))]) == 0
+    assert capsys.readouterr().out == together
+    assert json.loads(together)
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [SECRET],
+        ["run", SECRET],
+        ["run", *NEEDED, "--nan", "null", SECRET],
+        ["run", *NEEDED, "--streaming", SECRET],
+        ["run", *NEEDED, f"--pasword={SECRET}"],
+        ["run", *NEEDED, "--pasword", SECRET],
+        ["check", SECRET],
+        ["launch", SECRET],
+        ["schedule", "--project", "p", SECRET],
+        ["serve", "--port", "80", SECRET],
+        ["serve", "--runner", SECRET],
+    ],
+)
+def test_a_text_that_is_no_flags_value_is_not_repeated(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    from pipeline.main import main
+
+    assert main(given) == 2
+    said = capsys.readouterr()
+    assert SECRET not in said.out + said.err
+    assert said.err.startswith("nightshift: ")
 
 
 def test_beams_switches_take_true_and_false_as_a_template_gives_them() -> None:
     assert parse([*NEEDED, "--streaming=true", "--save_main_session=false", "--no_auth=True"]).beam == ("--streaming", "--no_auth")
     assert refused("--streaming=maybe") == "--streaming=maybe: expected --streaming, --streaming=true or --streaming=false"
-    assert refused("--streaming", "rows.jsonl").startswith("'rows.jsonl' is no flag"), "not taken for the switch's value"
+    assert refused("--streaming", "rows.jsonl").startswith("argument 5 after 'run' is no flag"), "not taken for the switch's value"
 
 
 def test_beams_flags_are_those_of_the_installed_beam() -> None:
@@ -183,13 +230,13 @@ def test_beams_flags_are_those_of_the_installed_beam() -> None:
             some._add_argparse_args(parser)
     real = {name[2:]: action.nargs == 0 for action in parser._actions for name in action.option_strings if name.startswith("--")}
     real.pop("help", None)
-    found = options.beam_flags()
+    found = arguments.beam_flags()
     assert set(real) <= set(found)
     assert {name: found[name] for name in real} == real
 
 
 def test_ours_and_beams_names_are_apart() -> None:
-    assert not set(BY_NAME) & set(options.beam_flags())
+    assert not set(BY_NAME) & set(arguments.beam_flags())
 
 
 def test_options_can_be_copied_and_asked_for_what_they_lack() -> None:
@@ -232,7 +279,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["run", *NEEDED, "--nan=zero"], 2, "--nan=zero: expected one of null, string, error"),
         ([*NEEDED, "--passthrough_fields=key"], 2, "--passthrough_fields: key"),
         ([], 2, "--model is missing"),
-        (["predict", *NEEDED], 2, "unknown command 'predict'"),
+        (["predict", *NEEDED], 2, "the commands are run, check, verify, launch, schedule, serve"),
         (["--help"], 0, "usage: nightshift run"),
         (["run", "-h"], 0, "--max_error_ratio"),
     ],
