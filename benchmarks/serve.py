@@ -30,7 +30,7 @@ def start(folder: Path, model: Path) -> tuple[subprocess.Popen[bytes], str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = (f"--allow_model={model.parent}", f"--allow_input={folder}", f"--allow_output={folder}", f"--port={port}")
+    flags = (f"--allow_model={model.parent}", f"--allow_input={folder}", f"--allow_output={folder}", f"--port={port}", "--allow_get=true")
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "pipeline.main", "serve", *flags], stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"

@@ -1,4 +1,4 @@
-"""``nightshift serve``: jobs over HTTP, one at a time, for those who come from Embedded-tf: ``GET /?model=&input=&output=``.
+"""``nightshift serve``: jobs over HTTP, one at a time; for those who come from Embedded-tf ``GET /?model=&input=&output=``, too.
 
 TensorFlow and Beam are loaded once, models stay loaded between jobs. Errors are problem details (RFC 9457).
 """
@@ -23,6 +23,7 @@ from pipeline import options as flags
 from pipeline.arguments import Arguments, read_arguments, read_values
 from pipeline.flags import Flag, UsageError
 from pipeline.options import Options
+from pipeline.service_requests import MAX_CONNECTIONS, Callers, ProblemError, Protocol, is_host, parameters
 from pipeline.terminal import say
 from transforms.modelspecs import SpecError
 
@@ -34,6 +35,14 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("nightshift")
 Run = Callable[[Options, Callable[[str], None]], int]
 
+
+def _hosts(text: str) -> tuple[str, ...]:
+    names = commands.folders(text.lower())
+    if not is_host(names):
+        raise ValueError(text)
+    return names
+
+
 FLAGS = (
     Flag("allow_model", "Serve", "folders below which models may lie", "folders separated by commas", commands.folders, (), "required"),
     Flag("allow_input", "Serve", "folders below which inputs may lie", "folders separated by commas", commands.folders, (), "required"),
@@ -43,9 +52,18 @@ FLAGS = (
     ),
     Flag("host", "Serve", "the address to listen on", "an address; 0.0.0.0 in a container", default="127.0.0.1"),
     Flag("port", "Serve", "the port to listen on", **commands.whole(1, 65535), default_help="the environment's PORT, else 8080"),
+    Flag(
+        "allow_host", "Serve", "names under which the service is asked, beside localhost and the address it listens on",
+        "hosts' names separated by commas, or *", _hosts, (), "none",
+    ),
+    Flag("allow_get", "Serve", "let GET /?model=&input=&output= start a job", "true or false", commands.boolean, False),
     Flag("keep_models", "Serve", "models that stay loaded, the last used", **commands.whole(1, 1000), default=8),
 )  # fmt: skip
 USAGE = "serve --allow_model=DIRS --allow_input=DIRS --allow_output=DIRS [--flag=value …]"
+ENDING = (
+    "POST / with the parameters as a JSON object runs a job, with --allow_get=true GET /?model=&input=&output= does as well; "
+    "GET /health answers at any time."
+)
 PREFIXES = {"model": "allow_model", "input": "allow_input", "output": "allow_output", "errors": "allow_output"}
 # What a caller may ask for; what opens other doors (queries, maps of models, unsafe ops, lists of files) is not among it.
 ASKED = (
@@ -61,14 +79,6 @@ STATUS = {2: HTTPStatus.BAD_REQUEST, 3: HTTPStatus.UNPROCESSABLE_ENTITY, 1: HTTP
 COLLECT_EVERY_JOBS = 25
 # Longer than any client or proxy keeps an idle connection (Google's, 600 s): who closes first must not be the one who is asked.
 KEEP_ALIVE_SECONDS = 620
-
-
-class ProblemError(Exception):
-    """What is answered instead of a result."""
-
-    def __init__(self, status: HTTPStatus, detail: str, **members: Any) -> None:
-        super().__init__(detail)
-        self.status, self.detail, self.members = status, detail, members
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,7 +186,7 @@ def _short(report: dict[str, Any]) -> dict[str, Any]:
 # --- HTTP ------------------------------------------------------------------------------------------------------------------
 
 
-def application(service: Service) -> Starlette:
+def application(service: Service, callers: Callers) -> Starlette:
     """Gives the ASGI application."""
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
@@ -186,7 +196,8 @@ def application(service: Service) -> Starlette:
     async def predict(request: Request) -> Response:
         if request.method == "HEAD":  # comes with GET, and must not run a job
             raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED)
-        return JSONResponse(await service.predict(await _asked(request)))
+        callers.check(request)
+        return JSONResponse(await service.predict(await parameters(request)))
 
     async def health(request: Request) -> Response:
         return JSONResponse({"status": "ok", "jobs": service.jobs})
@@ -206,23 +217,10 @@ def application(service: Service) -> Starlette:
     return Starlette(routes=routes, exception_handlers={ProblemError: problem, HTTPException: problem, Exception: problem})
 
 
-async def _asked(request: Request) -> list[tuple[str, str]]:
-    """The parameters: of the query, or of a JSON object in the body."""
-    if request.method == "GET":
-        return request.query_params.multi_items()
-    try:
-        body = await request.json()
-    except ValueError as error:
-        raise ProblemError(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from error
-    if not isinstance(body, dict) or not all(isinstance(value, str | int | float) for value in body.values()):
-        raise ProblemError(HTTPStatus.BAD_REQUEST, 'expected an object of parameters, such as {"model": "gs://…", "input": …}')
-    return [(name, str(value)) for name, value in body.items()]
-
-
 def serve(arguments: Sequence[str], run: Run) -> int:
     """Serves until it is told to stop; a job that is running then comes to its end."""
     if {"--help", "-h"} & set(arguments):
-        return 0 if say(commands.help_text(USAGE, FLAGS, "GET /?model=&input=&output= runs a job, GET /health answers at any time.")) else 1
+        return 0 if say(commands.help_text(USAGE, FLAGS, ENDING)) else 1
     given = read_arguments(arguments, FLAGS, "serve", with_beams=False).given
     values = read_values(FLAGS, given, ("allow_model", "allow_input", "allow_output"))
     import uvicorn
@@ -230,8 +228,18 @@ def serve(arguments: Sequence[str], run: Run) -> int:
     _load_all(values["keep_models"])
     port = values["port"] or int(os.environ.get("PORT", "8080"))
     service = Service(Allowed({flag: values[flag] for flag in PREFIXES.values()}), run)
+    callers = Callers(values["host"], values["allow_host"], values["allow_get"])
     try:
-        uvicorn.run(application(service), host=values["host"], port=port, log_level="info", timeout_keep_alive=KEEP_ALIVE_SECONDS)
+        uvicorn.run(
+            application(service, callers),
+            host=values["host"],
+            port=port,
+            http=Protocol,
+            log_config=None,  # the program's own, which lets no control character through
+            log_level="info",
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            limit_concurrency=MAX_CONNECTIONS,
+        )
     except KeyboardInterrupt:  # uvicorn passes the signal on when it has shut down in order
         pass
     return 0

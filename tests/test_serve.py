@@ -22,6 +22,7 @@ from saved_models import Models
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = 20
 CALLERS = 50
+JSON = {"content-type": "application/json"}
 
 
 class Serving:
@@ -33,7 +34,8 @@ class Serving:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        flags = (f"--allow_model={Path(model).parent}", f"--allow_input={folder}/in", f"--allow_output={folder}/out", f"--port={self.port}")
+        flags = [f"--allow_model={Path(model).parent}", f"--allow_input={folder}/in", f"--allow_output={folder}/out", f"--port={self.port}"]
+        flags += ["--allow_get=true", "--allow_host=nightshift.example"]
         with self.log.open("wb") as log:
             command = [sys.executable, *(program or ("-m", "pipeline.main")), "serve", *flags]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
@@ -161,9 +163,182 @@ def test_other_paths_and_methods(serving: Serving) -> None:
     assert serving.client.get("/none").status_code == 404
     assert serving.client.delete("/").status_code == 405
     assert serving.client.head("/").status_code == 405
-    assert serving.client.post("/", content=b"{").json()["detail"].startswith("the body is not JSON")
+    assert serving.client.post("/", content=b"{", headers=JSON).json()["detail"].startswith("the body is not JSON")
     assert serving.client.post("/", json=["model"]).status_code == 400
     assert "GET /health" in serving.log.read_text()
+
+
+def test_a_link_that_leaves_an_allowed_folder_is_refused(serving: Serving, tmp_path: Path) -> None:
+    """And one that leads from one allowed folder into another is followed."""
+    outside = tmp_path / "secret"
+    outside.mkdir()
+    (outside / "rows.jsonl").write_text('{"x": 1}\n')
+    links = serving.folder / "in" / "links"
+    links.mkdir(parents=True)
+    (links / "folder").symlink_to(outside)
+    (links / "rows.jsonl").symlink_to(outside / "rows.jsonl")
+    (links / "inside").symlink_to(serving.write("inside"))
+    (serving.folder / "out").mkdir(exist_ok=True)
+    (serving.folder / "out" / "link").symlink_to(outside)
+    model = Path(serving.model).parent / "link"
+    model.symlink_to(outside)
+    good = {"input": f"{links}/inside", "output": f"{serving.folder}/out/linked"}
+    assert serving.ask(**good).status_code == 200
+    assert serving.predictions("linked") == expected()
+    for name, value in (
+        ("input", f"{links}/folder"),
+        ("input", f"{links}/folder/rows.jsonl"),
+        ("input", f"{links}/rows.jsonl"),
+        ("output", f"{serving.folder}/out/link"),
+        ("output", f"{serving.folder}/out/link/deeper"),
+        ("errors", f"{serving.folder}/out/link"),
+        ("model", str(model)),
+    ):
+        answer = serving.ask(**good | {name: value})
+        assert (answer.status_code, answer.json()["detail"].partition(" does")[0]) == (403, f"{name}={value}")
+    model.unlink()
+
+
+# --- who asks, and how ---
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "evil.example"}, 421),
+        ({"host": "evil.example:80"}, 421),
+        ({"host": "localhost.evil.example"}, 421),
+        ({"host": "10.0.0.1"}, 421),
+        ({"host": ""}, 421),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://127.0.0.1:1"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+    ],
+)
+def test_requests_of_other_sites_start_no_job(serving: Serving, method: str, headers: dict[str, str], status: int) -> None:
+    jobs = serving.client.get("/health").json()["jobs"]
+    parameters = {"model": serving.model, "input": f"{serving.folder}/in/*", "output": f"{serving.folder}/out/foreign"}
+    how: dict[str, Any] = {"params": parameters} if method == "GET" else {"json": parameters}
+    answer = serving.client.request(method, "/", headers=headers, **how)
+    assert answer.status_code == status, answer.text
+    assert serving.client.get("/health").json()["jobs"] == jobs
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "localhost"},
+        {"host": "LOCALHOST:8080"},
+        {"host": "[::1]:8080"},
+        {"host": "nightshift.example"},
+        {"host": "nightshift.example.:443"},
+        {"host": "nightshift.example", "origin": "https://nightshift.example"},
+        {"sec-fetch-site": "none"},
+        {"sec-fetch-site": "same-origin"},
+    ],
+)
+def test_requests_of_ones_own_are_answered(serving: Serving, headers: dict[str, str]) -> None:
+    answer = serving.client.post("/", json={"batch_size": 0}, headers=headers)
+    assert (answer.status_code, answer.json()["detail"]) == (400, "batch_size=0: expected a whole number from 1 to 1000000")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""])
+def test_other_bodies_than_json_are_refused(serving: Serving, kind: str) -> None:
+    """A page of any site can send these without asking; JSON it can't."""
+    answer = serving.client.post("/", content=b'{"model": "m"}', headers={"content-type": kind})
+    assert answer.status_code == 415, answer.text
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_large_body_is_refused(serving: Serving, chunked: bool) -> None:
+    def parts() -> Iterator[bytes]:
+        for _ in range(300):
+            yield b" " * 10_000
+
+    body = b" " * 3_000_000
+    answer = serving.client.post("/", content=parts() if chunked else body, headers=JSON)
+    assert answer.status_code == 413, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"[" * 500_000, "nested too deep"),
+        (b'{"model":' * 100_000, "nested too deep"),
+        (b'{"model": "a\\u0000b"}', "without control characters"),
+        (b'{"model": "a\\u001b[2Jb"}', "without control characters"),
+        (b'{"model": "a\\ud800b"}', "without control characters"),
+        (b'{"a\\u0000": "b"}', "without control characters"),
+        (b'{"model": "\xff"}', "the body is not JSON"),
+        (b'{"batch_size": 1e999}', "batch_size=inf"),
+        (b'{"batch_size": ' + b"9" * 5000 + b"}", "the body is not JSON"),
+        (b'{"model": null}', "expected an object of parameters"),
+    ],
+)
+def test_hostile_bodies_are_bad_requests(serving: Serving, body: bytes, words: str) -> None:
+    answer = serving.client.post("/", content=body, headers=JSON)
+    assert answer.status_code == 400, answer.text
+    assert words in answer.json()["detail"]
+
+
+def test_hostile_queries_are_bad_requests(serving: Serving) -> None:
+    for query in (b"model=a%00b", b"input=a%1b%5b2Jb", b"output=%0aGET", b"model=%ff%fe", b"%00=1"):
+        answer = serving.client.get(b"/?".decode() + query.decode())
+        assert answer.status_code in (400, 403), (query, answer.text)
+    log = serving.log.read_text()
+    assert "\x1b" not in log
+    assert "Traceback" not in log
+
+
+def test_half_open_requests_end_and_others_are_answered(serving: Serving) -> None:
+    """More connections than the service takes: without a word, with half a head, with half a body, one byte now and then."""
+    beginnings = (
+        b"",
+        b"GET /health HTT",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
+    )
+    connections = []
+    for number in range(600):
+        connection = socket.create_connection(("127.0.0.1", serving.port))
+        try:
+            connection.sendall(beginnings[number % 3])
+        except ConnectionError:  # beyond twice the limit it is closed at once
+            pass
+        connections.append(connection)
+    for connection in connections:
+        connection.settimeout(60)
+        try:
+            answer = connection.recv(1 << 16)
+            assert answer[:12] in (b"", b"HTTP/1.1 408", b"HTTP/1.1 503"), answer
+        except ConnectionResetError:
+            pass
+        connection.close()
+    assert serving.client.get("/health").json()["status"] == "ok"
+    assert serving.ask(input=serving.write("after"), output=f"{serving.folder}/out/after").status_code == 200
+
+
+def test_a_get_starts_no_job_unless_allowed(serving: Serving) -> None:
+    """And with 0.0.0.0 any address of the machine is its name, but no name that could be made to lead to it."""
+    from starlette.requests import Request
+
+    from pipeline.service_requests import Callers, ProblemError
+
+    def asked(host: str, method: str = "POST") -> Request:
+        headers = [(b"host", host.encode()), (b"content-type", b"application/json")]
+        return Request({"type": "http", "method": method, "headers": headers, "path": "/", "query_string": b""})
+
+    with pytest.raises(ProblemError, match="--allow_get=true") as refused:
+        Callers("127.0.0.1").check(asked("localhost", "GET"))
+    assert refused.value.status == 405
+    for host in ("10.1.2.3:8080", "[fe80::1]:80", "localhost:1"):
+        Callers("0.0.0.0").check(asked(host))
+    with pytest.raises(ProblemError, match="--allow_host"):
+        Callers("0.0.0.0").check(asked("nightshift.example"))
+    Callers("0.0.0.0", ("*",)).check(asked("nightshift.example"))
 
 
 def test_changed_model_is_loaded_anew(serving: Serving, models: Models) -> None:
@@ -196,6 +371,10 @@ def test_a_service_that_a_model_ends_is_no_success(tmp_path: Path) -> None:
     [
         ((), "--allow_model is missing"),
         (("--allow_model=m", "--allow_input=i", "--allow_output=o", "--ports=1"), "unknown flag --ports; did you mean --port?"),
+        (
+            ("--allow_model=m", "--allow_input=i", "--allow_output=o", "--allow_host=http://n"),
+            "--allow_host=http://n: expected hosts' names",
+        ),
         (("--allow_model=m", "--allow_input=i", "--allow_output=o", "--port=0"), "--port=0: expected a whole number from 1 to 65535"),
     ],
 )
