@@ -100,8 +100,30 @@ def test_every_role_of_terraform_is_explained_and_none_else() -> None:
 
 
 def run_flags(container: dict[str, Any]) -> list[str]:
-    assert container["command"] == ["nightshift"]
+    assert container["command"][-1] == "nightshift"
     return list(container["args"])
+
+
+def test_places_without_dataflow_run_the_image_as_a_user_of_its_own() -> None:
+    """Kubernetes has a field for it, Cloud Run has none: there the command gives root's rights up, as ``setpriv`` does here."""
+
+    job = yaml.safe_load((ROOT / "templates/kubernetes/cronjob.yaml").read_text())
+    context = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["securityContext"]
+    assert context["runAsNonRoot"]
+    user = context["runAsUser"]
+    assert f"--uid {user} " in (ROOT / "templates/Dockerfile").read_text()
+    for name in ("job", "service"):
+        spec = yaml.safe_load((ROOT / f"templates/cloudrun/{name}.yaml").read_text())["spec"]["template"]["spec"]
+        (container,) = spec.get("template", {"spec": spec})["spec"]["containers"]
+        *drop, program = container["command"]
+        assert (drop[:3], program) == (["setpriv", f"--reuid={user}", f"--regid={user}"], "nightshift")
+        assert {"name": "HOME", "value": "/tmp"} in container["env"], "root's is closed to others"
+        if os.geteuid() == 0 and shutil.which("setpriv"):
+            status = subprocess.run([*drop, "cat", "/proc/self/status"], capture_output=True, text=True, check=True).stdout
+            assert re.search(rf"^Uid:\s+{user}\s+{user}\s", status, re.MULTILINE)
+            assert re.search(r"^Groups:\s*$", status, re.MULTILINE)
+            assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE)
+            assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
 
 
 def test_kubernetes_takes_the_cron_job(capsys: pytest.CaptureFixture[str]) -> None:
