@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -157,3 +159,53 @@ def test_outputs_with_fixed_rows_are_refused_before_the_start() -> None:
         with pytest.raises(ModelError, match=words):
             check_outputs(Signature("s", ("serve",), inputs, (TensorSpec("loss", "l:0", "float32", shape),)), None, "m")
     check_outputs(Signature("s", ("serve",), inputs, (TensorSpec("y", "y:0", "float32", (1, 1)),)), 1, "m")
+
+
+def test_two_inputs_that_are_one_tensor_must_agree(tmp_path: Path) -> None:
+    """Only one of the two values can be fed: a row that gives two is that row's failure, never one of the values by chance."""
+    import tensorflow as tf
+
+    v1 = tf.compat.v1
+    with v1.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None], "x")
+        builder = v1.saved_model.Builder(str(tmp_path / "model"))
+        signature = v1.saved_model.predict_signature_def({"one": x, "other": x}, {"y": x * 2.0})
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature})
+        builder.save()
+    batch = a_batch(one=floats(1, 2, 3), other=floats(1, 5, 3))
+    predicted = BatchRunner(load(str(tmp_path / "model"))).run(batch)
+    check_accounts(batch, predicted)
+    assert predicted.kept.tolist() == [0, 2]
+    np.testing.assert_array_equal(predicted.outputs["y"], floats(2, 6))
+    assert [row.offset for row in predicted.failed] == [batch.offsets[1]]
+    assert "two inputs of the signature are one tensor of the graph" in predicted.failed[0].message
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_what_can_not_run_is_refused_before_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """An output that is one scalar for all rows, and an op that no library here has."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    from pipeline.main import main
+
+    module = tf.Module()
+    module.function = tf.function(lambda x: {"loss": tf.reduce_sum(x)}, input_signature=[tf.TensorSpec([None], tf.float32, "x")])
+    tf.saved_model.save(module, str(tmp_path / "model"), signatures=module.function.get_concrete_function())
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"x": 1}\n')
+    arguments = [command, f"--model={tmp_path}/model", f"--input={data}", f"--output={tmp_path}/out"]
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert "output 'loss' of signature serving_default" in captured.err + captured.out
+    assert "is one scalar for a whole batch" in captured.err + captured.out
+    saved = saved_model_pb2.SavedModel()
+    saved.ParseFromString((tmp_path / "model" / "saved_model.pb").read_bytes())
+    for function in saved.meta_graphs[0].graph_def.library.function:
+        for node in function.node_def:
+            node.op = {"Sum": "OpOfNobody"}.get(node.op, node.op)
+    (tmp_path / "model" / "saved_model.pb").write_bytes(saved.SerializeToString())
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert "needs custom ops that are not in this TensorFlow: OpOfNobody" in captured.err + captured.out
+    assert not (tmp_path / "out").exists()
