@@ -162,6 +162,18 @@ def test_made_keys_of_tables_are_unique(models: Models, tmp_path: Path) -> None:
         assert len({row["key"] for row in lines(tmp_path / "out")}) == 5000
 
 
+@pytest.mark.parametrize("block", [1000, 16000, 400_000])
+def test_made_keys_are_unique_where_a_block_has_more_rows_than_bytes(models: Models, tmp_path: Path, block: int) -> None:
+    """As compression makes them of rows that are much alike: 16,000 bytes of them took 54."""
+    rows = [{"x": 1.0, "id": 7, "note": None}] * 20_000 + [{"x": float(number), "id": number, "note": "n"} for number in range(500)]
+    data = write_avro(tmp_path / "rows.avro", rows, AVRO_TYPES, "deflate", block=block)
+    assert run(tmp_path / "out", model=models.get("half_plus_two"), input=data) == 0
+    first = [row["key"] for row in lines(tmp_path / "out")]
+    assert (len(first), len({*first})) == (20_500, 20_500)
+    assert run(tmp_path / "out", model=models.get("half_plus_two"), input=data) == 0
+    assert [row["key"] for row in lines(tmp_path / "out")] == first
+
+
 def test_rows_that_do_not_fit_are_failed_rows(models: Models, tmp_path: Path) -> None:
     rows = [{"x": 1.0, "id": 1}, {"x": None, "id": 2}, {"x": 3.0, "id": None}, {"x": 4.0, "id": 4}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")

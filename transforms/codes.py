@@ -27,6 +27,7 @@ class Code(enum.StrEnum):
     FILE_NOT_FOUND = "FILE_NOT_FOUND"
     FILE_DAMAGED = "FILE_DAMAGED"
     FILE_CHANGED = "FILE_CHANGED"
+    COLUMN_TWICE = "COLUMN_TWICE"
     KEY_MISSING = "KEY_MISSING"
     KEY_NULL = "KEY_NULL"
     KEY_NOT_SCALAR = "KEY_NOT_SCALAR"
@@ -59,6 +60,7 @@ EXPLANATIONS: dict[Code, tuple[Stage, str]] = {
         Stage.READ,
         "the file was replaced, changed or deleted after the run had planned to read it; its rows may be lost or mixed",
     ),
+    Code.COLUMN_TWICE: (Stage.READ, "the row's file has several columns of one name that the job needs, so which is meant is unknown"),
     Code.KEY_MISSING: (Stage.KEY, "the row has no key field"),
     Code.KEY_NULL: (Stage.KEY, "the key field is null"),
     Code.KEY_NOT_SCALAR: (Stage.KEY, "the key field holds a list or an object"),

@@ -10,9 +10,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
+from transforms.codes import Code, RowError
 from transforms.elements import FileRange, InstanceBatch
-from transforms.read.avro_blocks import NOT_AVRO, STUMBLES, SYNC_BYTES, Decoder, Header, read_blocks, read_header
-from transforms.read.columns import refuse_columns
+from transforms.read.avro_blocks import NOT_AVRO, STUMBLES, SYNC_BYTES, Block, Decoder, Header, read_blocks, read_header
+from transforms.read.columns import find_twins, nested_twins, refuse_columns
 from transforms.read.damage import DamagedFileError, decoding
 from transforms.read.row import RowSpec
 from transforms.read.source import open_source
@@ -22,6 +23,9 @@ PRIMITIVES = {
     "null": pa.null(), "boolean": pa.bool_(), "int": pa.int32(), "long": pa.int64(), "float": pa.float32(), "double": pa.float64(),
     "bytes": pa.binary(), "string": pa.string(), "enum": pa.string(), "fixed": pa.binary(),
 }  # fmt: skip
+
+# Offsets of rows in blocks of fewer bytes than rows: beyond any byte of a file, room for files of 1 TB.
+DENSE_BLOCK, MAX_DENSE_ROWS = 1 << 62, 1 << 22
 
 
 def refusal(spec: RowSpec, path: str) -> str | None:
@@ -33,7 +37,39 @@ def refusal(spec: RowSpec, path: str) -> str | None:
         return None
     if not isinstance(schema, dict) or schema.get("type") != "record":
         return f"{path}: its Avro schema is no record, so it has no columns: write rows as records"
-    return refuse_columns(spec, path, {field["name"]: _kinds(field["type"]) for field in schema["fields"]})
+    twins = twins_of(spec, schema)
+    return f"{path}: {twins}" if twins else refuse_columns(spec, path, {field["name"]: _kinds(field["type"]) for field in schema["fields"]})
+
+
+def twins_of(spec: RowSpec, schema: Any) -> str | None:
+    """Return what is wrong where a schema has two fields of one name that a job needs, or such fields within one, or None.
+
+    Avro 1.11, "Records", has no such schema, but files with one are written; a record then holds the last field's value alone.
+    """
+    if not isinstance(schema, dict) or "fields" not in schema:
+        return None
+    if spec.model_field is not None:  # a record is kept until its model says which fields it needs, and keeps one of two
+        spec = dataclasses.replace(spec, passthrough_fields=("*",), own_fields=())
+    names = [field["name"] for field in schema["fields"]]
+    if (twins := find_twins(spec, names)) is not None:
+        return twins
+    for field in schema["fields"]:
+        inner = _twin_in(field["type"])
+        if inner is not None and find_twins(spec, [field["name"]] * 2) is not None:
+            return nested_twins(field["name"], inner)
+    return None
+
+
+def _twin_in(kind: Any) -> str | None:
+    """The name of two fields of one record, at any depth of a type."""
+    if isinstance(kind, list):
+        return next((found for one in kind if (found := _twin_in(one)) is not None), None)
+    if not isinstance(kind, dict):
+        return None
+    fields = kind.get("fields", [])
+    names = [field["name"] for field in fields]
+    inner = [*(field["type"] for field in fields), kind.get("items"), kind.get("values"), kind["type"]]
+    return next((name for name in names if names.count(name) > 1), None) or _twin_in(inner)
 
 
 def _kinds(schema: Any) -> list[pa.DataType]:
@@ -57,7 +93,7 @@ def _kinds(schema: Any) -> list[pa.DataType]:
 
 class AvroReader:
     """Reads the blocks of a file whose preceding sync marker begins inside a range; a row's offset is its
-    block's, plus its number in the block, so that no two rows have one.
+    block's, plus its number in the block, so that no two rows have one (``row_offsets``).
 
     Avro 1.11, "Object Container Files": the header ends with a marker, and each block is followed by the same.
     """
@@ -76,7 +112,7 @@ class AvroReader:
             stop = piece.stop if piece.stop is not None else piece.size_bytes
             if first is None or first >= stop:
                 return
-            due = _Due()
+            due = _Due(twins_of(self.spec, header.schema))
             try:
                 for rows in self._read_records(stream, header, first + SYNC_BYTES, stop, due):
                     if len(due.records) >= rows or due.unpacked >= BATCH_BYTES:
@@ -108,7 +144,7 @@ class AvroReader:
                 if not some:
                     raise DamagedFileError(block.offset, f"{NOT_AVRO}: the block has {first} records, not {block.count}")
                 due.records += some
-                due.offsets.append(block.offset + np.arange(first, first + len(some), dtype=np.int64))
+                due.offsets.append(row_offsets(block, first, len(some)))
                 due.size += block.size_bytes * len(some) // block.count
                 due.unpacked += len(block.data) * len(some) // block.count
                 first += len(some)
@@ -117,13 +153,33 @@ class AvroReader:
     def _batch(self, due: _Due, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
         names = needed_columns(self.spec, list(due.records[0]))
         table = pa.RecordBatch.from_arrays([_column([record[name] for record in due.records]) for name in names], names)
+        if due.twins is not None:
+            return self.batcher.fail(table, np.concatenate(due.offsets), piece, order, due.size, RowError(Code.COLUMN_TWICE, due.twins))
         return self.batcher.batch(table, np.concatenate(due.offsets), piece, order, due.size)
+
+
+def row_offsets(block: Block, first: int, count: int) -> np.ndarray:
+    """Give ``count`` rows of a block, from its row ``first`` on, offsets that no other row of the file has.
+
+    A row's is its block's byte plus its number in the block, which stays below the next block's byte, unless compression has made the
+    block fewer bytes than it has rows (100,000 equal rows of 8 bytes took 500): such rows have a bit and digits of their own.
+    """
+    numbers = np.arange(first, first + count, dtype=np.int64)
+    if block.count <= block.size_bytes:
+        return block.offset + numbers
+    if block.count > MAX_DENSE_ROWS:
+        raise DamagedFileError(block.offset, f"{NOT_AVRO}: a block of {block.count} rows; at most {MAX_DENSE_ROWS} are possible")
+    return DENSE_BLOCK + block.offset * MAX_DENSE_ROWS + numbers
 
 
 @dataclasses.dataclass
 class _Due:
-    """Records of some blocks that make one batch, and their places; what they take in the file, and unpacked."""
+    """Records of some blocks that make one batch, and their places; what they take in the file, and unpacked.
 
+    ``twins``: two fields of one name that the job needs, which fail them all.
+    """
+
+    twins: str | None
     records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     offsets: list[np.ndarray] = dataclasses.field(default_factory=list)
     size: int = 0

@@ -10,6 +10,49 @@ from transforms.read.arrow import fits
 from transforms.read.row import RowSpec
 
 
+def find_twins(spec: RowSpec, names: Sequence[str]) -> str | None:
+    """Return what is wrong where several of a file's columns have one name that a job needs, or None.
+
+    What reads them takes one and drops the others, or writes nothing for any. Twins that no one asks for do no harm. BigQuery has none:
+    it refuses a table or query with two columns of one name, whatever their case.
+    """
+    if len(set(names)) == len(names):
+        return None
+    needed = {*(tensor.name for tensor in spec.signature.inputs), *spec.key_fields, *spec.passthrough_fields, spec.model_field}
+    if "*" in needed:
+        needed |= {*names} - {*spec.own_fields}
+    for name in names:
+        places = [str(place) for place, other in enumerate(names, 1) if other == name]
+        if len(places) > 1 and name in needed:
+            return (
+                f"columns {', '.join(places[:-1])} and {places[-1]} are both named {name!r}, and the job needs that one: rename the others"
+            )
+    return None
+
+
+def find_nested_twins(spec: RowSpec, schema: pa.Schema) -> str | None:
+    """Return what is wrong where a column that a job needs holds records with two fields of one name, or None."""
+    for field in schema:
+        name = twin_in(field.type)
+        if name is not None and find_twins(spec, [field.name, field.name]) is not None:
+            return nested_twins(field.name, name)
+    return None
+
+
+def nested_twins(column: str, field: str) -> str:
+    """Return what is wrong where the records of a column have two fields of one name."""
+    return f"column {column!r} holds records with two fields named {field!r}: rename one of them"
+
+
+def twin_in(kind: pa.DataType) -> str | None:
+    """Return the name of two fields of one record in values of ``kind``, at any depth, or None."""
+    fields = [kind.field(place) for place in range(kind.num_fields)]
+    names = [field.name for field in fields]
+    twins = (name for name in names if pa.types.is_struct(kind) and names.count(name) > 1)
+    deeper = (found for field in fields if (found := twin_in(field.type)) is not None)
+    return next(twins, None) or next(deeper, None)
+
+
 def refuse_columns(spec: RowSpec, path: str, columns: Mapping[str, Sequence[pa.DataType]]) -> str | None:
     """Gives why a job can't use the columns of the file ``path``, or None.
 

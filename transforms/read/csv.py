@@ -26,6 +26,7 @@ from transforms.keys import join_keys, make_key, make_keys, take_key
 from transforms.read import arrow
 from transforms.read.ahead import read_ahead
 from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Block
+from transforms.read.columns import find_twins
 from transforms.read.csv_cells import Cells
 from transforms.read.csv_checks import impossible_inputs
 from transforms.read.csv_rows import PIECE_BYTES, CsvRows, Header, RowBlock, adjoin, read_header, read_rows, take_header
@@ -84,9 +85,15 @@ class RowParser:
         self.places = header.places
         self.values = {tensor.name: tensor for tensor in inputs if tensor.dtype != "string"}
         self.missing = [tensor.name for tensor in inputs if tensor.name not in self.places]
+        self.twins = find_twins(spec, header.names)
         named = self.places if "*" in spec.passthrough_fields else (*spec.key_fields, *spec.passthrough_fields)
         self.texts = {name for name in named if name in self.places}
-        can_parse = not self.missing and not impossible_inputs(spec) and all(field in self.places for field in spec.key_fields)
+        can_parse = (
+            not self.missing
+            and self.twins is None
+            and not impossible_inputs(spec)
+            and all(field in self.places for field in spec.key_fields)
+        )
         self.types = self._types() if can_parse else {}
         self.guarded = {self.places[name]: tensor.dtype for name, tensor in self.values.items() if can_parse}
 
@@ -227,6 +234,8 @@ class RowParser:
         for row in range(len(rows)):
             try:
                 text = rows.as_object(row)
+                if self.twins is not None:
+                    raise RowError(Code.COLUMN_TWICE, self.twins)
                 if self.missing:
                     raise self._missing(text)
                 objects[row] = text

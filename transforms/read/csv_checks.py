@@ -5,6 +5,7 @@ from __future__ import annotations
 from transforms import files
 from transforms.elements import FileRange
 from transforms.read.blocks import BLOCK_BYTES, compression_of
+from transforms.read.columns import find_twins
 from transforms.read.csv_rows import Header, read_header, read_rows, take_header
 from transforms.read.damage import DamagedFileError
 from transforms.read.row import RowSpec
@@ -17,11 +18,17 @@ def missing_columns(path: str, spec: RowSpec) -> list[str]:
     Raises:
       DamagedFileError: the file does not begin as CSV.
     """
-    whole = FileRange(path, 0, None, 0, path)
-    header = read_header(whole) if compression_of(path) is None else _packed_header(whole)
+    names = _names(path)
     named = () if spec.model_field is None else (spec.model_field,)
     needed = dict.fromkeys((*(tensor.name for tensor in spec.signature.inputs), *spec.key_fields, *named))
-    return [] if header is None else [name for name in needed if name not in header.names]
+    return [] if not names else [name for name in needed if name not in names]
+
+
+def _names(path: str) -> tuple[str, ...]:
+    """The names of a file's columns; none where it has no row."""
+    whole = FileRange(path, 0, None, 0, path)
+    header = read_header(whole) if compression_of(path) is None else _packed_header(whole)
+    return () if header is None else header.names
 
 
 def _packed_header(whole: FileRange) -> Header | None:
@@ -42,9 +49,11 @@ def refusal(spec: RowSpec, path: str) -> str | None:
     if impossible:
         return f"a field of CSV is one value, and the model wants {', '.join(map(str, impossible))}; give the rows as JSON-lines"
     try:
-        missing = missing_columns(path, spec)
+        missing, twins = missing_columns(path, spec), find_twins(spec, _names(path))
     except DamagedFileError as damage:
         return f"{path} can't be read as CSV: {damage}"
+    if twins:
+        return f"{path}: {twins}"
     if missing:
         return f"the header of {path} has no column {', '.join(repr(name) for name in missing)}: name the columns as the model's inputs are"
     return None

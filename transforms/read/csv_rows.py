@@ -231,7 +231,7 @@ class Header:
 
     @property
     def places(self) -> dict[str, int]:
-        """Each name's column; of two columns of one name the last, as in a JSON object."""
+        """Each name's column; of two columns of one name, which no one may need, the last."""
         return {name: place for place, name in enumerate(self.names)}
 
 

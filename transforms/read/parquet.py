@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from transforms.elements import FileRange, InstanceBatch
-from transforms.read.columns import refuse_columns
+from transforms.read.columns import find_nested_twins, find_twins, refuse_columns
 from transforms.read.damage import DamagedFileError, decoding
 from transforms.read.row import RowSpec
 from transforms.read.source import open_source
@@ -24,7 +24,8 @@ def refusal(spec: RowSpec, path: str) -> str | None:
             schema = pq.read_schema(stream)
     except DamagedFileError:
         return None
-    return refuse_columns(spec, path, {field.name: [field.type] for field in schema})
+    twins = find_twins(spec, schema.names) or find_nested_twins(spec, schema)
+    return f"{path}: {twins}" if twins else refuse_columns(spec, path, {field.name: [field.type] for field in schema})
 
 
 class ParquetReader:

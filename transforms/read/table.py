@@ -19,6 +19,7 @@ from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch
 from transforms.keys import join_keys, make_key, make_keys, take_key
 from transforms.read import arrow
+from transforms.read.columns import find_nested_twins, find_twins, twin_in
 from transforms.read.python_values import python_values
 from transforms.read.row import RowSpec
 from transforms.texts import scalar_texts
@@ -57,13 +58,20 @@ class TableRows:
 
     def __init__(self, table: pa.RecordBatch) -> None:
         self.table = table
+        # Columns of records with two fields of one name, which no JSON object can be: they are left out.
+        self.unnamed = {place for place, kind in enumerate(table.schema.types) if twin_in(kind) is not None}
 
     def __len__(self) -> int:
         return self.table.num_rows
 
     def __getitem__(self, row: int) -> bytes:
-        (values,) = python_values(self.table.slice(int(row), 1).to_struct_array())
-        return json_text(values)
+        names, one = self.table.schema.names, self.table.slice(int(row), 1)
+        if len(set(names)) == len(names) and not self.unnamed:
+            (values,) = python_values(one.to_struct_array())
+            return json_text(values)
+        columns = ((name, column) for place, (name, column) in enumerate(zip(names, one.columns, strict=True)) if place not in self.unnamed)
+        members = [msgspec.json.encode(name) + b": " + json_text(python_values(column)[0]) for name, column in columns]
+        return b"{" + b", ".join(members) + b"}"  # each of two columns of one name, as they were read
 
     def take(self, index: np.ndarray) -> TableRows:
         return TableRows(self.table.take(pa.array(index)))
@@ -97,6 +105,9 @@ class TableBatcher:
 
     def batch(self, table: pa.RecordBatch, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int) -> InstanceBatch:
         """Gives the rows of ``table`` as instances and failed rows; ``offsets`` are their places in the file."""
+        twins = find_twins(self.spec, table.schema.names) or find_nested_twins(self.spec, table.schema)
+        if twins is not None:
+            return self.fail(table, offsets, piece, order, size_bytes, RowError(Code.COLUMN_TWICE, f"{twins}"))
         wrong = _rows_not_utf8(table)
         if len(wrong):
             return self._without(table, wrong, offsets, piece, order, size_bytes)
@@ -130,6 +141,20 @@ class TableBatcher:
             order, piece.path, piece.relative, columns, offsets, rows, keys, passthrough, failed, size_bytes
         )  # fmt: skip
         return batch.take(np.delete(np.arange(len(batch)), list(errors))) if errors else batch
+
+    def fail(
+        self, table: pa.RecordBatch, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int, error: RowError
+    ) -> InstanceBatch:
+        """Gives a batch in which all rows of ``table`` have failed, unlooked at, so that only keys that are made are known."""
+        rows = TableRows(table)
+        failed = [
+            FailedRow(
+                b"" if self.spec.key_fields else make_key(piece.path, int(offset)),
+                piece.path, int(offset), error.stage, error.code, error.message, rows[row],
+            )
+            for row, offset in enumerate(offsets)
+        ]  # fmt: skip
+        return dataclasses.replace(self.nothing(piece, order), failed=failed, bytes=size_bytes)
 
     def _without(
         self, table: pa.RecordBatch, wrong: np.ndarray, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int
