@@ -1,0 +1,105 @@
+"""What stands between a wrong account and a published output, each guard by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from saved_models import Models
+from test_job import lines, manifest, run, write_lines
+
+from transforms import files
+from transforms.specs import InputSpec, KeySpec, OutputSpec
+from transforms.tasks import RunSpec
+from transforms.write import shards
+from transforms.write.journal import alone
+from transforms.write.manifest import result_names
+from transforms.write.run import publish_run
+
+
+def test_a_batch_that_the_write_step_loses_shuts_the_gate(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_lines(tmp_path / "rows.jsonl", [{"x": number} for number in range(5)])
+    assert run(tmp_path / "out", model=models.get("half_plus_two"), input=data) == 0
+    monkeypatch.setattr(shards._WriteShards, "_write_results", lambda *_: None)
+    assert run(tmp_path / "out", model=models.get("half_plus_two"), input=data, run_id="loses") == 3
+    assert manifest(tmp_path / "out")["reason"] == "5 rows were read, but 0 predicted + 0 failed = 0: rows were lost or doubled"
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def a_run(folder: Path, count: int) -> RunSpec:
+    output = OutputSpec(str(folder))
+    return RunSpec("", count, str(folder), InputSpec(("a",)), KeySpec(), output, "night", "launch", "2026-01-01T00:00:00+00:00")
+
+
+def task_line(number: int) -> dict[str, Any]:
+    return {
+        "model": "m", "input": "i", "output": f"o{number}", "number": number, "status": "done", "reason": None,
+        "counts": {"read": 2, "predicted": 2, "failed": 0}, "seconds": 0.1, "location": "m", "version": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("ended", [1, 3])
+def test_a_run_whose_tasks_did_not_all_end_once_is_not_done(tmp_path: Path, ended: int) -> None:
+    report = publish_run(a_run(tmp_path / "out", 2), [task_line(number) for number in range(ended)])
+    assert (report["status"], report["reason"]) == ("failed", f"2 tasks were planned, and {ended} ended")
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    assert publish_run(a_run(tmp_path / "whole", ended), [task_line(number) for number in range(ended)])["status"] == "done"
+    assert (tmp_path / "whole" / "_SUCCESS").exists()
+
+
+def test_a_run_of_many_writes_its_manifest_alone(tmp_path: Path) -> None:
+    order = []
+
+    def publish() -> None:
+        publish_run(a_run(tmp_path / "out", 1), [task_line(0)])
+        order.append("published")
+
+    with alone(str(tmp_path / "out")):
+        thread = threading.Thread(target=publish)
+        thread.start()
+        time.sleep(0.3)
+        assert not (tmp_path / "out" / "manifest.json").exists()
+        order.append("released")
+    thread.join()
+    assert order == ["released", "published"]
+    assert publish_run_twice(tmp_path / "out") == json.loads((tmp_path / "out" / "manifest.json").read_text())
+
+
+def publish_run_twice(folder: Path) -> dict[str, Any]:
+    return publish_run(a_run(folder, 1), [task_line(0)])
+
+
+def test_a_small_file_is_replaced_and_not_written_over(tmp_path: Path) -> None:
+    """Who has the old one open, or reads it by another name, has it whole."""
+    path, other = tmp_path / "manifest.json", tmp_path / "other"
+    files.write_bytes(str(path), b"old")
+    os.link(path, other)
+    files.write_bytes(str(path), b"new content")
+    assert (path.read_bytes(), other.read_bytes()) == (b"new content", b"old")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["manifest.json", "other"]
+
+
+def test_names_of_a_manifest_that_leave_the_folder_are_not_deleted(models: Models, tmp_path: Path) -> None:
+    """Who may write to an output could else choose any file that the next run deletes."""
+    outside = ["../victim", "/victim", "sub/../../victim"]
+    listed = [{"name": name, "rows": 1, "bytes": 1, "crc32c": ""} for name in [*outside, "sub/stale.jsonl"]]
+    assert result_names({"results": listed}) == {"sub/stale.jsonl"}
+    out, data = tmp_path / "out", write_lines(tmp_path / "rows.jsonl", [{"x": 1}])
+    (tmp_path / "victim").write_text("mine")
+    for links in (False, True):
+        assert run(out, model=models.get("half_plus_two"), input=data) == 0
+        (out / "sub").mkdir(exist_ok=True)
+        (out / "sub" / "stale.jsonl").write_text("stale")
+        if links:
+            (out / "link").symlink_to(tmp_path)
+            listed.append({"name": "link/victim", "rows": 1, "bytes": 1, "crc32c": ""})
+        (out / "manifest.json").write_text(json.dumps({"status": "done", "results": listed}))
+        assert run(out, model=models.get("half_plus_two"), input=data) == 0
+        assert not (out / "sub" / "stale.jsonl").exists()
+        assert (tmp_path / "victim").read_text() == "mine"
+        assert len(lines(out)) == 1
