@@ -6,10 +6,9 @@ import dataclasses
 import gc
 import logging
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import check_flags, jobfile, stopping
@@ -19,6 +18,7 @@ from pipeline.flags import UsageError
 from pipeline.options import Options
 from pipeline.terminal import complain as to_terminal
 from pipeline.terminal import log_to_stderr, say
+from transforms import temporary
 from transforms.modelspecs import SpecError
 from transforms.specs import JobSpec
 
@@ -87,6 +87,11 @@ def _storage(error: OSError) -> str:
 
 def _run(options: Options, complain: Callable[[str], None]) -> int:
     beam_options = _start(options)
+    with temporary.folder_of_run() as folder:
+        return _run_in(folder, options, beam_options, complain)
+
+
+def _run_in(folder: Path, options: Options, beam_options: PipelineOptions, complain: Callable[[str], None]) -> int:
     from pipeline import many, preflight
 
     try:
@@ -96,10 +101,11 @@ def _run(options: Options, complain: Callable[[str], None]) -> int:
         return REFUSED
     if options.resume and _is_done(spec, complain):
         return DONE
-    progress = tempfile.mkdtemp(prefix="nightshift-progress-") if preflight.is_local(beam_options) else None
-    spec = dataclasses.replace(spec, progress_folder=progress)
+    if preflight.is_local(beam_options):
+        spec = dataclasses.replace(spec, progress_folder=str(folder / "progress"))
+        (folder / "progress").mkdir()
     try:
-        return _execute(spec, found, beam_options, complain)
+        return _execute(spec, found, beam_options, complain, folder)
     except KeyboardInterrupt as interrupt:
         from pipeline import engine
 
@@ -109,9 +115,6 @@ def _run(options: Options, complain: Callable[[str], None]) -> int:
         if not preflight.is_local(beam_options):  # the mark went with the folder, and some engine's worker may not know yet
             _stop_publishing(spec, complain)
         raise
-    finally:
-        if progress:
-            shutil.rmtree(progress, ignore_errors=True)
 
 
 def check(options: CheckOptions) -> int:
@@ -138,7 +141,9 @@ def _start(options: Options) -> PipelineOptions:
     return beam_options
 
 
-def _execute(spec: JobSpec | RunSpec, found: InputFound, beam_options: PipelineOptions, complain: Callable[[str], None]) -> int:
+def _execute(
+    spec: JobSpec | RunSpec, found: InputFound, beam_options: PipelineOptions, complain: Callable[[str], None], folder: Path
+) -> int:
     """Runs the pipeline to its end and reports; the manifest, not the engine, says how it ended."""
     import apache_beam as beam
 
@@ -150,7 +155,8 @@ def _execute(spec: JobSpec | RunSpec, found: InputFound, beam_options: PipelineO
     failure: Exception | None = None
     with stopping.noticed() as stops:
         try:
-            pipeline = beam.Pipeline(options=beam_options)
+            with temporary.beside(folder):  # Beam makes a folder of its own as soon as there is a pipeline
+                pipeline = beam.Pipeline(options=beam_options)
             graph.build(pipeline, spec)
             with summary.show_progress(spec.progress_folder, found):
                 engine.run(pipeline, beam_options, lambda: _stop_publishing(spec, complain), complain)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import child
 import pytest
+from saved_models import Models
+from test_job import run, write_lines
 
 from transforms import processes, temporary
 from transforms.model import crashes
@@ -111,3 +113,15 @@ def test_strange_names_among_the_notes_are_passed_over(place: Path) -> None:
     os.utime(crashes.folder() / f"{owner}-old", (time.time() - 8 * 86400,) * 2)
     crashes.Notes()._look("launch")
     assert not (crashes.folder() / f"{owner}-old").exists()
+
+
+def test_a_run_leaves_no_temporary_files_and_removes_those_of_killed_ones(place: Path, models: Models, tmp_path: Path) -> None:
+    code = "import sys, tempfile; tempfile.tempdir = sys.argv[1]; from transforms import temporary; print(temporary.make_folder('runs'))"
+    killed = Path(subprocess.run([sys.executable, "-c", code, str(place)], capture_output=True, text=True, check=True).stdout.strip())
+    (killed / "beam-pipeline-temp").mkdir()
+    data = write_lines(tmp_path / "in" / "rows.jsonl", [{"x": 1.0}])
+    model = models.get("half_plus_two")
+    before = {*os.listdir(place)}
+    assert run(tmp_path / "out", model=model, input=data) == 0
+    assert {*os.listdir(place)} - before == {"out"}
+    assert os.listdir(temporary.own_folder("runs")) == []

@@ -13,6 +13,7 @@ import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from transforms import processes
@@ -41,6 +42,28 @@ def own_folder(name: str) -> Path:
 def make_folder(name: str) -> Path:
     """Make an empty folder in ``own_folder(name)`` that is this process's; ``sweep`` removes it once the process has ended."""
     return Path(tempfile.mkdtemp(prefix=f"{processes.this_process()}-", dir=own_folder(name)))
+
+
+@contextlib.contextmanager
+def folder_of_run() -> Iterator[Path]:
+    """Make a folder for the files of one run, and remove it at the end; what runs left that were killed goes first."""
+    with contextlib.suppress(OSError):
+        sweep("runs")
+    folder = make_folder("runs")
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
+@contextlib.contextmanager
+def beside(folder: Path) -> Iterator[None]:
+    """Let libraries make their temporary files in ``folder``, which has an owner, and not beside it."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def sweep(name: str, kept_seconds: float = 0.0) -> None:
