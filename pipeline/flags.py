@@ -159,6 +159,10 @@ FLAGS = (
     ),
     _choices("nan", "Output", "NaN and infinities in text: null, a string, or the row fails", specs.NAN_POLICIES, "null"),
     _choices(
+        "csv_formulas", "Output", "texts in CSV that a spreadsheet would run (= + - @ first): keep them, or put an apostrophe before",
+        specs.CSV_FORMULAS, "keep",
+    ),
+    _choices(
         "write_disposition", "Output", "replace what is in the folder or table, add to a table, or refuse",
         specs.WRITE_DISPOSITIONS, "truncate",
     ),

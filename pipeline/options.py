@@ -170,6 +170,7 @@ def output_spec(options: Options) -> specs.OutputSpec:
         layout=options.output_layout,
         passthrough_fields=passed,
         nan=options.nan,
+        csv_formulas=options.csv_formulas,
         write_disposition=options.write_disposition,
     )
 

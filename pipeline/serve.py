@@ -69,7 +69,7 @@ PREFIXES = {"model": "allow_model", "input": "allow_input", "output": "allow_out
 ASKED = (
     "model", "model_version", "signature_name", "tags", "batch_size", "input", "input_format", "key_field", "duplicate_keys",
     "include_fields", "exclude_fields", "passthrough_fields", "output", "output_format", "output_style", "output_layout", "errors",
-    "max_error_ratio", "nan", "write_disposition", "run_id", "report", "time_zone", "date",
+    "max_error_ratio", "nan", "csv_formulas", "write_disposition", "run_id", "report", "time_zone", "date",
 )  # fmt: skip
 # As Embedded-tf wrote: a file of predictions alone for each input file, with its relative path.
 DEFAULTS = {"output_layout": "mirror", "report": "false"}

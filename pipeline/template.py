@@ -43,6 +43,7 @@ SHOWN = {
     "errors": Shown(regex=PLACE),
     "run_id": Shown(regex=r"[A-Za-z0-9{][A-Za-z0-9_.%:{}-]{0,127}"),
     "output_style": Shown(parent="output_format", parent_values=("jsonl",)),
+    "csv_formulas": Shown(parent="output_format", parent_values=("csv",)),
     "nan": Shown(parent="output_format", parent_values=("jsonl", "csv")),
 }
 

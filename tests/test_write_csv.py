@@ -178,6 +178,51 @@ def test_a_job_writes_a_header_a_file(models: Models, tmp_path: Path, monkeypatc
     assert [row["key"] for row in check_results(out)] == [str(number) for number in range(50, 200)]
 
 
+FORMULAS = [
+    "=1+1",
+    "+cmd|' /C calc'!A0",
+    "-2+3",
+    "@SUM(1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    "＝1",
+    "-",
+    "+1e",
+    "--1",
+    "-1.5.2",
+    '=HYPERLINK("x")',
+    "=\n-1",
+]
+HARMLESS = ["", "a=1", " =1", "-1.5", "+3", "-.5", "1e-9", "-2E+10", "'=1", "x", "0", '"=', ";=1", "0=", "(-1)"]
+
+
+def test_formulas_are_kept_or_escaped_and_numbers_never_changed(models: Models, tmp_path: Path) -> None:
+    """Keys, outputs and passthrough fields that are text."""
+    texts = FORMULAS + HARMLESS
+    rows: list[Any] = [{"x": -1 - number, "s": text, "id": text, "note": text} for number, text in enumerate(texts)]
+    flags = {"model": models.get("two_outputs"), "input": write_lines(tmp_path / "rows.jsonl", rows), "key_field": "id"}
+    flags |= {"passthrough_fields": "note", "output_format": "csv"}
+    for policy in ("keep", "escape"):
+        assert run(tmp_path / policy, **flags, csv_formulas=policy) == 0
+        found = check_results(tmp_path / policy)
+        expected = [f"'{text}" for text in FORMULAS] + HARMLESS if policy == "escape" else texts
+        assert [row["key"] for row in found] == expected
+        assert [row["note"] for row in found] == expected
+        assert [row["upper"] for row in found] == [text.upper() for text in expected]
+        assert [float(row["double"]) for row in found] == [2 * (-1 - number) for number in range(len(texts))]
+        assert [base64.b64decode(row["upper_bytes"]).decode() for row in found] == [text.upper() for text in texts]
+    assert run(tmp_path / "default", **flags) == 0
+    assert check_results(tmp_path / "default") == check_results(tmp_path / "keep")
+    assert run(tmp_path / "jsonl", **flags | {"output_format": "jsonl"}, csv_formulas="escape") == 2
+
+
+def test_a_columns_name_that_is_a_formula_is_escaped_too() -> None:
+    signature = signature_of(TensorSpec("y", "y:0", "float32", (None,)))
+    spec = OutputSpec("out", format="csv", passthrough_fields=("=1",), csv_formulas="escape")
+    assert encode(CsvEncoder(signature, spec, ()))[0] == ["key", "y", "'=1"]
+
+
 def test_an_empty_run_is_a_header(models: Models, tmp_path: Path) -> None:
     (tmp_path / "none.jsonl").write_text("\n")
     flags = {"model": models.get("half_plus_two"), "input": tmp_path / "none.jsonl", "output_format": "csv"}

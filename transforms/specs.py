@@ -19,6 +19,7 @@ OUTPUT_STYLES = ("keyed", "vertex", "aiplatform", "raw")
 OUTPUT_LAYOUTS = ("sharded", "mirror")
 DUPLICATE_KEYS = ("fail", "allow")
 NAN_POLICIES = ("null", "string", "error")
+CSV_FORMULAS = ("keep", "escape")
 REPORTS = ("true", "tasks", "false")
 WRITE_DISPOSITIONS = ("truncate", "append", "empty")
 OWN_FIELDS = {
@@ -115,6 +116,7 @@ class OutputSpec:
     write_disposition: str = "truncate"
     table: str | None = None
     field_types: tuple[tuple[str, pa.DataType], ...] = ()
+    csv_formulas: str = "keep"
 
     def __post_init__(self) -> None:
         if not self.folder:
@@ -124,6 +126,11 @@ class OutputSpec:
         check_choice("output_style", self.style, OUTPUT_STYLES)
         check_choice("output_layout", self.layout, OUTPUT_LAYOUTS)
         check_choice("nan", self.nan, NAN_POLICIES)
+        check_choice("csv_formulas", self.csv_formulas, CSV_FORMULAS)
+        if self.csv_formulas != "keep" and self.format != "csv":
+            raise SpecError(
+                "csv_formulas", f"'{self.csv_formulas}' is for --output_format=csv, and the predictions go out as {self.format}"
+            )
         check_choice("write_disposition", self.write_disposition, WRITE_DISPOSITIONS)
         check_names("passthrough_fields", self.passthrough_fields)
         if "*" in self.passthrough_fields and len(self.passthrough_fields) > 1:

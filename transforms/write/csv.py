@@ -20,6 +20,10 @@ from transforms.write.rows import pieces
 from transforms.write.schema import OutputColumn, make_table
 
 BLOCK_BYTES = 64 << 20
+# What a spreadsheet takes for the beginning of a formula (https://owasp.org/www-community/attacks/CSV_Injection), and a number, which it
+# reads as the number that it is.
+FORMULA = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
+NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
 
 @dataclasses.dataclass
@@ -34,7 +38,10 @@ class CsvEncoder:
     def __post_init__(self) -> None:
         table = make_table(self.signature, self.output, self.key_fields)
         self.table = dataclasses.replace(table, outputs=tuple(map(self._flat, table.outputs)))
-        self._header = _text(pa.Table.from_batches([], self.table.schema), header=True)
+        names = pa.array(self.table.schema.names, pa.string())
+        if self.output.csv_formulas == "escape":
+            names = escape_formulas(names)
+        self._header = _text(pa.Table.from_batches([], self.table.schema).rename_columns(names.to_pylist()), header=True)
 
     def _flat(self, column: OutputColumn) -> OutputColumn:
         """Gives the column as one of single values, which one of shape ``[1]`` is.
@@ -62,6 +69,8 @@ class CsvEncoder:
         for piece in pieces(batch, BLOCK_BYTES):
             columns = make_columns(piece, self.table)
             fields = dict(zip(columns.schema.names, columns.columns, strict=True))
+            if self.output.csv_formulas == "escape":
+                fields = {name: escape_formulas(values) for name, values in fields.items()}
             for column in self.table.outputs:
                 fields[column.name] = self._field(fields[column.name])
             self._stream.write(_text(pa.table(fields), header=False))
@@ -79,6 +88,14 @@ class CsvEncoder:
         if pa.types.is_floating(values.type) and self.output.nan == "null":
             return pc.if_else(pc.is_finite(values), values, pa.scalar(None, values.type))
         return values
+
+
+def escape_formulas(values: pa.Array) -> pa.Array:
+    """Return ``values`` with an apostrophe before each text that a spreadsheet would run as a formula; other types are as they were."""
+    if not pa.types.is_string(values.type) and not pa.types.is_large_string(values.type):
+        return values
+    runs = pc.and_not(pc.match_substring_regex(values, FORMULA), pc.match_substring_regex(values, NUMBER))
+    return pc.if_else(runs, pc.binary_join_element_wise("'", values, ""), values)
 
 
 def _text(table: pa.Table, header: bool) -> bytes:
