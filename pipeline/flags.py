@@ -29,6 +29,8 @@ class Flag:
     choices: tuple[str, ...] = ()
 
     def read(self, text: str) -> Any:
+        if "\0" in text:  # from a file of --job; no file's name can have it
+            raise UsageError(f"--{self.name}: expected text without NUL")
         try:
             return self.parse(text)
         except ValueError:

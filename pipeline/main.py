@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
+import io
 import logging
 import os
 import sys
@@ -133,6 +135,11 @@ def _start(options: Options) -> PipelineOptions:
     from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, TypeOptions
 
     beam_options = PipelineOptions(list(options.beam))
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            beam_options.get_all_options()
+        except SystemExit:  # its parser's answer to a bad value, as soon as the value is asked for
+            raise UsageError(said.getvalue().strip().rpartition("error: ")[2]) from None
     beam_options.view_as(SetupOptions).save_main_session = False
     # DirectRunner would first try to download Prism, a runner that needs workers of its own; pipelines that allow
     # "unsafe triggers" stay in this process, and a pipeline without triggers has none to fear.

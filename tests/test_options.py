@@ -184,6 +184,23 @@ def test_launch_and_schedule_read_their_flags_as_run_does(command: str, capsys: 
     assert json.loads(together)
 
 
+def test_a_bad_value_of_beams_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its parser would end the process with its usage, and with that status 2 a service that asks."""
+    from pipeline.main import main
+
+    assert main([*NEEDED, "--num_workers=three"]) == 2
+    assert capsys.readouterr().err == "nightshift: argument --num_workers: invalid int value: 'three'\n"
+
+
+def test_nul_in_a_value_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipeline.main import main
+
+    job = {"inputConfig": {"instancesFormat": "jsonl", "gcsSource": {"uris": ["a\0b"]}}, "outputConfig": {"predictionsFormat": "jsonl"}}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    assert main([f"--job={tmp_path}/job.json", "--model=m", "--output=o"]) == 2
+    assert "--input: expected text without NUL" in capsys.readouterr().err
+
+
 SECRET = "hunter2"
 
 
