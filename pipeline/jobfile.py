@@ -221,7 +221,7 @@ def _read(path: str, argv: Sequence[str]) -> dict[str, Any]:
         body = json.loads(_read_remote(path, argv) if "://" in path else Path(path).read_bytes())
     except OSError as error:
         raise UsageError(f"--job={path}: can't be read: {error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # not JSON, or nested too deep
         raise UsageError(f"--job={path}: expected a JSON object, the body of a batch prediction job: {error}") from None
     if not isinstance(body, dict):
         raise UsageError(f"--job={path}: expected a JSON object, the body of a batch prediction job; found {type(body).__name__}")

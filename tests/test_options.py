@@ -201,6 +201,14 @@ def test_nul_in_a_value_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "--input: expected text without NUL" in capsys.readouterr().err
 
 
+def test_a_job_nested_too_deep_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipeline.main import main
+
+    (tmp_path / "job.json").write_text("[" * 200_000)
+    assert main([f"--job={tmp_path}/job.json"]) == 2
+    assert "expected a JSON object" in capsys.readouterr().err
+
+
 SECRET = "hunter2"
 
 
