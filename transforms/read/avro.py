@@ -116,14 +116,14 @@ class AvroReader:
             try:
                 for rows in self._read_records(stream, header, first + SYNC_BYTES, stop, due):
                     if len(due.records) >= rows or due.unpacked >= BATCH_BYTES:
-                        yield self._batch(due, piece, order)
+                        yield from self._batches(due, piece, order)
                         due.clear()
             except DamagedFileError:
                 if due.records:
-                    yield self._batch(due, piece, order)
+                    yield from self._batches(due, piece, order)
                 raise
             if due.records:
-                yield self._batch(due, piece, order)
+                yield from self._batches(due, piece, order)
 
     def _read_records(self, stream: BinaryIO, header: Header, start: int, stop: int, due: _Due) -> Iterator[int]:
         """Add the records of the blocks whose preceding marker begins before ``stop`` to ``due``; give how many of the like make a batch.
@@ -150,12 +150,14 @@ class AvroReader:
                 first += len(some)
                 yield rows
 
-    def _batch(self, due: _Due, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+    def _batches(self, due: _Due, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
         names = needed_columns(self.spec, list(due.records[0]))
         table = pa.RecordBatch.from_arrays([_column([record[name] for record in due.records]) for name in names], names)
+        offsets = np.concatenate(due.offsets)
         if due.twins is not None:
-            return self.batcher.fail(table, np.concatenate(due.offsets), piece, order, due.size, RowError(Code.COLUMN_TWICE, due.twins))
-        return self.batcher.batch(table, np.concatenate(due.offsets), piece, order, due.size)
+            yield self.batcher.fail(table, offsets, piece, order, due.size, RowError(Code.COLUMN_TWICE, due.twins))
+            return
+        yield from self.batcher.batches(table, offsets, piece, order, due.size)
 
 
 def row_offsets(block: Block, first: int, count: int) -> np.ndarray:

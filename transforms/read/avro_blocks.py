@@ -34,6 +34,8 @@ STUMBLES = (
 HEADER_BYTES, MAX_HEADER_BYTES = 64 << 10, 16 << 20
 # fastavro calls itself for what lies inside; 5,000 levels of a type that holds itself overflowed the stack, and ended the process.
 MAX_DEPTH = 100
+# What xz needs for the largest of its presets, -9.
+XZ_MEMORY_BYTES = 128 << 20
 # A record takes a byte at least, but where all its fields are of no bytes: then a block of a few bytes could say that it has 2**60.
 MAX_EMPTY_RECORDS = 1 << 20
 
@@ -219,7 +221,7 @@ def _bzip2(data: bytes) -> bytes:
 
 
 def _xz(data: bytes) -> bytes:
-    return _whole(lzma.LZMADecompressor(memlimit=2 * MAX_UNPACKED_BYTES), data)
+    return _whole(lzma.LZMADecompressor(memlimit=XZ_MEMORY_BYTES), data)
 
 
 def _zstandard(data: bytes) -> bytes:

@@ -209,7 +209,7 @@ class StreamReader:
         for table in regroup(self._messages(piece.relative), self.spec):
             offsets = np.arange(row, row + table.num_rows, dtype=np.int64)
             row += table.num_rows
-            yield self.batcher.batch(table, offsets, piece, order, table.nbytes)
+            yield from self.batcher.batches(table, offsets, piece, order, table.nbytes)
 
     def _messages(self, stream: str) -> Iterator[pa.RecordBatch]:
         schema = None

@@ -18,6 +18,7 @@ from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch, RowTexts, on_one_line, row_as_json
 from transforms.keys import make_key, make_keys, take_key, take_keys
 from transforms.read.blocks import MAX_ROW_BYTES, Block, read_blocks
+from transforms.read.limits import LONG_ROW_BYTES
 from transforms.read.row import RowReader, RowSpec
 
 # Tensors of one batch, in and out, as far as the signature tells; rows beyond it wait for the next batch.
@@ -141,7 +142,7 @@ class LineParser:
         for one. That every line begins and ends as one value does, and that there are as many values as lines, rules
         both out: after a line that closes an object, list or string, no other can open inside it.
         """
-        if not len(texts):
+        if not len(texts) or (len(texts.data) > LONG_ROW_BYTES and (texts.stops - texts.starts).max() > LONG_ROW_BYTES):
             return None
         view = np.frombuffer(texts.data, np.uint8)
         opening, closing = view[texts.starts], view[texts.stops - 1]

@@ -18,12 +18,14 @@ from transforms import codec
 from transforms.codes import Code, RowError
 from transforms.keys import take_key
 from transforms.read.gather import Gatherer, Packing, pieces
+from transforms.read.limits import LONG_ROW_BYTES, MAX_ROW_VALUES
 from transforms.signature import Signature, TensorSpec
 from transforms.texts import MUST_ESCAPE, is_utf8
 from transforms.values import B64, TooLarge, normalize
 
 PACKED_ROWS = 32
 ESCAPED = re.compile(MUST_ESCAPE)
+STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +169,8 @@ class RowReader:
         Raises:
           RowError: what is wrong with it; its attribute ``key`` is the row's key, where it has one.
         """
+        if len(text) > LONG_ROW_BYTES:
+            _check_values(text)
         line = text.strip(b" \t\r")
         typed = self.parse_typed(line, 1) if line[:1] in (b"{", b"[", b'"') else None
         if typed is None:
@@ -235,6 +239,12 @@ def _is_string_value(value: Any) -> bool:
     if isinstance(value, list):
         return bool(value) and all(_is_string_value(item) for item in value)
     return isinstance(value, str) or (isinstance(value, dict) and value.keys() == {"b64"})
+
+
+def _check_values(text: bytes) -> None:
+    """Raise a RowError about a row that is lists of more values than memory holds; commas inside strings are none between values."""
+    if text.count(b",") > MAX_ROW_VALUES and (count := STRING.sub(b"", text).count(b",")) > MAX_ROW_VALUES:
+        raise RowError(Code.ROW_TOO_LONG, f"the row has more than {count:,} values; at most {MAX_ROW_VALUES:,} are possible")
 
 
 def _missing(names: list[str], value: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import decimal
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -20,13 +20,17 @@ from transforms.elements import FailedRow, FileRange, InstanceBatch
 from transforms.keys import join_keys, make_key, make_keys, take_key
 from transforms.read import arrow
 from transforms.read.columns import find_nested_twins, find_twins, twin_in
+from transforms.read.limits import MAX_UNPACKED_BYTES
 from transforms.read.python_values import python_values
 from transforms.read.row import RowSpec
+from transforms.read.row_sizes import is_small, row_bytes, slices, value_bytes
 from transforms.texts import scalar_texts
 
 # Rows that are made into instances at once, by their bytes in the file and in number.
 BATCH_BYTES = 4 << 20
 BATCH_ROWS = 65_536
+# Of a row that is too long, values up to this length are shown as its instance.
+SHOWN_BYTES = 1024
 BATCH_TENSOR_BYTES = 64 << 20
 
 
@@ -103,6 +107,40 @@ class TableBatcher:
         table = pa.RecordBatch.from_arrays(columns, [tensor.name for tensor in self.spec.signature.inputs])
         return self.batch(table, np.empty(0, np.int64), piece, order, 0)
 
+    def batches(
+        self, table: pa.RecordBatch, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int
+    ) -> Iterator[InstanceBatch]:
+        """Give the rows of ``table`` as ``batch`` does, no more at once than memory holds; a row that is too long to be unpacked fails."""
+        if is_small(table):
+            yield self.batch(table, offsets, piece, order, size_bytes)
+            return
+        sizes = row_bytes(table)
+        long = np.flatnonzero(sizes > MAX_UNPACKED_BYTES)
+        if len(long):
+            most = f"at most {MAX_UNPACKED_BYTES >> 20} MiB are possible"
+            errors = [RowError(Code.ROW_TOO_LONG, f"the row takes {sizes[row]:,} bytes in memory; {most}") for row in long]
+            # Of a row too long to hold, what is short is shown.
+            short = [
+                place
+                for place, column in enumerate(table.columns)
+                if not pt.is_nested(column.type) and value_bytes(column)[long].max() <= SHOWN_BYTES
+            ]
+            shown = TableRows(table.select(short).take(pa.array(long)))
+            failed = [
+                self._lost(errors[place], shown[place] if short else b"null", int(offsets[row]), piece) for place, row in enumerate(long)
+            ]
+            yield dataclasses.replace(self.nothing(piece, order), failed=failed)
+            kept = np.delete(np.arange(table.num_rows), long)
+            table, offsets, sizes = table.take(pa.array(kept)), offsets[kept], sizes[kept]
+        for first, last in slices(sizes):
+            share = size_bytes * (last - first) // len(sizes)
+            yield self.batch(table.slice(first, last - first), offsets[first:last], piece, order, share)
+
+    def _lost(self, error: RowError, instance: bytes, offset: int, piece: FileRange) -> FailedRow:
+        """Return the failed row of one that nothing can be made of."""
+        key = b"" if self.spec.key_fields else make_key(piece.path, offset)
+        return FailedRow(key, piece.path, offset, error.stage, error.code, error.message, instance)
+
     def batch(self, table: pa.RecordBatch, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int) -> InstanceBatch:
         """Gives the rows of ``table`` as instances and failed rows; ``offsets`` are their places in the file."""
         twins = find_twins(self.spec, table.schema.names) or find_nested_twins(self.spec, table.schema)
@@ -164,13 +202,7 @@ class TableBatcher:
         batch = self.batch(table.take(pa.array(kept)), offsets[kept], piece, order, size_bytes)
         error = RowError(Code.NOT_UTF8, "the row holds a text that is not UTF-8: write such a column as binary")
         as_bytes = TableRows(pa.RecordBatch.from_arrays([_as_bytes(column) for column in table.columns], table.schema.names))
-        lost = [
-            FailedRow(
-                b"" if self.spec.key_fields else make_key(piece.path, int(offsets[row])),
-                piece.path, int(offsets[row]), error.stage, error.code, error.message, as_bytes[row],
-            )
-            for row in wrong
-        ]  # fmt: skip
+        lost = [self._lost(error, as_bytes[row], int(offsets[row]), piece) for row in wrong]
         return dataclasses.replace(batch, failed=sorted([*batch.failed, *lost], key=lambda row: row.offset))
 
     def _keys(self, table: pa.RecordBatch, source: str, offsets: np.ndarray) -> tuple[pa.Array, dict[int, RowError]]:
