@@ -8,7 +8,6 @@ What is being placed is in a journal (``journal.py``), so that the next run fini
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import dataclasses
 import os
@@ -99,6 +98,7 @@ def commit(change: Change, locks: Locks) -> None:
     prepared = prepare(change, locks)
     sync(prepared.unsynced())
     prepared.complete()
+    sync(prepared.parents)
 
 
 def prepare(change: Change, locks: Locks) -> Prepared:
@@ -115,6 +115,8 @@ class Prepared:
     change: Change
     locks: Locks
     exchange: _Exchange | None
+    # Folders to be on the disk after the end, so that it outlives the machine: for tasks beside each other that is one folder.
+    parents: list[str] = dataclasses.field(default_factory=list)
 
     def unsynced(self) -> list[str]:
         """Return files and folders of the disk that have to be on it before the end."""
@@ -124,6 +126,8 @@ class Prepared:
         """Make the change seen."""
         if self.exchange is None or not self.exchange.complete():
             _in_place(self.change, self.locks)
+        elif os.access(parent := os.path.dirname(self.exchange.folder), os.R_OK):
+            self.parents = [parent]
 
 
 def sync(paths: Sequence[str]) -> None:
@@ -250,8 +254,6 @@ class _Exchange:
         if exchange(AT_FDCWD, os.fsencode(self.beside), AT_FDCWD, os.fsencode(self.folder), RENAME_EXCHANGE) != 0:
             self._drop()
             return False
-        with contextlib.suppress(OSError):  # a parent that may be changed and not read
-            sync_files([os.path.dirname(self.folder)])
         self._drop()
         return True
 

@@ -71,6 +71,8 @@ class TaskGroup:
         try:
             sync([path for task in self.tasks if task.publication is not None for path in task.publication.unsynced()])
             lines = [self._end(task) for task in self.tasks]
+            publications = [task.publication for task in self.tasks if task.publication is not None]
+            sync(list({parent for publication in publications for parent in publication.parents()}))
         finally:
             self._abandon()
         yield from lines

@@ -44,6 +44,10 @@ class Publication:
         """Return files and folders of the disk that have to be on it before the end."""
         return self.prepared.unsynced() if self.prepared is not None else []
 
+    def parents(self) -> list[str]:
+        """Return folders that have to be on the disk after the end."""
+        return self.prepared.parents if self.prepared is not None else []
+
     def end(self) -> dict[str, Any]:
         """Make the change seen, and take staging away; return the manifest.
 
@@ -87,6 +91,7 @@ class Publisher:
             sync(publication.unsynced())
             return publication.end()
         finally:
+            sync(publication.parents())
             publication.close()
 
     def begin(self, wait: bool = True) -> Publication | None:
