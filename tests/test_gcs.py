@@ -327,6 +327,30 @@ def test_object_replaced_while_it_is_read_is_an_error(gcs, bucket, monkeypatch):
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
+def test_object_replaced_between_open_and_the_first_read_is_an_error(gcs, bucket):
+    from transforms import files
+    from transforms import gcs as storage
+
+    path = gcs.write(f"{bucket}/data.jsonl", b"old" * 1000)
+    with files.open_raw(path) as stream:
+        gcs.write(path, b"new" * 2000)
+        with pytest.raises(storage.StorageError, match="was replaced or deleted while it was read"):
+            stream.read()
+
+
+def test_fewer_bytes_than_were_asked_for_are_an_error(gcs, bucket):
+    from transforms import files
+    from transforms import gcs as storage
+
+    path = gcs.write(f"{bucket}/data.jsonl", b"row" * 1000)
+    with (
+        files.open_raw(path) as stream,
+        gcs.stand_ins.faults("short", share=1),
+        pytest.raises(storage.StorageError, match="1500 bytes came for bytes 0 to 3000"),
+    ):
+        stream.read()
+
+
 def test_compressed_objects_come_as_they_are_stored(gcs, bucket):
     from transforms import files
 

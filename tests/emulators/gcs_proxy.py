@@ -8,7 +8,7 @@ for a batch the number of its parts; those of a batch that names generations hav
 
 While there is a file ``LOG.faults``, of JSON, the storage has faults: ``{"kinds": ["503", "reset"], "share": 0.3, "seed": 1}``, of
 the kinds ``503``, ``429`` (or another HTTP status), ``reset`` (the connection, unanswered), ``cut`` (the connection, in the
-middle of the answer) and ``slow``.
+middle of the answer), ``short`` (an object's bytes, half of those asked for, as a whole answer) and ``slow``.
 
 Run as ``python gcs_proxy.py PORT SERVER_PORT LOG``.
 """
@@ -113,6 +113,8 @@ class Handler(BaseHTTPRequestHandler):
             response, data = self._ask_in_order(body)
             if fault == "cut" and "upload_id=" in self.path and response.status in (200, 201):
                 self.finished[self.path] = response, data
+        if fault == "short" and self.path.startswith("/download/"):
+            data = data[: len(data) // 2]
         self.send_response_only(response.status, response.reason)
         for name, value in response.getheaders():
             if name.lower() == "location":  # of an upload's session; the server does not know that TLS is before it
