@@ -7,7 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster chaos check bench docs image image-test terraform-test checkov template lock clean
+.PHONY: help setup demo test test-cluster chaos mutants check bench docs image image-test terraform-test checkov template lock clean
 
 help:  ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ test-cluster: setup  ## run the same jobs on engines whose workers are processes
 chaos: setup  ## 50 runs with faults by chance, each to its end; RUNS=…, SEED=…; build/chaos.jsonl gets a line a run
 	mkdir -p build && rm -f build/chaos.jsonl
 	NIGHTSHIFT_CHAOS_RUNS=$(or $(RUNS),50) NIGHTSHIFT_CHAOS_SEED=$(or $(SEED),20261128) NIGHTSHIFT_CHAOS_LOG=build/chaos.jsonl $(BIN)/python -m pytest tests/test_chaos.py
+
+mutants: setup  ## change the modules that carry the promise in MUTANTS=400 small ways, by SEED=, and see whether the tests notice; an hour or so
+	$(BIN)/python tests/mutants/run.py --mutants=$(or $(MUTANTS),400) --seed=$(or $(SEED),20261130)
 
 check: setup  ## format, lint and types
 	$(BIN)/ruff format --check .

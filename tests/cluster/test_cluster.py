@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,8 +171,11 @@ def test_flink_comes_up_loses_a_task_manager_and_gets_another(tmp_path: Path) ->
         rest = engines.start_flink(processes, distribution)
 
         def task_managers() -> int:
-            with urllib.request.urlopen(f"http://127.0.0.1:{rest}/overview") as answer:
-                return int(json.load(answer)["taskmanagers"])
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{rest}/overview") as answer:
+                    return int(json.load(answer)["taskmanagers"])
+            except urllib.error.HTTPError:  # 503: the JobManager is up and not yet the leader
+                return -1
 
         child.wait_until(lambda: task_managers() == 2, 60)
         processes.started["taskmanager-1"].kill()
