@@ -33,9 +33,10 @@ test-cluster: setup  ## run the same jobs on engines whose workers are processes
 	$(BIN)/python tests/cluster/engines.py fetch
 	NIGHTSHIFT_CLUSTER=1 $(BIN)/python -m pytest tests/cluster
 
-chaos: setup  ## 50 runs with faults by chance, each to its end; RUNS=…, SEED=…; build/chaos.jsonl gets a line a run
-	mkdir -p build && rm -f build/chaos.jsonl
-	NIGHTSHIFT_CHAOS_RUNS=$(or $(RUNS),50) NIGHTSHIFT_CHAOS_SEED=$(or $(SEED),20261128) NIGHTSHIFT_CHAOS_LOG=build/chaos.jsonl $(BIN)/python -m pytest tests/test_chaos.py
+chaos: setup  ## scenarios of faults by chance, each to its end; RUNS=… SEED=… EVERY=true; goes on where LOG (build/chaos.jsonl) ends
+	mkdir -p build
+	NIGHTSHIFT_CHAOS_RUNS=$(or $(RUNS),100) NIGHTSHIFT_CHAOS_SEED=$(or $(SEED),20261130) NIGHTSHIFT_CHAOS_EVERY=$(EVERY) NIGHTSHIFT_CHAOS_LOG=$(or $(LOG),build/chaos.jsonl) $(BIN)/python -m pytest tests/chaos
+	PYTHONPATH=tests $(BIN)/python -m chaos.summary $(or $(LOG),build/chaos.jsonl)
 
 mutants: setup  ## change the modules that carry the promise in MUTANTS=400 small ways, by SEED=, and see whether the tests notice; an hour or so
 	$(BIN)/python tests/mutants/run.py --mutants=$(or $(MUTANTS),400) --seed=$(or $(SEED),20261130)

@@ -19,7 +19,9 @@ from typing import Any
 from transforms.model import crashes
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tensorflow", "pipeline.main", "pipeline.graph", "pipeline.preflight"])
+RUNNER = "apache_beam.runners.portability.fn_api_runner.fn_runner"
+OWN = ("main", "graph", "preflight", "many", "summary", "engine", "stopping")
+CONTEXT.set_forkserver_preload(["tensorflow", "apache_beam.runners.direct.direct_runner", RUNNER, *(f"pipeline.{name}" for name in OWN)])
 
 
 def start(
