@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms.codes import Code, RowError, Stage
-from transforms.keys import hash_keys, make_key, make_keys, take_key, take_keys
+from transforms.keys import hash_keys, join_keys, make_key, make_keys, take_key, take_keys
 
 MANY = settings(deadline=None, derandomize=True, max_examples=300)
 SCALARS = st.one_of(st.text(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans())
@@ -127,3 +127,12 @@ def test_hashes_do_not_change_between_processes_and_releases() -> None:
 def test_ten_thousand_keys_have_ten_thousand_hashes() -> None:
     keys = [json.dumps(value) for number in range(5000) for value in (number, str(number))]
     assert len(set(hash_keys(pa.array(keys)).tolist())) == 10_000
+
+
+def test_keys_of_columns_are_the_keys_of_their_rows() -> None:
+    """Joined a column at a time, as readers of tables do it: the text that the fields of each row alone give."""
+    columns = [[b'"a"', b"7", b"true"], [b"1.5", b'"b, c"', b'"]"']]
+    for parts in (columns[:1], columns):
+        expected = [take_key(row, [f"f{place}" for place in range(len(parts))]).decode() for row in zip(*parts, strict=True)]
+        joined = join_keys([pa.array([text.decode() for text in part]) for part in parts])
+        assert joined.to_pylist() == expected

@@ -8,6 +8,7 @@ first. What was judged stands in ``build/mutants``, and is not judged again whil
 from __future__ import annotations
 
 import argparse
+import atexit
 import functools
 import hashlib
 import importlib
@@ -122,6 +123,7 @@ def import_heavy() -> None:
     os.environ.pop("CI", None)
     import gcp_fixtures
 
+    atexit.register(gcp_fixtures._stand_ins.stop)  # not in forks, which end by themselves
     try:
         gcp_fixtures._stand_ins.start()
     except gcp_fixtures.BinaryMissingError as error:
@@ -289,11 +291,13 @@ def main() -> int:
     results_path = BUILD / "results.jsonl"
     lines = results_path.read_text().splitlines() if results_path.exists() else []
     known = {(result["digest"], result["names"]): result for result in map(json.loads, lines)}
+    # Killed is killed, whichever other tests there are by now; a survivor is asked again.
+    known |= {(result["digest"], ""): result for result in known.values() if result["fate"] in ("killed", "timeout")}
     results = []
     for number, mutant in enumerate(chosen, 1):
         names = tests_for(mutant, tests)
         asked_tests = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
-        result = known.get((mutant.digest, asked_tests))
+        result = known.get((mutant.digest, "")) or known.get((mutant.digest, asked_tests))
         if result is None:
             result = judge(mutant, names, sum(tests[name]["seconds"] for name in names)) | {"names": asked_tests}
             with results_path.open("a") as stream:
