@@ -24,6 +24,7 @@ from pipeline.preflight import (
     make_run_id,
     memory_bytes,
     processes,
+    runner_elsewhere,
     threads,
 )
 from transforms import files
@@ -82,10 +83,11 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, I
         tasks = list(check_tasks(_tasks(options, beam_options.view_as(GoogleCloudOptions).project), run))
     except (TaskError, SpecError, BeamIOError, OSError) as error:
         raise PreflightError(f"{error}") from error
-    for task in tasks:
+    runner = runner_elsewhere(beam_options)  # asked once: Beam's options are parsed anew each time, 14 ms a path
+    for task in tasks if runner is not None else ():
         for name, paths in (("model", (task.model,)), ("input", run.input_of(task).patterns)):
             for path in paths:
-                check_path(f"task {task.number + 1}: {name}", path, beam_options)
+                check_path(f"task {task.number + 1}: {name}", path, runner)
     if not tasks:
         raise PreflightError(f"{options.model_map or options.retry_failed} holds no task: there is nothing to run")
     if run.output.table:

@@ -168,22 +168,27 @@ def check_engine(options: Options, beam_options: PipelineOptions) -> None:
         )
     inputs = () if flags.input_spec(options).is_bigquery or any(options.values[name] for name in flags.MANY) else options.input
     named = [(name, options.values[name]) for name in ("model", "compare_model", "baseline", "output", "errors")]
+    runner = runner_elsewhere(beam_options)
     for flag, path in (*named, *(("input", pattern) for pattern in inputs)):
-        check_path(f"--{flag}", path, beam_options)
+        check_path(f"--{flag}", path, runner)
 
 
-def check_path(what: str, path: str | None, beam_options: PipelineOptions) -> None:
-    """Refuse a relative path, which ``what`` names, where an engine's workers would look for it in working folders of their own.
+def runner_elsewhere(beam_options: PipelineOptions) -> str | None:
+    """Return the runner's name where its workers have working folders of their own, else None."""
+    environment = beam_options.view_as(PortableOptions).environment_type or ""
+    if is_local(beam_options) or environment.upper() == "LOOPBACK":
+        return None
+    return (beam_options.view_as(StandardOptions).runner or "").rsplit(".", 1)[-1]
+
+
+def check_path(what: str, path: str | None, runner: str | None) -> None:
+    """Refuse a relative path, which ``what`` names, where the workers of ``runner`` would look for it in working folders of their own.
 
     Raises:
       PreflightError: naming it, and what to give instead.
     """
-    environment = beam_options.view_as(PortableOptions).environment_type or ""
-    if is_local(beam_options) or environment.upper() == "LOOPBACK" or not path:
+    if runner is None or not path or files.is_remote(path) or os.path.isabs(path) or is_registered(path):
         return
-    if files.is_remote(path) or os.path.isabs(path) or is_registered(path):
-        return
-    runner = (beam_options.view_as(StandardOptions).runner or "").rsplit(".", 1)[-1]
     raise PreflightError(
         f"{what}={path}: expected an absolute path or one of Cloud Storage, found a relative one, which the workers of {runner} would look "
         f"for in their own working folders. Give gs://…, or {os.path.abspath(path)} where they see this machine's disk"

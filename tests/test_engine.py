@@ -185,9 +185,11 @@ def test_a_relative_path_of_a_task_is_refused_where_workers_are_elsewhere(
 def test_a_relative_path_is_taken_where_the_workers_are_in_this_process(tmp_path: Path) -> None:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    preflight.check_path("--model", "a/b", PipelineOptions([]))
-    preflight.check_path("--model", "a/b", PipelineOptions(["--runner=PortableRunner", "--environment_type=LOOPBACK"]))
-    elsewhere = PipelineOptions([f"--{name}={value}" for name, value in ELSEWHERE.items()])
+    assert preflight.runner_elsewhere(PipelineOptions([])) is None
+    assert preflight.runner_elsewhere(PipelineOptions(["--runner=PortableRunner", "--environment_type=LOOPBACK"])) is None
+    preflight.check_path("--model", "a/b", None)
+    elsewhere = preflight.runner_elsewhere(PipelineOptions([f"--{name}={value}" for name, value in ELSEWHERE.items()]))
+    assert elsewhere == "PortableRunner"
     for path in ("gs://bucket/a", "bq://project.dataset.table", "/a/b", "projects/p/locations/l/models/m@3"):
         preflight.check_path("--model", path, elsewhere)
     with pytest.raises(preflight.PreflightError):
