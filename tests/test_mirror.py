@@ -90,3 +90,19 @@ def test_files_and_folders_of_results_are_told_apart() -> None:
     for relative in ("a", "a/b", "a/b.jsonl/c", "b/c.jsonl.gz"):
         with pytest.raises(SpecError, match="several input files"):
             check.add(FoundFile(f"in/{relative}", 1, relative))
+
+
+def test_results_of_before_a_task_that_could_not_begin_are_taken_away_by_the_next_run(models: Models, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_lines(tmp_path / "in" / f"{name}.jsonl", [{"x": 1}])
+    model = tmp_path / "model"
+    tasks = write_lines(tmp_path / "tasks.jsonl", [{"model": str(model), "input": f"{tmp_path}/in", "output": "t"}])
+    model.symlink_to(models.get("half_plus_two"))
+    flags = {"model_map": tasks, "output_layout": "mirror"}
+    assert run(tmp_path / "out", **flags) == 0
+    model.unlink()
+    assert run(tmp_path / "out", **flags) == 3
+    model.symlink_to(models.get("half_plus_two"))
+    (tmp_path / "in" / "b.jsonl").unlink()
+    assert run(tmp_path / "out", **flags) == 0
+    assert {name for name in names_in(tmp_path / "out" / "t") if name.endswith(".jsonl")} == {"a.jsonl"}

@@ -95,11 +95,14 @@ def make(
         "failed_rows": list_shards(errors),
         "flags": dict(job.flags),
     }
-    if reason is not None and result_names(before):
-        assert before is not None
-        run_id = before.get("kept_results", before).get("run_id")
-        report["kept_results"] = {"run_id": run_id, "names": sorted(result_names(before))}
-    return report
+    return report | (_kept(before) if reason is not None else {})
+
+
+def _kept(before: dict[str, Any] | None) -> dict[str, Any]:
+    """Give which results stay as they were, by the manifest before: the next run that publishes takes them away by these names."""
+    if before is None or not result_names(before):
+        return {}
+    return {"kept_results": {"run_id": before.get("kept_results", before).get("run_id"), "names": sorted(result_names(before))}}
 
 
 def _told(job: JobSpec, accounts: Accounts) -> dict[str, Any]:
@@ -140,8 +143,8 @@ def effort(took: Effort) -> dict[str, Any]:
     }
 
 
-def unplanned(run: RunSpec, plan: Plan) -> dict[str, Any]:
-    """Gives the manifest of a task that could not begin."""
+def unplanned(run: RunSpec, plan: Plan, before: dict[str, Any] | None) -> dict[str, Any]:
+    """Gives the manifest of a task that could not begin; ``before`` is the one that stands there."""
     assert plan.task is not None
     return {
         "status": "failed",
@@ -154,6 +157,7 @@ def unplanned(run: RunSpec, plan: Plan) -> dict[str, Any]:
         "line": plan.task.as_line(),
         "results": [],
         "failed_rows": [],
+        **_kept(before),
     }
 
 

@@ -91,7 +91,7 @@ class TaskGroup:
         if locks is None:
             return None
         try:
-            report = manifest.unplanned(self.run, plan)
+            report = manifest.unplanned(self.run, plan, manifest.read(files.join(output.folder, MANIFEST)))
             staging = self.run.staging_of(output, plan.task) or self.run.staging_in(output.folder)
             change = FolderChange(output.folder, staging, written={MANIFEST: manifest.encode(report)}, removed={SUCCESS})
             prepared = prepare(Change(self.run.run_id, self.run.launch, plan.task.number, [change]), locks)
