@@ -62,7 +62,9 @@ def bury(gcs: CloudStorage, folder: str) -> None:
     """Makes whoever holds the folder's lock one that has died."""
     path = f"{folder}/_nightshift/lock"
     if "_nightshift/lock" in gcs.list(folder):
-        gcs.write(path, json.dumps(json.loads(gcs.read(path)) | {"started": "gone"}).encode())
+        holder = json.loads(gcs.read(path))
+        pid, _, machine = holder["process"].split(".")
+        gcs.write(path, json.dumps(holder | {"process": f"{pid}.1.{machine}"}).encode())  # a process that had the number before
 
 
 def test_a_kill_at_any_request_is_finished_or_undone_by_the_next_run(gcs: CloudStorage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ import errno
 import fcntl
 import logging
 import os
-import platform
 import threading
 import time
 import uuid
@@ -22,6 +21,7 @@ import msgspec
 
 from transforms import files, gcs
 from transforms.own_names import STATE
+from transforms.processes import owner, this_process
 
 LOG = logging.getLogger("nightshift")
 LOCK = f"{STATE}/lock"
@@ -138,36 +138,17 @@ def _is_there(handle: int, path: str) -> bool:
 
 
 class Holder(msgspec.Struct):
-    """Who holds a bucket's lock, as the object says. ``machine`` and ``pid`` with ``started`` tell a process from all others."""
+    """Who holds a bucket's lock, as the object says: ``process`` is told from all others by its label (``transforms.processes``)."""
 
     token: str
-    machine: str
-    pid: int
-    started: str
+    process: str
     time: float
 
 
-def _machine() -> str:
-    """Gives what is the same for two processes that see each other's numbers, and for no others."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
-            return f"{platform.node()} {stream.read().strip()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _started(pid: int) -> str:
-    """Gives when a process started, in the kernel's clock ticks; empty where it has ended, a zombie too, or nobody knows."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
-            state, *rest = stream.read().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if state in "ZX" else rest[18]
-
-
 def _is_dead(holder: Holder) -> bool:
-    return bool(holder.machine) and holder.machine == _machine() and _started(holder.pid) != holder.started
+    """Return whether the holder is known to run no more; of another machine's process nothing is known here."""
+    process = owner(holder.process)
+    return process is not None and process.has_ended is True
 
 
 class _BucketLock:
@@ -184,7 +165,7 @@ class _BucketLock:
     @staticmethod
     def acquire(folder: str, wait: bool) -> _BucketLock | None:
         path = files.join(folder, LOCK)
-        holder = Holder(uuid.uuid4().hex, _machine(), os.getpid(), _started(os.getpid()), time.time())
+        holder = Holder(uuid.uuid4().hex, str(this_process()), time.time())
         seen, since, said = -1, 0.0, False
         while True:
             found = gcs.read_seen(path) if seen >= 0 or not wait else None
