@@ -176,7 +176,7 @@ def test_a_lock_is_waited_for_and_taken_over_when_nobody_writes_it(gcs: CloudSto
     assert gcs.list(folder) == []
     # One that nobody writes, of a machine that can't be asked.
     monkeypatch.setattr(locks, "STALE_SECONDS", 1.0)
-    gcs.write(f"{folder}/_nightshift/lock", b'{"token": "x", "machine": "elsewhere", "pid": 1, "started": "1", "time": 1}')
+    gcs.write(f"{folder}/_nightshift/lock", b'{"token": "x", "process": "1.1.00000000", "time": 1}')
     started = time.monotonic()
     second()
     assert time.monotonic() - started >= 1.0
@@ -192,7 +192,7 @@ def test_who_holds_a_lock_writes_it_anew_and_knows_when_it_is_gone(gcs: CloudSto
     first.reload()
     child_wait(lambda: _generation(gcs, folder) != first.generation)
     held.check()
-    gcs.write(f"{folder}/_nightshift/lock", b'{"token": "x", "machine": "elsewhere", "pid": 1, "started": "1", "time": 1}')
+    gcs.write(f"{folder}/_nightshift/lock", b'{"token": "x", "process": "1.1.00000000", "time": 1}')
     child_wait(lambda: held.is_lost)
     with pytest.raises(locks.LostLockError):
         held.check()

@@ -159,7 +159,11 @@ def _end(journal: Journal, main: Placing, check: Callable[[], None]) -> None:
     by_name = {placed.name: placed for placed in main.part.placed}
     if MANIFEST in by_name:
         placed = by_name[MANIFEST]
-        report = verify.decode(files.read_bytes(placed.path if MANIFEST in main.due else files.join(main.part.folder, MANIFEST)))
+        path = placed.path if MANIFEST in main.due else files.join(main.part.folder, MANIFEST)
+        content = _read(path)
+        if content is None:
+            raise lost(path, main.part.folder)
+        report = verify.decode(content)
         errors = journal.parts[1].folder if len(journal.parts) > 1 else None
         verify.check(report, main.part.folder, errors)
     check()
