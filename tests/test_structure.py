@@ -13,7 +13,7 @@ import pytest
 
 from transforms.model.locate import locate_model
 from transforms.model.model_files import ModelChangedError
-from transforms.model.pool import ModelPool
+from transforms.model.pool import ModelPool, _is_equal
 from transforms.modelspecs import ModelSpec
 from transforms.signature import ModelError
 
@@ -282,6 +282,28 @@ def test_the_first_two_models_of_a_structure_are_compared_before_they_share(tmp_
     assert not pool._sharing
 
 
+def test_each_load_is_timed_once_however_often_a_model_is_asked_for(tmp_path: Path) -> None:
+    spec = save(tmp_path / "plain", plain)
+    pool = ModelPool()
+    for _ in range(3):
+        pool.get(spec)
+    (seconds,) = pool.take_load_seconds()
+    assert seconds > 0
+    pool.get(spec)
+    assert pool.take_load_seconds() == ()
+
+
+@pytest.mark.parametrize("values", [["a", "b"], [1, 2], [1.0, np.nan], [True, False]])
+def test_models_agree_only_where_each_value_does(values: list[Any]) -> None:
+    """The comparison by which the first two models of a structure may share, on outputs of every kind."""
+    one = np.array(values)
+    assert _is_equal(one, one.copy()) is True
+    other = one.copy()
+    other[0] = other[1]
+    assert _is_equal(one, other) is False
+    assert _is_equal(one, one[:1]) is False
+
+
 def test_models_that_share_a_session_go_when_it_goes(tmp_path: Path) -> None:
     """Memory is short: a second structure takes the first one's place, and its sharers load again when they are asked for."""
     plains = [save(tmp_path / f"plain{scale}", plain, scale=float(scale)) for scale in (1, 2, 3)]
@@ -300,7 +322,9 @@ def test_models_that_share_a_session_go_when_it_goes(tmp_path: Path) -> None:
 
 
 def test_doubts_load_alone(tmp_path: Path) -> None:
-    """Initializers that do more than fill tables, functions with variables of their own, variables that no checkpoint holds."""
+    """Initializers that do more than fill tables, functions with variables of their own, variables that no checkpoint holds, and inputs
+    that are one tensor.
+    """
 
     def counted(graph: Any) -> None:
         """The initializer adds to a variable that the checkpoint fills."""
@@ -335,7 +359,11 @@ def test_doubts_load_alone(tmp_path: Path) -> None:
         twin.name, twin.attr["shared_name"].s = "twin", b"twin"
         call.input[1] = "twin"
 
-    for edit in (counted, assigned, owned, unsaved):
+    def twice(graph: Any) -> None:
+        """Two inputs of the signature are one tensor."""
+        graph.signature_def["serving_default"].inputs["z"].CopyFrom(graph.signature_def["serving_default"].inputs["x"])
+
+    for edit in (counted, assigned, owned, unsaved, twice):
         spec = save(tmp_path / edit.__name__, plain)
         assert spec.structure is not None
         change(tmp_path / edit.__name__, edit)

@@ -49,7 +49,16 @@ HEAVY = ("apache_beam", "google.cloud.bigquery", "google.cloud.storage", "hypoth
 # A test that takes longer would be asked of every survivor.
 TEST_SECONDS = 40.0
 MUTANT_SECONDS = 60.0
-# Tests whose runs are processes of their own reach lines that nobody sees here: they are asked where no other test is, or too few.
+# Tests whose runs are processes of their own reach lines that nobody sees here: those of these files are asked, too, and all of them where
+# few others are.
+ALSO = {
+    "transforms.model.crashes": ("faults",),
+    "transforms.model.session": ("faults",),
+    "transforms.records": ("resume",),
+    "transforms.write.locks": ("faults", "commit"),
+    "transforms.write.journal": ("faults", "commit"),
+    "transforms.write.publisher": ("faults", "job"),
+}
 FEW = 3
 
 
@@ -157,14 +166,16 @@ def in_fork(work: Callable[[], int], log: Path, seconds: float) -> int | None:
             os._exit(status)
     end = time.monotonic() + seconds
     status: int | None = None
-    while time.monotonic() < end:
-        ended, code = os.waitpid(process, os.WNOHANG)
-        if ended:
-            status = os.waitstatus_to_exitcode(code)
-            break
-        time.sleep(0.02)
-    with _gone():
-        os.killpg(process, signal.SIGKILL)
+    try:
+        while time.monotonic() < end:
+            ended, code = os.waitpid(process, os.WNOHANG)
+            if ended:
+                status = os.waitstatus_to_exitcode(code)
+                break
+            time.sleep(0.02)
+    finally:
+        with _gone():
+            os.killpg(process, signal.SIGKILL)
     if status is None:
         os.waitpid(process, 0)
     return status
@@ -226,8 +237,8 @@ def learn() -> dict[str, dict[str, Any]]:
 def tests_for(mutant: mutations.Mutant, tests: dict[str, dict[str, Any]]) -> list[str]:
     """Return the tests that reach the mutant's lines, the quick ones first, within ``MUTANT_SECONDS``."""
     there = {name for name, test in tests.items() if set(mutant.lines) & set(test["lines"].get(mutant.module, ()))}
-    if len(there) < FEW:
-        there |= {name for name, test in tests.items() if test["starts_child"]}
+    also = tuple(f"tests/test_{file}.py" for file in ALSO.get(mutant.module, ()))
+    there |= {name for name, test in tests.items() if test["starts_child"] and (name.startswith(also) or len(there) < FEW)}
     chosen, total = [], 0.0
     for name in sorted(there, key=lambda name: tests[name]["seconds"]):
         total += tests[name]["seconds"]
