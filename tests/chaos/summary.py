@@ -28,7 +28,7 @@ def fault_of(text: str) -> str:
 def summarize(lines: list[dict[str, Any]]) -> str:
     """Gives a table in Markdown."""
     attempts = [attempt for line in lines for attempt in line["attempts"]]
-    faults = Counter(fault_of(text) for attempt in attempts for text in attempt["happened"])
+    faults = Counter(fault_of(text) for attempt in attempts for text in attempt["happened"] if not text.startswith("the twin stops"))
     faults += Counter(attempt["damaged"].partition(":")[0] for attempt in attempts if "damaged" in attempt)
     jobs = [line["job"].split(", ") for line in lines]
     formats = Counter(word for job in jobs for word in job if " to " in word)
