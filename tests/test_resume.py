@@ -130,6 +130,21 @@ def test_a_changed_input_file_is_predicted_again(job: dict[str, Any], tmp_path: 
     check_output(out)
 
 
+def test_a_changed_input_file_of_the_same_size_and_rows_is_predicted_again(job: dict[str, Any], tmp_path: Path) -> None:
+    """Its time of change alone says so."""
+    out, path = tmp_path / "out", Path(job["input"])
+    cut_short(out, 4, **job)
+    before, content = path.stat(), path.read_bytes()
+    path.write_bytes(content.replace(b'"x": 1,', b'"x": 7,'))
+    os.utime(path, ns=(before.st_mtime_ns, before.st_mtime_ns + 1_000_000))
+    assert path.stat().st_size == before.st_size
+    assert path.read_bytes() != content
+    assert run(out, **job, resume="true") == 0
+    assert "resumed" not in check_output(out)
+    values = {number: 7 if number % 50 == 1 else number % 50 for number in range(ROWS) if number % 1000}
+    assert {row["key"]: row["prediction"] for row in lines(out)} == {number: x / 2 + 2 for number, x in values.items()}
+
+
 def test_a_key_of_a_split_taken_up_and_of_one_read_now_is_found(job: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_lines(job["input"], [{"x": 1, "id": number % (ROWS // 2)} for number in range(ROWS)])
