@@ -54,6 +54,7 @@ ENVIRONMENT = {
     "worker_zone": "workerZone",
     "sdk_container_image": "sdkContainerImage",
 }
+MAX_DIGITS = 9  # the service's are of 32 bits
 NUMBERS = ("numWorkers", "maxWorkers", "diskSizeGb")
 # What a refusal for lack of a role asks for, by the permission that it names (docs/operations.md, "The project's parts").
 ADVICE = {
@@ -113,7 +114,7 @@ def _environment(options: Options) -> dict[str, Any]:
 
 
 def _number(name: str, text: str) -> int:
-    if not text.isascii() or not text.isdigit():
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS:
         raise UsageError(f"--{name}={text}: expected a whole number")
     return int(text)
 

@@ -132,7 +132,7 @@ def _start(options: Options) -> PipelineOptions:
     _quiet(options.verbose)
     # Only now, when the flags are known to be good: importing Beam takes seconds, TensorFlow more.
     from apache_beam.io.filesystems import FileSystems
-    from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, TypeOptions
+    from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions, TypeOptions
 
     beam_options = PipelineOptions(list(options.beam))
     with contextlib.redirect_stderr(io.StringIO()) as said:
@@ -140,12 +140,24 @@ def _start(options: Options) -> PipelineOptions:
             beam_options.get_all_options()
         except SystemExit:  # its parser's answer to a bad value, as soon as the value is asked for
             raise UsageError(said.getvalue().strip().rpartition("error: ")[2]) from None
+    _check_runner(beam_options.view_as(StandardOptions).runner)
     beam_options.view_as(SetupOptions).save_main_session = False
     # DirectRunner would first try to download Prism, a runner that needs workers of its own; pipelines that allow
     # "unsafe triggers" stay in this process, and a pipeline without triggers has none to fear.
     beam_options.view_as(TypeOptions).allow_unsafe_triggers = True
     FileSystems.set_options(beam_options)  # preflight's first look at a bucket decides this process's credentials
     return beam_options
+
+
+def _check_runner(name: str | None) -> None:
+    """Refuse an engine that Beam does not have, before anything is read."""
+    from apache_beam.runners.runner import create_runner
+
+    try:
+        if name is not None:
+            create_runner(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UsageError(f"--runner={name}: {error}") from None
 
 
 def _execute(

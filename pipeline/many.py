@@ -24,6 +24,7 @@ from pipeline.preflight import (
     make_run_id,
     memory_bytes,
     processes,
+    refuse_in_models,
     runner_elsewhere,
     threads,
 )
@@ -33,7 +34,7 @@ from transforms.elements import Task
 from transforms.imports import import_tensorflow
 from transforms.modelspecs import SpecError
 from transforms.tables import is_table, parse_table
-from transforms.tasks import OPTIONAL, REQUIRED, RunSpec, TaskError, check_tasks, make_tasks, read_tasks, write_tasks
+from transforms.tasks import OPTIONAL, REQUIRED, RunSpec, TaskError, check_tasks, make_tasks, read_tasks, resolve, write_tasks
 from transforms.write import manifest
 from transforms.write.journal import JournalError
 
@@ -88,6 +89,7 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, I
         for name, paths in (("model", (task.model,)), ("input", run.input_of(task).patterns)):
             for path in paths:
                 check_path(f"task {task.number + 1}: {name}", path, runner)
+    refuse_in_models({task.model for task in tasks}, (folder, *(resolve(task.output, folder) for task in tasks)))
     if not tasks:
         raise PreflightError(f"{options.model_map or options.retry_failed} holds no task: there is nothing to run")
     if run.output.table:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import itertools
 import os
 import uuid
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from apache_beam.io.filesystem import BeamIOError
@@ -112,6 +114,9 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
             job = dataclasses.replace(job, output=dataclasses.replace(job.output, field_types=tuple(types.items())))
             check_table(job)
         make_encoder(job)  # refuses what the output's format can't hold
+        if route is None:
+            models = (options.model, model.location, options.compare_model)
+            refuse_in_models(filter(None, models), (job.output.folder, job.output.errors))
         if probe_output:
             finish_publishing(job.output.folder, job.output.errors)
         _check_disposition(job)
@@ -120,6 +125,8 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
             job = dataclasses.replace(job, resumed=_find_launches(job))
         if probe_output:
             _check_output(job)
+        else:
+            _look_at_output(job)
     except (ModelError, FormatError, SpecError, TableError, BaselineError, BeamIOError, OSError, JournalError, OccupiedError) as error:
         raise PreflightError(str(error)) from error
     return job, found
@@ -332,14 +339,52 @@ def _check_disposition(job: JobSpec) -> None:
 
 def finish_publishing(*folders: str) -> None:
     """Finish first what a run left to be done that was cut off while it published there; no run is under way then."""
-    if any(journal.read(folder) is not None for folder in folders):
-        with journal.alone(*folders):
-            pass
+    try:
+        if any(journal.read(folder) is not None for folder in folders):
+            with journal.alone(*folders):
+                pass
+    except OSError as error:
+        raise PreflightError(f"{folders[0]} can't be written: {error}. Check the path and your permissions") from error
+
+
+def refuse_in_models(models: Iterable[str], outputs: Iterable[str]) -> None:
+    """Refuse an output in a model's folder: the model would be another one from then on, and a folder of digits one of its versions.
+
+    Raises:
+      PreflightError: naming both.
+    """
+    places = {files.place(model): model for model in models if not is_registered(model)}
+    real = functools.cache(files.place)  # of the folders above: 100,000 tasks lie side by side
+    for output in outputs:
+        above, _, name = output.rstrip("/").rpartition("/")
+        there = files.join(real(above), name) if above and not (files.is_remote(output) or os.path.islink(output)) else files.place(output)
+        model = next((places[above] for above in _with_parents(there) if above in places), None)
+        if model is not None:
+            raise PreflightError(f"the output folder {output} lies in the model's folder {model}, which it would change: give another")
+
+
+def _with_parents(place: str) -> Iterator[str]:
+    """Give a folder and those above it, the nearest first."""
+    yield place
+    while "/" in place:
+        place = place.rpartition("/")[0]
+        yield place or "/"
 
 
 def _check_output(job: JobSpec) -> None:
     for folder in dict.fromkeys((job.output.folder, job.output.errors)):
         check_writable(folder, job.staging_in(folder))
+
+
+def _look_at_output(job: JobSpec) -> None:
+    """Refuse a folder of this machine that can't be written or made, as the folder above it shows; nothing is written."""
+    for folder in dict.fromkeys((job.output.folder, job.output.errors)):
+        if not files.is_remote(folder):
+            above = next(path for path in _with_parents(files.place(folder)) if os.path.lexists(path))
+            if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
+                raise PreflightError(
+                    f"{folder} can't be written: {above} is no folder in which this user may. Check the path and your permissions"
+                )
 
 
 def check_writable(folder: str, staging: str) -> None:

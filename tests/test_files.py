@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from transforms.elements import Split
 from transforms.files import LeavesFolderError
 from transforms.read.splits import PlanSplits
 from transforms.specs import InputSpec
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -79,6 +83,24 @@ def test_a_folder_that_may_not_be_read_is_an_error(linked: Path) -> None:
             matched("in")
     finally:
         (linked / "in" / "sub").chmod(0o755)
+
+
+@pytest.mark.parametrize("pattern", ["in/*/*.jsonl", "in/*/rows.jsonl", "in/**", "in/**/rows.jsonl", "in/sub/*", "*/sub/*.jsonl"])
+@pytest.mark.parametrize("mode", [0, 0o111, 0o444])
+def test_a_folder_that_may_not_be_read_is_an_error_for_a_pattern(pattern: str, mode: int, tmp_path: Path) -> None:
+    """As a user or as root without its powers; a folder that may be entered and not listed has the files whose names are known."""
+    for folder in ("sub", "other"):
+        (tmp_path / "in" / folder / "deep").mkdir(parents=True)
+        (tmp_path / "in" / folder / "rows.jsonl").write_text("1\n")
+    (tmp_path / "in" / "sub").chmod(mode)
+    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+    look = "import sys; from transforms import files; print(len(list(files.match(sys.argv[1]))))"
+    command = [*powerless, sys.executable, "-c", look, pattern]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    if (mode, pattern) == (0o111, "in/*/rows.jsonl"):
+        assert ended.stdout == "2\n"
+    else:
+        assert "PermissionError" in ended.stderr, ended.stdout
 
 
 def test_a_place_is_the_same_however_it_is_spelled(linked: Path) -> None:

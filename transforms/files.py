@@ -166,6 +166,7 @@ def _below(path: str) -> Iterator[FoundFile]:
 
 def _globbed(pattern: str) -> Iterator[FoundFile]:
     fixed = _fixed_part(pattern) or "."
+    _check_folders(pattern, fixed)
     paths = sorted(glob.iglob(pattern, recursive=True))
     relatives: set[str] = set()
 
@@ -178,6 +179,19 @@ def _globbed(pattern: str) -> Iterator[FoundFile]:
     for path in paths:
         if os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path)):  # a link to nothing is a file that is lost
             yield from folder.take(path)
+
+
+def _check_folders(pattern: str, fixed: str) -> None:
+    """Raise the OSError of a folder in which files are to be found, and can't be: ``glob`` passes over it, and its files would be lost."""
+    segments = pattern[len(fixed) if pattern.startswith(fixed) else 0 :].strip("/").split("/")
+    above = fixed
+    for segment in segments:
+        below = f"{above.rstrip('/')}/{segment}"
+        for folder in glob.iglob(f"{below if segment == '**' else above.rstrip('/')}/", recursive=True):
+            os.stat(os.path.join(folder, "."))
+            if GLOB_CHARACTERS.search(segment):
+                os.scandir(folder).close()
+        above = below
 
 
 def _fixed_part(pattern: str) -> str:

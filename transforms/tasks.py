@@ -168,9 +168,9 @@ def make_tasks(rows: Iterable[tuple[int, Any]], source: str) -> Iterator[Task]:
         unknown = sorted(map(str, set(row) - known))
         if unknown:
             raise TaskError(f"{source}, line {line}: unknown field {', '.join(unknown)}; a task has {', '.join((*REQUIRED, *OPTIONAL))}")
-        wrong = [name for name, value in row.items() if not isinstance(value, str)]
+        wrong = [name for name, value in row.items() if not isinstance(value, str) or "\0" in value]
         if wrong:
-            raise TaskError(f"{source}, line {line}: {wrong[0]} is {row[wrong[0]]!r}, expected text")
+            raise TaskError(f"{source}, line {line}: {wrong[0]} is {row[wrong[0]]!r}, expected text without NUL")
         yield Task(number, **row)
 
 

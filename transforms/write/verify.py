@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import msgspec
 
@@ -17,6 +17,30 @@ from transforms.write.placing import checksum, list_bucket
 NAMED_DIFFERENCES = 3
 
 
+class _Entry(TypedDict):
+    name: str
+    bytes: int
+    crc32c: str
+    rows: NotRequired[int]
+
+
+class _Tasks(TypedDict):
+    count: int
+    files: list[str]
+
+
+class _Manifest(TypedDict, total=False):
+    """What is read of a manifest here, for a look at its types; ``counts`` of a table's may have more than numbers."""
+
+    results: list[_Entry]
+    failed_rows: list[_Entry]
+    failed_rows_stats: list[_Entry]
+    files: list[_Entry]
+    failed_rows_folder: str | None
+    counts: dict[str, Any]
+    tasks: _Tasks
+
+
 class MismatchError(Exception):
     """The folder does not hold what its manifest lists."""
 
@@ -25,14 +49,15 @@ def decode(content: bytes) -> dict[str, Any]:
     """Return a manifest's content.
 
     Raises:
-      MismatchError: it is no JSON object.
+      MismatchError: it is no JSON object, or one that no run writes.
     """
     try:
         report = msgspec.json.decode(content)
-    except msgspec.DecodeError as error:
+        if not isinstance(report, dict):
+            raise MismatchError(f"{MANIFEST} is no JSON object")
+        msgspec.convert(report, _Manifest)
+    except (msgspec.DecodeError, RecursionError) as error:  # what has other types is a ValidationError, and that a DecodeError
         raise MismatchError(f"{MANIFEST} can't be read: {error}") from None
-    if not isinstance(report, dict):
-        raise MismatchError(f"{MANIFEST} is no JSON object")
     return report
 
 
