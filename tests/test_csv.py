@@ -338,7 +338,7 @@ def test_a_row_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_columns_are_found_by_name(tmp_path: Path) -> None:
-    for header, row in (("b,a", "2,1"), ('"b","a"', '"2",1'), ("z,a,y,b", "0,1,0,2"), ("\ufeffa,b", "1,2"), ("a,b,a", "0,2,1")):
+    for header, row in (("b,a", "2,1"), ('"b","a"', '"2",1'), ("z,a,y,b", "0,1,0,2"), ("\ufeffa,b", "1,2")):
         (found,) = in_order(parse(f"{header}\r\n{row}\r\n".encode(), RowSpec(TEXTS), tmp_path))
         assert found[0] == {"a": "1", "b": "2"}
 
