@@ -20,8 +20,8 @@ from pipeline.flags import UsageError
 from pipeline.options import Options
 from pipeline.terminal import complain as to_terminal
 from pipeline.terminal import log_to_stderr, say
-from transforms import temporary
 from transforms.modelspecs import SpecError
+from transforms.runtime import temporary_folders
 from transforms.specs import JobSpec
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _storage(error: OSError) -> str:
 
 def _run(options: Options, complain: Callable[[str], None]) -> int:
     beam_options = _start(options)
-    with temporary.folder_of_run() as folder:
+    with temporary_folders.folder_of_run() as folder:
         return _run_in(folder, options, beam_options, complain)
 
 
@@ -174,7 +174,7 @@ def _execute(
     failure: Exception | None = None
     with stopping.noticed() as stops:
         try:
-            with temporary.beside(folder):  # Beam makes a folder of its own as soon as there is a pipeline
+            with temporary_folders.beside(folder):  # Beam makes a folder of its own as soon as there is a pipeline
                 pipeline = beam.Pipeline(options=beam_options)
             graph.build(pipeline, spec)
             with summary.show_progress(spec.progress_folder, found):
@@ -212,10 +212,10 @@ def _stop_publishing(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -
 
 def _noted(spec: JobSpec | RunSpec) -> str | None:
     """Return why a worker could not start, in its own words."""
-    from transforms import causes
+    from transforms.runtime import worker_causes
 
     try:
-        return causes.first(spec.staging_in(spec.folder))
+        return worker_causes.first(spec.staging_in(spec.folder))
     except Exception:  # a storage that fails now must not hide why the job failed
         return None
 

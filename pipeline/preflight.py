@@ -26,7 +26,7 @@ from pipeline import comparing
 from pipeline import options as flags
 from pipeline.options import Options
 from pipeline.routing import stand_in_model, with_columns
-from transforms import files, machine, records
+from transforms import files, records
 from transforms.bigquery import TableError
 from transforms.files import FoundFile
 from transforms.imports import import_tensorflow
@@ -39,6 +39,7 @@ from transforms.read.field_types import known_types
 from transforms.read.formats import FormatError, format_of
 from transforms.read.instances import row_spec
 from transforms.routes import check_format, check_route
+from transforms.runtime import machine
 from transforms.signature import ModelError
 from transforms.specs import JobSpec, OutputSpec
 from transforms.tables import parse_table

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from pipeline.preflight import InputFound
 from pipeline.terminal import one_line, say
-from transforms.metrics import read_progress
+from transforms.runtime.metrics import read_progress
 from transforms.specs import JobSpec
 from transforms.statistics.guard import SUMMARY, Failures, guarded, warnings
 from transforms.tables import is_table

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from transforms.read.ahead import read_ahead
+from transforms.runtime.read_ahead import read_ahead
 
 
 def threads() -> list[str]:

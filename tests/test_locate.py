@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from transforms import files, temporary
+from transforms import files
 from transforms.model import copies
 from transforms.model.copies import copy_to_worker
 from transforms.model.locate import find_version, read_meta_graphs
+from transforms.runtime import temporary_folders
 from transforms.signature import ModelError
 
 
@@ -104,7 +105,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the copies, in a temporary folder of the test's own."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    return temporary.own_folder("models")
+    return temporary_folders.own_folder("models")
 
 
 def test_a_plain_folder_is_used_as_it_is(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from saved_models import Models
 
-from transforms import machine
+from transforms.runtime import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = Path("/sys/fs/cgroup")

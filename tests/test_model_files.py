@@ -16,12 +16,13 @@ from gcp_fixtures import CloudStorage
 from test_job import lines, manifest, run, write_lines
 
 from pipeline import main as program
-from transforms import files, temporary
+from transforms import files
 from transforms.model import kept
 from transforms.model.locate import locate_model
 from transforms.model.model_files import ModelChangedError
 from transforms.model.pool import ModelPool
 from transforms.model.session import LoadedModel
+from transforms.runtime import temporary_folders
 
 Capture = pytest.CaptureFixture[str]
 
@@ -174,12 +175,12 @@ def test_tensorflow_2s_loader_gets_the_graph_that_was_checked(tmp_path: Path) ->
 def test_a_service_keeps_no_copies_of_its_models(gcs: CloudStorage, tmp_path: Path) -> None:
     model = gcs.upload_folder(save(tmp_path / "model", 2.0), f"{gcs.make_bucket()}/model")
     spec = locate_model(model)
-    before = {*os.listdir(temporary.own_folder("models"))}
+    before = {*os.listdir(temporary_folders.own_folder("models"))}
     kept.keep(2)
     try:
         loaded, is_new = kept.load(spec)
         assert is_new
-        assert {*os.listdir(temporary.own_folder("models"))} == before
+        assert {*os.listdir(temporary_folders.own_folder("models"))} == before
         assert float(loaded.call([np.array([5.0], np.float32)])[0][0]) == 10.0
     finally:
         kept.keep(0)

@@ -12,7 +12,7 @@ import pytest
 from saved_models import Models
 from test_many import export, read_lines, run, write_lines
 
-from transforms import metrics
+from transforms.runtime import metrics
 
 SITES = 12
 WIDTH = 3

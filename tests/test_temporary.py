@@ -15,8 +15,8 @@ import pytest
 from saved_models import Models
 from test_job import run, write_lines
 
-from transforms import processes, temporary
 from transforms.model import crashes
+from transforms.runtime import processes, temporary_folders
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +28,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_folder_is_the_users_alone(place: Path) -> None:
     before = os.umask(0)
     try:
-        folder = temporary.own_folder("models")
+        folder = temporary_folders.own_folder("models")
     finally:
         os.umask(before)
-    assert folder == place / f"nightshift-{os.getuid()}" / "models" == temporary.own_folder("models")
+    assert folder == place / f"nightshift-{os.getuid()}" / "models" == temporary_folders.own_folder("models")
     assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, folder.parent)] == [0o700, 0o700]
 
 
@@ -54,33 +54,33 @@ def test_a_folder_that_others_can_write_to_is_left_and_a_fresh_one_taken(place: 
             pytest.skip("only root can make a folder another user's")
         else:
             os.chown(known, 12345, 12345)
-    folder = temporary.own_folder("models")
+    folder = temporary_folders.own_folder("models")
     assert folder.parent.name.startswith(f"{known.name}-")
-    assert temporary.is_own(folder.parent)
-    assert temporary.own_folder("models") == folder
+    assert temporary_folders.is_own(folder.parent)
+    assert temporary_folders.own_folder("models") == folder
     code = "import sys, tempfile; tempfile.tempdir = sys.argv[1]; from transforms import temporary; print(temporary.own_folder('models'))"
     other = subprocess.run([sys.executable, "-c", code, str(place)], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == str(folder), "all processes of a user take the same one"
 
 
 def test_what_ended_processes_made_is_swept_and_nothing_else(place: Path) -> None:
-    own = temporary.make_folder("progress")
+    own = temporary_folders.make_folder("progress")
     code = (
         "import sys, tempfile; tempfile.tempdir = sys.argv[1]; from transforms import temporary; print(temporary.make_folder('progress'))"
     )
     left = Path(subprocess.run([sys.executable, "-c", code, str(place)], capture_output=True, text=True, check=True).stdout.strip())
     (left / "worker").write_text("rows")
     pid, started, machine = str(processes.this_process()).split(".")
-    used_again = temporary.own_folder("progress") / f"{pid}.{int(started) - 1}.{machine}-x"
-    another_machines = temporary.own_folder("progress") / f"{pid}.{started}.{'0' * 8}-x"
-    old = temporary.own_folder("progress") / f"{pid}.{started}.{'0' * 8}-y"
-    strange = [temporary.own_folder("progress") / name for name in ("x-y", "1", "-", f"{pid}-{started}")]
+    used_again = temporary_folders.own_folder("progress") / f"{pid}.{int(started) - 1}.{machine}-x"
+    another_machines = temporary_folders.own_folder("progress") / f"{pid}.{started}.{'0' * 8}-x"
+    old = temporary_folders.own_folder("progress") / f"{pid}.{started}.{'0' * 8}-y"
+    strange = [temporary_folders.own_folder("progress") / name for name in ("x-y", "1", "-", f"{pid}-{started}")]
     for path in (used_again, another_machines, old, *strange):
         path.write_text("")
     os.utime(old, (0, 0))
     assert left.is_dir()
-    temporary.sweep("progress")
-    assert {*temporary.own_folder("progress").iterdir()} == {own, another_machines, *strange}
+    temporary_folders.sweep("progress")
+    assert {*temporary_folders.own_folder("progress").iterdir()} == {own, another_machines, *strange}
 
 
 def test_a_zombie_has_ended() -> None:
@@ -124,4 +124,4 @@ def test_a_run_leaves_no_temporary_files_and_removes_those_of_killed_ones(place:
     before = {*os.listdir(place)}
     assert run(tmp_path / "out", model=model, input=data) == 0
     assert {*os.listdir(place)} - before == {"out"}
-    assert os.listdir(temporary.own_folder("runs")) == []
+    assert os.listdir(temporary_folders.own_folder("runs")) == []

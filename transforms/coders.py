@@ -13,13 +13,13 @@ from apache_beam.coders.typecoders import CoderRegistry
 from transforms.elements import Plan, Shard, Split, SplitCount, Task
 from transforms.files import FoundFile
 from transforms.keys import DuplicateKey, Duplicates
-from transforms.packing import packer
+from transforms.runtime.messagepack import packer
 from transforms.statistics import stored
 from transforms.statistics.gather import Statistics
 
 
 class MessageCoder(beam.coders.Coder):
-    """Coder of one dataclass, as ``transforms.packing`` packs it."""
+    """Coder of one dataclass, as ``transforms.runtime.messagepack`` packs it."""
 
     def __init__(self, kind: type) -> None:
         self.kind = kind

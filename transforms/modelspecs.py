@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from transforms.packing import Interned
+from transforms.runtime.messagepack import Interned
 from transforms.signature import Signature
 
 

@@ -17,7 +17,7 @@ import msgspec
 from transforms import files
 from transforms.elements import FileRange, Shard, Split, SplitCount
 from transforms.modelspecs import SpecError
-from transforms.packing import packer
+from transforms.runtime.messagepack import packer
 from transforms.specs import STAGING, JobSpec, staging_in
 
 SUFFIX = ".split"

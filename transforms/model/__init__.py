@@ -1,1 +1,1 @@
-"""From batches of instances to batches of predictions."""
+"""SavedModels: found, checked, loaded, shared and called; the only room that imports TensorFlow."""

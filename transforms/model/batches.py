@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from transforms import metrics
 from transforms.codec import Column, Ragged, take
 from transforms.codes import Code, Stage
 from transforms.elements import FailedRow, InstanceBatch, PredictionBatch
 from transforms.model.session import LoadedModel, cant_run, first_line
+from transforms.runtime import metrics
 from transforms.signature import Batching, ModelError
 
 # 64 rows a call cost ten times as much a row as 1,024, and a call of many inputs costs a millisecond or two by itself:

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import google_crc32c
 
-from transforms import files, processes, temporary
+from transforms import files
 from transforms.gcs import StorageError
+from transforms.runtime import processes, temporary_folders
 from transforms.signature import ModelError
 
 # TensorFlow takes a path with these for a pattern when it restores variables.
@@ -53,7 +54,7 @@ def copy_to_worker(folder: str) -> str:
         return folder
     found = files.list_folder(folder)
     state = hashlib.sha256(repr([(f.path, f.size_bytes, f.updated) for f in found]).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    cache = temporary.own_folder("models")
+    cache = temporary_folders.own_folder("models")
     target = cache / state
     if target.is_dir():
         return str(target)
@@ -112,7 +113,7 @@ def make_room(cache: Path, wanted_bytes: int, most_bytes: int | None = None) -> 
             _copied_bytes[str(cache)] = copied + wanted_bytes
             return
         _copied_bytes[str(cache)] = wanted_bytes
-    temporary.sweep("models")  # halves of copies whose processes have ended
+    temporary_folders.sweep("models")  # halves of copies whose processes have ended
     there = sorted((used, path, size) for path in cache.iterdir() if COPY.fullmatch(path.name) for used, size in _measure(path))
     total = wanted_bytes + sum(size for _, _, size in there)
     for used, path, size in there:
@@ -129,7 +130,7 @@ def remove(path: str | Path) -> bool:
         gone = path.with_name(f"{processes.this_process()}-{path.name}")
         with contextlib.suppress(OSError):
             path.rename(gone)  # no process finds half of it
-            temporary.remove(gone)
+            temporary_folders.remove(gone)
             return True
     return False
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import msgspec
 
-from transforms import processes, temporary
 from transforms.elements import InstanceBatch
 from transforms.keys import readable
 from transforms.modelspecs import ModelSpec
+from transforms.runtime import processes, temporary_folders
 from transforms.signature import ModelError
 
 NOTE_BYTES = 16 << 10
@@ -48,7 +48,7 @@ class Crash(msgspec.Struct, frozen=True):
 
 def folder() -> Path:
     """Return the folder of this user's notes."""
-    return temporary.own_folder("predicting")
+    return temporary_folders.own_folder("predicting")
 
 
 class Notes:
@@ -93,7 +93,7 @@ class Notes:
     def _look(self, launch: str) -> None:
         crashed: dict[Crash, int] = {}
         with contextlib.suppress(OSError):
-            temporary.sweep("predicting", KEPT_SECONDS)
+            temporary_folders.sweep("predicting", KEPT_SECONDS)
         for _, crash in find_crashes():
             if crash.launch == launch:
                 crashed[crash] = crashed.get(crash, 0) + 1

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from transforms import causes, metrics
 from transforms.codec import Column
 from transforms.codes import Code, Stage
 from transforms.elements import InstanceBatch, PredictionBatch
@@ -23,6 +22,7 @@ from transforms.keys import hash_keys
 from transforms.model.batches import BatchRunner
 from transforms.model.pool import ModelPool
 from transforms.modelspecs import NO_COMPARISON, VARIANT, CompareSpec, ModelSpec
+from transforms.runtime import metrics, worker_causes
 from transforms.signature import ModelError
 
 # The finest share of the keys that a second model can be given.
@@ -51,7 +51,7 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool])
     def load_model(self) -> ModelPool:
         from transforms.imports import import_tensorflow
 
-        with causes.kept(self.staging) if self.staging is not None else contextlib.nullcontext():
+        with worker_causes.kept(self.staging) if self.staging is not None else contextlib.nullcontext():
             import_tensorflow()
             pool = ModelPool(self.memory_bytes, self.processes)
             if self.first is not None:

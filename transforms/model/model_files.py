@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from transforms import files, temporary
+from transforms import files
 from transforms.model import copies, fingerprint
 from transforms.modelspecs import ModelSpec
+from transforms.runtime import temporary_folders
 from transforms.signature import ModelError
 
 
@@ -62,8 +63,8 @@ class ModelFiles:
     def stage(self, folder: str) -> str:
         """Make a folder with the protobuf that was checked, and links to the rest, for a loader that reads it by itself."""
         content, path = self.read_graph(folder)
-        temporary.sweep("loading")
-        staged = temporary.make_folder("loading")
+        temporary_folders.sweep("loading")
+        staged = temporary_folders.make_folder("loading")
         (staged / os.path.basename(path)).write_bytes(content)
         for name in ("variables", "assets"):
             if os.path.isdir(f"{folder}/{name}"):

@@ -14,11 +14,11 @@ from collections import OrderedDict
 
 import numpy as np
 
-from transforms import machine
 from transforms.model import kept
 from transforms.model.crashes import Notes
 from transforms.model.session import LoadedModel, SharedSession
 from transforms.modelspecs import ModelSpec
+from transforms.runtime import machine
 from transforms.signature import ModelError
 
 LOG = logging.getLogger("nightshift")

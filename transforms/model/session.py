@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from transforms import codec, metrics
+from transforms import codec
 from transforms.imports import import_keras
 from transforms.model.fingerprint import PARTS
 from transforms.model.model_files import ModelFiles
 from transforms.modelspecs import ModelSpec, Structure
+from transforms.runtime import metrics
 from transforms.signature import Batching, ModelError, Signature, parse_proto
 
 Call = Callable[..., Sequence[np.ndarray]]

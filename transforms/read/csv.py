@@ -24,7 +24,6 @@ from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch, RowTexts
 from transforms.keys import join_keys, make_key, make_keys, take_key
 from transforms.read import arrow
-from transforms.read.ahead import read_ahead
 from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Block
 from transforms.read.columns import find_twins
 from transforms.read.csv_cells import Cells
@@ -33,6 +32,7 @@ from transforms.read.csv_rows import PIECE_BYTES, CsvRows, Header, RowBlock, adj
 from transforms.read.jsonl import LineParser
 from transforms.read.merge import merge
 from transforms.read.row import RowSpec
+from transforms.runtime.read_ahead import read_ahead
 from transforms.texts import quote
 
 

@@ -14,16 +14,17 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 
-from transforms import metrics, records
+from transforms import records
 from transforms.coders import Piece
 from transforms.codes import INCOMPLETE, Code
 from transforms.elements import FileRange, Incomplete, InstanceBatch, Split, SplitCount, SplitEnd
 from transforms.keys import hash_keys
 from transforms.modelspecs import VARIANT
-from transforms.read.ahead import read_ahead
 from transforms.read.blocks import BLOCK_BYTES
 from transforms.read.formats import RangeReader
 from transforms.read.row import RowSpec
+from transforms.runtime import metrics
+from transforms.runtime.read_ahead import read_ahead
 from transforms.specs import OWN_FIELDS, JobSpec
 from transforms.statistics import stored
 from transforms.statistics.gather import Statistics

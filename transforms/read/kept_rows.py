@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.elements import FailedRow, FileRange, InstanceBatch
-from transforms.packing import packer
 from transforms.read.blocks import Block
 from transforms.read.csv import RowParser
 from transforms.read.csv_rows import CsvRows, Header, find_rows
 from transforms.read.jsonl import LineParser
 from transforms.read.row import RowSpec
 from transforms.read.table import TableBatcher, TableRows, batch_rows, without_dictionaries
+from transforms.runtime.messagepack import packer
 
 NOWHERE = ("", 0)
 

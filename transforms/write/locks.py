@@ -21,7 +21,7 @@ import msgspec
 
 from transforms import files, gcs
 from transforms.own_names import STATE
-from transforms.processes import owner, this_process
+from transforms.runtime.processes import owner, this_process
 
 LOG = logging.getLogger("nightshift")
 LOCK = f"{STATE}/lock"
@@ -138,7 +138,7 @@ def _is_there(handle: int, path: str) -> bool:
 
 
 class Holder(msgspec.Struct):
-    """Who holds a bucket's lock, as the object says: ``process`` is told from all others by its label (``transforms.processes``)."""
+    """Who holds a bucket's lock, as the object says: ``process`` is its label (``transforms.runtime.processes``)."""
 
     token: str
     process: str

@@ -18,8 +18,8 @@ import msgspec
 from markupsafe import Markup
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
-from transforms import temporary
 from transforms.own_names import REPORT, STATISTICS
+from transforms.runtime import temporary_folders
 from transforms.specs import JobSpec
 from transforms.statistics import metadata
 from transforms.statistics.effort import STEPS, Effort
@@ -246,7 +246,7 @@ def _classes(feature: statistics_pb2.FeatureNameStatistics) -> list[tuple[str, i
 def _compiled() -> jinja2.BytecodeCache | None:
     """Keeps the compiled template among this user's temporary files: compiling takes 0.1 s, a tenth of a small run."""
     try:
-        return jinja2.FileSystemBytecodeCache(str(temporary.own_folder("templates")))
+        return jinja2.FileSystemBytecodeCache(str(temporary_folders.own_folder("templates")))
     except OSError:  # no folder for it
         return None
 

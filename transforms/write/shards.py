@@ -17,10 +17,11 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms import files, metrics, records
+from transforms import files, records
 from transforms.coders import Piece
 from transforms.elements import FailedRow, PredictionBatch, Shard, SplitEnd
 from transforms.records import SplitRecord
+from transforms.runtime import metrics
 from transforms.specs import JobSpec
 from transforms.statistics import stored
 from transforms.statistics.comparison import Comparison

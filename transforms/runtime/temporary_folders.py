@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from transforms import processes
+from transforms.runtime import processes
 
 LOG = logging.getLogger("nightshift")
 # What a process of another machine, or of another container, left in a folder that is shared with it: nobody here can say whether

@@ -1,0 +1,1 @@
+"""The process that works: memory, cores, threads, counters, temporary folders."""
