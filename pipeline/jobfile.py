@@ -233,7 +233,7 @@ def _read_remote(path: str, argv: Sequence[str]) -> bytes:
     from apache_beam.io.filesystems import FileSystems  # seconds, which a local file need not wait for
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from transforms import files
+    from transforms.storage import files
 
     known = beam_flags()
     FileSystems.set_options(PipelineOptions([argument for argument in argv if argument[2:].partition("=")[0] in known]))

@@ -247,7 +247,8 @@ def _is_done(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> bool:
 
 def _leave_staging(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> None:
     """Says how to go on where something is finished, and else leaves nothing behind."""
-    from transforms import files, records
+    from transforms import records
+    from transforms.storage import files
     from transforms.tasks import folders
     from transforms.write import publisher
 

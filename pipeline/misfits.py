@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from transforms import files
 from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, InstanceBatch, row_as_json
 from transforms.signature import Signature, TensorSpec
+from transforms.storage import files
 from transforms.values import normalize
 
 NAMED_INPUT = re.compile(r"input '([^']+)'")

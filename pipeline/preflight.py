@@ -26,9 +26,8 @@ from pipeline import comparing
 from pipeline import options as flags
 from pipeline.options import Options
 from pipeline.routing import stand_in_model, with_columns
-from transforms import files, records
+from transforms import records
 from transforms.bigquery import TableError
-from transforms.files import FoundFile
 from transforms.imports import import_tensorflow
 from transforms.model.locate import locate_model
 from transforms.model.registry import is_registered
@@ -42,6 +41,8 @@ from transforms.routes import check_format, check_route
 from transforms.runtime import machine
 from transforms.signature import ModelError
 from transforms.specs import JobSpec, OutputSpec
+from transforms.storage import files
+from transforms.storage.files import FoundFile
 from transforms.tables import parse_table
 from transforms.write import journal
 from transforms.write.differences import BaselineError

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from transforms import files
 from transforms.model.locate import locate_named
 from transforms.model.registry import is_registered
 from transforms.modelspecs import ModelSpec, RouteSpec, SpecError
 from transforms.routes import fixed_folder, folder_of, stand_in
 from transforms.signature import ModelError, Signature
 from transforms.specs import JobSpec
+from transforms.storage import files
 
 # Models that are looked at until one tells the columns of the results.
 LOOKED_AT = 100

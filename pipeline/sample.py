@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from transforms import files
 from transforms.elements import FailedRow, FileRange, InstanceBatch, PredictionBatch
-from transforms.files import FoundFile
 from transforms.model.batches import BatchRunner
 from transforms.model.session import LoadedModel
 from transforms.read.formats import format_of
 from transforms.read.instances import range_reader
 from transforms.read.splits import PACKED_FILES, SPLIT_BYTES, split_file
 from transforms.specs import JobSpec
+from transforms.storage import files
+from transforms.storage.files import FoundFile
 from transforms.write.formats import Encoder, make_encoder
 from transforms.write.jsonl import LineEncoder
 from transforms.write.rows import refuse_non_finite, select

@@ -174,7 +174,7 @@ class Service:
 
 
 def _manifest(folder: str) -> dict[str, Any]:
-    from transforms import files
+    from transforms.storage import files
 
     return json.loads(files.read_bytes(files.join(folder, "manifest.json")))
 

@@ -137,7 +137,7 @@ def main(arguments: Sequence[str]) -> int:
     except UsageError as error:
         complain(f"make template: {error}")
         return 2
-    from transforms import files
+    from transforms.storage import files
 
     files.write_bytes(path, text.encode())
     say(f"wrote {path}")

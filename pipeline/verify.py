@@ -63,8 +63,8 @@ def verify(arguments: Sequence[str]) -> int:
 
 def _differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[str]:
     """Yield what differs in one output and, of a run of many, in those of its tasks."""
-    from transforms import files
     from transforms.own_names import SUCCESS
+    from transforms.storage import files
     from transforms.write import journal
     from transforms.write import verify as comparing
 
@@ -90,7 +90,7 @@ def _differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[s
 def _task_differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[str]:
     import msgspec
 
-    from transforms import files
+    from transforms.storage import files
     from transforms.tasks import resolve
     from transforms.write import verify as comparing
 

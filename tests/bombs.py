@@ -22,11 +22,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from backports import zstd
 
-from transforms import files
 from transforms.read import splits
 from transforms.read.formats import RangeReader, format_of
 from transforms.read.row import RowSpec
 from transforms.signature import Signature, TensorSpec
+from transforms.storage import files
 
 MB = 1 << 20
 RESULT = (TensorSpec("y", "y:0", "float32", (None,)),)

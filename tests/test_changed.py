@@ -23,14 +23,15 @@ from gcp_fixtures import CloudStorage
 from saved_models import Models
 from test_job import lines, manifest, run, write_lines
 
-from transforms import files, records
+from transforms import records
 from transforms.codes import Code
 from transforms.elements import FileRange, InstanceBatch, Split
-from transforms.pins import Pin
 from transforms.read import duplicates, splits
 from transforms.read.formats import RangeReader, format_of
 from transforms.read.row import RowSpec
 from transforms.signature import Signature, TensorSpec
+from transforms.storage import files
+from transforms.storage.pins import Pin
 
 NUMBERS = Signature("s", ("serve",), (TensorSpec("x", "x:0", "float32", (None,)),), (TensorSpec("y", "y:0", "float32", (None,)),))
 TEXTS = Signature("s", ("serve",), (TensorSpec("t", "t:0", "string", (None,)),), (TensorSpec("y", "y:0", "float32", (None,)),))

@@ -27,10 +27,8 @@ from pipeline import options as flags
 from transforms.coders import MessageCoder, PieceCoder
 from transforms.codes import Code, Stage
 from transforms.elements import FailedRow, FileRange, Incomplete, Plan, Shard, Split, SplitCount, Task
-from transforms.files import FoundFile
 from transforms.keys import DuplicateKey, Duplicates
 from transforms.modelspecs import ModelSpec, Structure
-from transforms.pins import Pin
 from transforms.read.csv_rows import Header
 from transforms.read.kept_rows import RowBlock, RowBlockCoder
 from transforms.signature import Signature, TensorSpec
@@ -38,6 +36,8 @@ from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.statistics import stored
 from transforms.statistics.comparison import Comparison
 from transforms.statistics.gather import Statistics
+from transforms.storage.files import FoundFile
+from transforms.storage.pins import Pin
 from transforms.tasks import RunSpec
 
 FALLBACKS = (

@@ -16,12 +16,12 @@ from gcp_fixtures import CloudStorage
 from saved_models import Models
 from test_commit import FOREIGN, NEW, OLD, RESULT0, RESULT1, Killed, an_output, crc32c, described, make
 
-from transforms import gcs as storage
 from transforms.elements import Shard, SplitCount
-from transforms.gcs import ChangedError
 from transforms.modelspecs import ModelSpec
 from transforms.signature import Signature
 from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.storage import gcs as storage
+from transforms.storage.gcs import ChangedError
 from transforms.write import locks
 from transforms.write.commit import Change, FolderChange
 from transforms.write.gate import Accounts

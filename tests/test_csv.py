@@ -23,7 +23,6 @@ from test_job import check_output, lines, manifest, run
 from transforms import codec
 from transforms.codes import Code
 from transforms.elements import FileRange, InstanceBatch
-from transforms.files import FoundFile
 from transforms.read import blocks, csv_rows, splits
 from transforms.read.blocks import DamagedFileError
 from transforms.read.csv import CsvReader, RowParser
@@ -33,6 +32,7 @@ from transforms.read.formats import FORMATS, format_of
 from transforms.read.row import RowSpec
 from transforms.read.splits import split_file
 from transforms.signature import Signature, TensorSpec
+from transforms.storage.files import FoundFile
 
 MANY = settings(deadline=None, derandomize=True, max_examples=300, suppress_health_check=list(HealthCheck))
 

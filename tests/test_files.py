@@ -17,11 +17,11 @@ from saved_models import Models
 from test_job import check_output, lines, run, write_lines
 
 from pipeline.main import main
-from transforms import files
 from transforms.elements import Split
-from transforms.files import LeavesFolderError
 from transforms.read.splits import PlanSplits
 from transforms.specs import InputSpec
+from transforms.storage import files
+from transforms.storage.files import LeavesFolderError
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -237,7 +237,7 @@ def objects(gcs):
 
 @pytest.mark.parametrize("pattern", MATCHES)
 def test_match_is_the_same_in_a_bucket_and_on_a_disk(objects, tmp_path, pattern):
-    from transforms import files
+    from transforms.storage import files
 
     for name in OBJECTS:
         if not name.endswith("/"):
@@ -250,7 +250,7 @@ def test_match_is_the_same_in_a_bucket_and_on_a_disk(objects, tmp_path, pattern)
 
 
 def test_double_star_before_an_extension_goes_through_folders(objects):
-    from transforms import files
+    from transforms.storage import files
 
     found = [file.relative for file in files.match(f"{objects}/d**.jsonl")]
     assert found == []  # "d**" is "d*": one folder, as on a disk
@@ -259,7 +259,7 @@ def test_double_star_before_an_extension_goes_through_folders(objects):
 
 
 def test_children_and_folder(objects):
-    from transforms import files
+    from transforms.storage import files
 
     names = [".dot.jsonl", "_under.jsonl", "a.jsonl", "a1.jsonl", "a[1].jsonl", "b #?.jsonl.gz", "d", "d [x]", "dx"]
     assert files.list_children(objects) == names
@@ -274,8 +274,8 @@ def test_children_and_folder(objects):
 
 
 def test_reader_gives_any_range_as_a_file_would(gcs, bucket, monkeypatch):
-    from transforms import files
-    from transforms import gcs as storage
+    from transforms.storage import files
+    from transforms.storage import gcs as storage
 
     monkeypatch.setattr(storage, "WINDOW_BYTES", 1000)
     content = np.random.default_rng(7).integers(0, 256, 5_300, np.uint8).tobytes()
@@ -299,7 +299,7 @@ def test_reader_gives_any_range_as_a_file_would(gcs, bucket, monkeypatch):
 
 
 def test_reader_asks_for_each_byte_once(gcs, bucket):
-    from transforms import files
+    from transforms.storage import files
 
     path = gcs.write(f"{bucket}/20MB", bytes(20 << 20))
     empty = gcs.write(f"{bucket}/empty", b"")
@@ -313,8 +313,8 @@ def test_reader_asks_for_each_byte_once(gcs, bucket):
 
 
 def test_object_replaced_while_it_is_read_is_an_error(gcs, bucket, monkeypatch):
-    from transforms import files
-    from transforms import gcs as storage
+    from transforms.storage import files
+    from transforms.storage import gcs as storage
 
     monkeypatch.setattr(storage, "WINDOW_BYTES", 1000)
     path = gcs.write(f"{bucket}/data.jsonl", b"old" * 1000)
@@ -328,8 +328,8 @@ def test_object_replaced_while_it_is_read_is_an_error(gcs, bucket, monkeypatch):
 
 
 def test_object_replaced_between_open_and_the_first_read_is_an_error(gcs, bucket):
-    from transforms import files
-    from transforms import gcs as storage
+    from transforms.storage import files
+    from transforms.storage import gcs as storage
 
     path = gcs.write(f"{bucket}/data.jsonl", b"old" * 1000)
     with files.open_raw(path) as stream:
@@ -339,8 +339,8 @@ def test_object_replaced_between_open_and_the_first_read_is_an_error(gcs, bucket
 
 
 def test_fewer_bytes_than_were_asked_for_are_an_error(gcs, bucket):
-    from transforms import files
-    from transforms import gcs as storage
+    from transforms.storage import files
+    from transforms.storage import gcs as storage
 
     path = gcs.write(f"{bucket}/data.jsonl", b"row" * 1000)
     with (
@@ -352,7 +352,7 @@ def test_fewer_bytes_than_were_asked_for_are_an_error(gcs, bucket):
 
 
 def test_compressed_objects_come_as_they_are_stored(gcs, bucket):
-    from transforms import files
+    from transforms.storage import files
 
     packed = gzip.compress(jsonl(ROWS))
     for kind in ("application/json", "application/gzip"):
@@ -365,7 +365,7 @@ def test_compressed_objects_come_as_they_are_stored(gcs, bucket):
 
 
 def test_written_object_appears_whole(gcs, bucket):
-    from transforms import files
+    from transforms.storage import files
 
     content = os.urandom(20 << 20)  # more than one request's
     with files.create(f"{bucket}/large [1]") as stream:
@@ -378,7 +378,7 @@ def test_written_object_appears_whole(gcs, bucket):
 
 
 def test_rename_and_delete_take_names_literally_and_go_by_batch(gcs, bucket):
-    from transforms import files
+    from transforms.storage import files
 
     pairs = [(f"{bucket}/s/{number} [1] #?%.txt", f"{bucket}/t/{number}") for number in range(130)]
     for number, (source, _) in enumerate(pairs):
@@ -398,8 +398,8 @@ def test_rename_and_delete_take_names_literally_and_go_by_batch(gcs, bucket):
 
 
 def test_renaming_what_is_gone_is_an_error(bucket):
-    from transforms import files
-    from transforms.gcs import StorageError
+    from transforms.storage import files
+    from transforms.storage.gcs import StorageError
 
     with pytest.raises(StorageError, match="gone"):
         files.rename([(f"{bucket}/gone", f"{bucket}/there")])

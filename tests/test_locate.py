@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from transforms import files
 from transforms.model import copies
 from transforms.model.copies import copy_to_worker
 from transforms.model.locate import find_version, read_meta_graphs
 from transforms.runtime import temporary_folders
 from transforms.signature import ModelError
+from transforms.storage import files
 
 
 def saved_model(folder: Path, name: str = "saved_model.pb") -> Path:

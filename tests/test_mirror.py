@@ -10,9 +10,9 @@ from saved_models import Models
 from test_job import lines, names_in, run, write_lines
 
 from pipeline import preflight
-from transforms.files import FoundFile
 from transforms.modelspecs import SpecError
 from transforms.specs import OutputSpec
+from transforms.storage.files import FoundFile
 from transforms.write.mirror import MirrorCheck
 
 CLASHES = [

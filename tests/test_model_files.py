@@ -16,13 +16,13 @@ from gcp_fixtures import CloudStorage
 from test_job import lines, manifest, run, write_lines
 
 from pipeline import main as program
-from transforms import files
 from transforms.model import kept
 from transforms.model.locate import locate_model
 from transforms.model.model_files import ModelChangedError
 from transforms.model.pool import ModelPool
 from transforms.model.session import LoadedModel
 from transforms.runtime import temporary_folders
+from transforms.storage import files
 
 Capture = pytest.CaptureFixture[str]
 

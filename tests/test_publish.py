@@ -13,8 +13,8 @@ import pytest
 from saved_models import Models
 from test_job import lines, manifest, run, write_lines
 
-from transforms import files
 from transforms.specs import InputSpec, KeySpec, OutputSpec
+from transforms.storage import files
 from transforms.tasks import RunSpec
 from transforms.write import shards
 from transforms.write.journal import alone

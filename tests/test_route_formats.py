@@ -17,12 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from test_many import export, read_lines, run
 
-from transforms import files
 from transforms.elements import FileRange
 from transforms.read.kept_rows import keep
 from transforms.read.parquet import ParquetReader
 from transforms.read.row import RowSpec
 from transforms.signature import Signature
+from transforms.storage import files
 
 Weights = dict[str, tuple[np.ndarray, float]]
 SITES = ("north", 'south, "old"', "Zürich")

@@ -9,12 +9,12 @@ import apache_beam as beam
 import pytest
 
 from transforms.elements import FileRange, Split
-from transforms.files import FoundFile
-from transforms.pins import Pin
 from transforms.read import splits
 from transforms.read.formats import FORMATS, FormatError, format_of
 from transforms.read.splits import PlanSplits, split_file
 from transforms.specs import InputSpec
+from transforms.storage.files import FoundFile
+from transforms.storage.pins import Pin
 
 
 @pytest.mark.parametrize(

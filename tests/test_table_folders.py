@@ -11,8 +11,8 @@ import pytest
 from saved_models import Models
 from test_job import run
 
-from transforms import files, table_folders
-from transforms.table_folders import TableFolderError
+from transforms.storage import files, table_folders
+from transforms.storage.table_folders import TableFolderError
 
 UUID = "8a5b2d3c-1f60-4f6e-9d0a-0123456789ab"
 # As delta-rs, pyiceberg with a catalog, Spark with Iceberg's Hadoop tables, and Hudi write them.

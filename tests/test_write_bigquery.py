@@ -147,8 +147,8 @@ def test_the_same_run_twice_ends_with_the_same_table(bigquery, run, tmp_path):
 
 def test_more_shards_than_a_load_can_name(bigquery, run, tmp_path, gcs, monkeypatch):
     """They are moved to one folder, and a pattern names it; an attempt that was ended in the middle goes on."""
-    from transforms import files
     from transforms.read import splits
+    from transforms.storage import files
     from transforms.write import load
 
     monkeypatch.setattr(load, "MAX_FILES", 3)
@@ -273,7 +273,7 @@ def test_failed_rows_of_the_same_run(bigquery, run, tmp_path):
 @pytest.mark.parametrize("moment", ["before the load", "after the load", "after the manifest"])
 def test_killed_while_publishing_nothing_is_half_loaded(bigquery, run, tmp_path, monkeypatch, moment):
     """The publish step is broken off; its next attempt, or the same run started again, ends as if it had not been."""
-    from transforms import files
+    from transforms.storage import files
     from transforms.write import load
 
     output = f"{bigquery.make_dataset()}.t"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from transforms import files
 from transforms.specs import JobSpec
+from transforms.storage import files
 from transforms.tasks import RunSpec
 
 MARK = "cancelled"

@@ -11,11 +11,11 @@ import apache_beam as beam
 from apache_beam.coders.typecoders import CoderRegistry
 
 from transforms.elements import Plan, Shard, Split, SplitCount, Task
-from transforms.files import FoundFile
 from transforms.keys import DuplicateKey, Duplicates
 from transforms.runtime.messagepack import packer
 from transforms.statistics import stored
 from transforms.statistics.gather import Statistics
+from transforms.storage.files import FoundFile
 
 
 class MessageCoder(beam.coders.Coder):

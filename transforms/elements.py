@@ -15,8 +15,8 @@ from transforms.codec import Column, take
 from transforms.codes import Code, Stage
 from transforms.keys import readable
 from transforms.modelspecs import ModelSpec
-from transforms.pins import Pin
 from transforms.specs import JobSpec
+from transforms.storage.pins import Pin
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from typing import Any
 import google_crc32c
 import msgspec
 
-from transforms import files
 from transforms.elements import FileRange, Shard, Split, SplitCount
 from transforms.modelspecs import SpecError
 from transforms.runtime.messagepack import packer
 from transforms.specs import STAGING, JobSpec, staging_in
+from transforms.storage import files
 
 SUFFIX = ".split"
 PARTS = ("results", "errors")  # each row is in one of them

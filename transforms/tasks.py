@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
-from transforms import files
 from transforms.elements import Plan, Task
 from transforms.modelspecs import NO_COMPARISON, CompareSpec, SpecError
 from transforms.own_names import is_own
 from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec, staging_in
+from transforms.storage import files
 
 REQUIRED = ("model", "input", "output")
 OPTIONAL = ("signature_name", "model_version", "key_field")

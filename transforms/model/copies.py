@@ -20,10 +20,10 @@ from pathlib import Path
 
 import google_crc32c
 
-from transforms import files
-from transforms.gcs import StorageError
 from transforms.runtime import processes, temporary_folders
 from transforms.signature import ModelError
+from transforms.storage import files
+from transforms.storage.gcs import StorageError
 
 # TensorFlow takes a path with these for a pattern when it restores variables.
 GLOB_CHARACTERS = frozenset("[]*?\\")

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 import google_crc32c
 
-from transforms.files import FoundFile, is_remote, read_bytes
+from transforms.storage.files import FoundFile, is_remote, read_bytes
 
 PROTOBUFS = ("saved_model.pb", "saved_model.pbtxt")
 PARTS = ("graph", "variables", "assets")

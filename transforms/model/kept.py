@@ -9,9 +9,9 @@ import hashlib
 import threading
 from collections import OrderedDict
 
-from transforms import files
 from transforms.model.session import LoadedModel
 from transforms.modelspecs import ModelSpec
+from transforms.storage import files
 
 _lock = threading.Lock()
 _kept: OrderedDict[str, LoadedModel] = OrderedDict()

@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from transforms import files
 from transforms.model import copies, fingerprint
 from transforms.modelspecs import ModelSpec
 from transforms.runtime import temporary_folders
 from transforms.signature import ModelError
+from transforms.storage import files
 
 
 class ModelChangedError(ModelError):

@@ -14,11 +14,11 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from transforms import files
 from transforms.model.reach import initializers
 from transforms.model.restoring import VARIABLES, UnreadableRestoreError, restored_entries
 from transforms.modelspecs import Structure
 from transforms.signature import MetaGraph, Signature
+from transforms.storage import files
 
 # Attributes that name things or are notes for the runtime; all others count.
 UNTOLD = frozenset((

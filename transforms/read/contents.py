@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from transforms import files
 from transforms.elements import FileRange
 from transforms.read.blocks import compression_of, open_stream
 from transforms.read.damage import DamagedFileError, decoding
+from transforms.storage import files
 
 # What files of a kind begin with: RFC 1952, bzip2's and zstd's (RFC 8878) own, parquet.thrift, Avro 1.11 "Object Container Files".
 # Long enough that no text is taken for one: a header of CSV may well begin with PAR1, or with PARE.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from transforms import files
 from transforms.elements import FileRange
 from transforms.read.blocks import BLOCK_BYTES, compression_of
 from transforms.read.columns import find_twins
@@ -10,6 +9,7 @@ from transforms.read.csv_rows import Header, read_header, read_rows, take_header
 from transforms.read.damage import DamagedFileError
 from transforms.read.row import RowSpec
 from transforms.signature import TensorSpec
+from transforms.storage import files
 
 
 def missing_columns(path: str, spec: RowSpec) -> list[str]:

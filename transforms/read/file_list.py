@@ -12,15 +12,15 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from transforms import files, gcs
 from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch, Rows
-from transforms.files import FoundFile
 from transforms.keys import hash_keys, path_text, readable
-from transforms.pins import FileChangedError
 from transforms.read.blocks import MAX_ROW_BYTES, read_blocks
 from transforms.read.jsonl import find_lines
 from transforms.read.row import RowSpec
+from transforms.storage import files, gcs
+from transforms.storage.files import FoundFile
+from transforms.storage.pins import FileChangedError
 
 BATCH_BYTES = 4 << 20
 BATCH_FILES = 1024

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 from transforms.codes import Code, Stage
 from transforms.elements import FailedRow, FileRange, InstanceBatch
-from transforms.pins import FileChangedError
 from transforms.read.blocks import compression_of
 from transforms.read.contents import contradiction
 from transforms.read.damage import DamagedFileError
 from transforms.read.row import RowSpec
+from transforms.storage.pins import FileChangedError
 from transforms.tables import is_table
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from transforms import files
 from transforms.elements import FileRange
 from transforms.read.damage import DamagedFileError
+from transforms.storage import files
 
 
 @contextmanager

@@ -11,11 +11,11 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms import files
 from transforms.elements import FileRange, Split
-from transforms.files import FoundFile
 from transforms.read.formats import Format, format_of
 from transforms.specs import InputSpec, OutputSpec
+from transforms.storage import files
+from transforms.storage.files import FoundFile
 from transforms.write.mirror import CheckMirror
 
 # A split is long enough that its fixed cost (open, seek, a shard of its own) is lost in it, and short enough that

@@ -10,10 +10,8 @@ import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.pvalue import TaggedOutput
 
-from transforms import files
 from transforms.coders import Piece
 from transforms.elements import FileRange, Plan, Split, Task
-from transforms.files import FoundFile
 from transforms.model.locate import locate_model
 from transforms.modelspecs import SpecError
 from transforms.own_names import is_own
@@ -23,6 +21,8 @@ from transforms.read.instances import row_spec
 from transforms.read.splits import SPLIT_BYTES, PlanSplits, split_file
 from transforms.signature import ModelError
 from transforms.specs import JobSpec, OutputSpec
+from transforms.storage import files
+from transforms.storage.files import FoundFile
 from transforms.tasks import RunSpec, read_tasks
 from transforms.write import journal, manifest
 from transforms.write.formats import make_encoder

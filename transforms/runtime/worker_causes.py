@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 
-from transforms import files
+from transforms.storage import files
 
 PREFIX = "cause-"
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import google_crc32c
 
-from transforms import files
 from transforms.elements import Shard
 from transforms.own_names import MANIFEST, STATE, SUCCESS
 from transforms.specs import STAGING
+from transforms.storage import files
 from transforms.write import journal, verify
 from transforms.write.journal import JOURNAL, Journal, Locks
 from transforms.write.locks import LOCK

@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 
-from transforms import files
 from transforms.modelspecs import ModelSpec
 from transforms.specs import JobSpec
 from transforms.statistics import metadata
 from transforms.statistics.drift import WARNED_DRIFT, Drift, compare
 from transforms.statistics.gather import Statistics
 from transforms.statistics.guard import COMPARISON, DRIFT, Failures, guarded
+from transforms.storage import files
 from transforms.write.gate import Accounts
 
 STATISTICS = "statistics.json"

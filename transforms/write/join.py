@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from transforms import files
+from transforms.storage import files
 
 BLOCK_BYTES = 8 << 20
 

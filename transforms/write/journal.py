@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from transforms import files, gcs
 from transforms.own_names import MANIFEST, STATE, SUCCESS
 from transforms.specs import RUN_ID, STAGING
+from transforms.storage import files, gcs
 from transforms.write import verify
 from transforms.write.locks import FolderLock, acquire
 from transforms.write.names import leaves_folder

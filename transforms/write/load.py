@@ -13,11 +13,11 @@ import msgspec
 from google.api_core.exceptions import Conflict, NotFound
 from google.cloud import bigquery
 
-from transforms import files
 from transforms.bigquery import ERRORS, TableError, client, reason
 from transforms.elements import Shard
 from transforms.own_names import MANIFEST, SUCCESS
 from transforms.specs import JobSpec
+from transforms.storage import files
 from transforms.tables import TableName, parse_table
 from transforms.write import manifest, models
 from transforms.write.bigquery import TableEncoder, schema_field

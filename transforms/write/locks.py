@@ -19,9 +19,9 @@ from typing import Protocol
 
 import msgspec
 
-from transforms import files, gcs
 from transforms.own_names import STATE
 from transforms.runtime.processes import owner, this_process
+from transforms.storage import files, gcs
 
 LOG = logging.getLogger("nightshift")
 LOCK = f"{STATE}/lock"

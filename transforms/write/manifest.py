@@ -8,13 +8,14 @@ from typing import Any
 
 import msgspec
 
-from transforms import files, records
+from transforms import records
 from transforms.codes import Code
 from transforms.elements import Plan, Shard
 from transforms.own_names import MANIFEST
 from transforms.specs import JobSpec
 from transforms.statistics.effort import STEPS, Effort
 from transforms.statistics.guard import EFFORT, Failures, guarded, warnings
+from transforms.storage import files
 from transforms.tasks import RunSpec
 from transforms.write.differences import describe
 from transforms.write.gate import Accounts, count_codes

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import apache_beam as beam
 
-from transforms.files import FoundFile
 from transforms.modelspecs import SpecError
 from transforms.own_names import is_own
 from transforms.specs import OutputSpec
+from transforms.storage.files import FoundFile
 from transforms.write.formats import FORMATS
 
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms import files
 from transforms.elements import PredictionBatch
 from transforms.signature import Signature
 from transforms.specs import OutputSpec
+from transforms.storage import files
 from transforms.write.columns import make_columns, not_utf8, refuse_unfit
 from transforms.write.join import Sink
 from transforms.write.rows import pieces

@@ -15,9 +15,9 @@ from typing import Protocol
 import google_crc32c
 import msgspec
 
-from transforms import files, gcs
 from transforms.own_names import SUCCESS
 from transforms.specs import STAGING
+from transforms.storage import files, gcs
 from transforms.write.names import leaves_folder
 
 BLOCK_BYTES = 1 << 20

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from transforms import cancelled, files
+from transforms import cancelled
 from transforms.elements import Plan
 from transforms.own_names import MANIFEST, SUCCESS
+from transforms.storage import files
 from transforms.tasks import RunSpec
 from transforms.write import journal, manifest
 from transforms.write.commit import Change, FolderChange, NameTwiceError, prepare, sync

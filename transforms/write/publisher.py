@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from transforms import files
 from transforms.elements import Shard
 from transforms.own_names import COMPARISON, ERRORS, MANIFEST, RESULTS, STATS, SUCCESS
 from transforms.specs import STAGING, JobSpec
+from transforms.storage import files
 from transforms.tasks import RunSpec
 from transforms.write import journal, manifest, models
 from transforms.write.commit import Change, FolderChange, Prepared, entries, prepare, sync

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from transforms import files
 from transforms.own_names import MANIFEST, SUCCESS, TASKS
 from transforms.specs import STAGING
+from transforms.storage import files
 from transforms.tasks import RunSpec
 from transforms.write import manifest
 from transforms.write.commit import Change, FolderChange, commit, entries

@@ -17,7 +17,7 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms import files, records
+from transforms import records
 from transforms.coders import Piece
 from transforms.elements import FailedRow, PredictionBatch, Shard, SplitEnd
 from transforms.records import SplitRecord
@@ -27,6 +27,7 @@ from transforms.statistics import stored
 from transforms.statistics.comparison import Comparison
 from transforms.statistics.gather import Statistics
 from transforms.statistics.guard import COMPARISON, EFFORT, STATISTICS, guarded
+from transforms.storage import files
 from transforms.write.comparison import compare_batch
 from transforms.write.failed import failed_row_writer
 from transforms.write.formats import make_encoder

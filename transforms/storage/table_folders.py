@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable
 
-from transforms import gcs
+from transforms.storage import gcs
 
 DATA_FILE = re.compile(r"\.(parquet|avro|orc)$", re.IGNORECASE)
 ICEBERG_METADATA = r"(?:v\d+|\d{5,}-[0-9a-f-]{36})(?:\.gz)?\.metadata\.json(?:\.gz)?"

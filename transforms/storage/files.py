@@ -16,8 +16,8 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import BinaryIO
 
-from transforms import gcs, table_folders
-from transforms.pins import FileChangedError, Pin
+from transforms.storage import gcs, table_folders
+from transforms.storage.pins import FileChangedError, Pin
 
 GLOB_CHARACTERS = re.compile(r"[*?\[]")
 HIDDEN = re.compile(r"/[_.]")

@@ -32,7 +32,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud.storage import Blob  # type: ignore[import-untyped]
 from google.cloud.storage.retry import DEFAULT_RETRY  # type: ignore[import-untyped]
 
-from transforms.pins import FileChangedError, Pin
+from transforms.storage.pins import FileChangedError, Pin
 
 SCHEME = "gs://"
 # One request fetches this much. A range's last line lies in the next window, so twice as much would be fetched in vain

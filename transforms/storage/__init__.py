@@ -1,0 +1,1 @@
+"""Files of a disk or a bucket: find, open, replace, and know whether one changed."""
