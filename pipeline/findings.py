@@ -8,8 +8,8 @@ from typing import Any
 from pipeline.estimate import Estimate
 from pipeline.misfits import Misfit
 from pipeline.sample import InputPlan, Sample
-from transforms.modelspecs import SpecError
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
+from transforms.specs.models import SpecError
 from transforms.write.bigquery import column_types, schema_field
 from transforms.write.schema import make_table
 

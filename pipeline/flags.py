@@ -8,7 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline import dates
-from transforms import specs
+from transforms.specs.job import (
+    CSV_FORMULAS,
+    DUPLICATE_KEYS,
+    INPUT_FORMATS,
+    NAN_POLICIES,
+    OUTPUT_FORMATS,
+    OUTPUT_LAYOUTS,
+    OUTPUT_STYLES,
+    REPORTS,
+    WRITE_DISPOSITIONS,
+)
 
 
 class UsageError(Exception):
@@ -149,12 +159,12 @@ FLAGS = (
     ),
     Flag("input_query", "Input", "a query of BigQuery, instead of --input", "a SELECT of BigQuery's SQL", default_help="none"),
     Flag("row_restriction", "Input", "which rows of a table are read", "a condition as in a WHERE of BigQuery's SQL", default_help="all"),
-    _choices("input_format", "Input", "format of the input", specs.INPUT_FORMATS, None, "by each file's extension"),
+    _choices("input_format", "Input", "format of the input", INPUT_FORMATS, None, "by each file's extension"),
     Flag(
         "key_field", "Input", "field that holds the instance key; several make a composite key", "field names separated by commas",
         _names, (), "none: keys are made from file and byte offset",
     ),
-    _choices("duplicate_keys", "Input", "what a key that stands twice does", specs.DUPLICATE_KEYS, "fail"),
+    _choices("duplicate_keys", "Input", "what a key that stands twice does", DUPLICATE_KEYS, "fail"),
     Flag(
         "include_fields", "Input", "fields of a row that the model is fed", "field names separated by commas",
         _names, (), "those the signature names",
@@ -168,31 +178,31 @@ FLAGS = (
         "output", "Output", "folder of the results, local or gs://; or a table, bq://project.dataset[.table]", "a folder or table",
         default_help="required",
     ),
-    _choices("output_format", "Output", "format of the predictions", specs.OUTPUT_FORMATS, None, "jsonl, or bigquery for a table"),
-    _choices("output_style", "Output", "shape of a row of JSON", specs.OUTPUT_STYLES, "keyed"),
+    _choices("output_format", "Output", "format of the predictions", OUTPUT_FORMATS, None, "jsonl, or bigquery for a table"),
+    _choices("output_style", "Output", "shape of a row of JSON", OUTPUT_STYLES, "keyed"),
     _choices(
         "output_layout", "Output", "sharded, or mirror: one output file an input file, same relative path and order",
-        specs.OUTPUT_LAYOUTS, "sharded",
+        OUTPUT_LAYOUTS, "sharded",
     ),
     Flag("errors", "Output", "folder of the failed rows", "a folder", default_help="beside the results"),
     Flag(
         "max_error_ratio", "Output", "failed ÷ read above which nothing is published", "a number from 0 to 1", _number(0, 1), 0.1,
     ),
-    _choices("nan", "Output", "NaN and infinities in text: null, a string, or the row fails", specs.NAN_POLICIES, "null"),
+    _choices("nan", "Output", "NaN and infinities in text: null, a string, or the row fails", NAN_POLICIES, "null"),
     _choices(
         "csv_formulas", "Output", "texts in CSV that a spreadsheet would run (= + - @ first): keep them, or put an apostrophe before",
-        specs.CSV_FORMULAS, "keep",
+        CSV_FORMULAS, "keep",
     ),
     _choices(
         "write_disposition", "Output", "replace what is in the folder or table, add to a table, or refuse",
-        specs.WRITE_DISPOSITIONS, "truncate",
+        WRITE_DISPOSITIONS, "truncate",
     ),
     Flag("create_dataset", "Output", "make the dataset of a table, in --location, if there is none", "true or false", _boolean, False),
     Flag("partition_field", "Output", "column that partitions a new table", "a column of DATE, DATETIME or TIMESTAMP", default_help="none"),
     Flag("cluster_fields", "Output", "columns that cluster a new table", "up to 4 column names separated by commas", _names, (), "none"),
     _choices(
         "report", "Output", "gather statistics of the rows and write statistics.json and report.html; tasks: for each task of many too",
-        specs.REPORTS, "true",
+        REPORTS, "true",
     ),
     Flag(
         "baseline", "Compare", "an earlier run, whose statistics.json inputs and predictions are held against",

@@ -9,7 +9,7 @@ from transforms.read.duplicates import CheckKeys
 from transforms.read.instances import ReadInstances
 from transforms.read.route import RouteRows
 from transforms.read.tasks import PlanJob, PlanTasks
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
 from transforms.tasks import RunSpec
 from transforms.write.load import TablePublisher
 from transforms.write.publish import Publish, Publisher

@@ -20,9 +20,9 @@ from pipeline.flags import UsageError
 from pipeline.options import Options
 from pipeline.terminal import complain as to_terminal
 from pipeline.terminal import log_to_stderr, say
-from transforms.modelspecs import SpecError
 from transforms.runtime import temporary_folders
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
+from transforms.specs.models import SpecError
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions

@@ -31,9 +31,9 @@ from pipeline.preflight import (
 from transforms.bigquery import ERRORS, client, reason
 from transforms.elements import Task
 from transforms.imports import import_tensorflow
-from transforms.modelspecs import SpecError
+from transforms.specs.models import SpecError
+from transforms.specs.table_name import is_table, parse_table
 from transforms.storage import files
-from transforms.tables import is_table, parse_table
 from transforms.tasks import OPTIONAL, REQUIRED, RunSpec, TaskError, check_tasks, make_tasks, read_tasks, resolve, write_tasks
 from transforms.write import manifest
 from transforms.write.journal import JournalError

@@ -9,7 +9,9 @@ from typing import Any
 from pipeline import dates
 from pipeline.arguments import Arguments, read_arguments, read_values
 from pipeline.flags import BY_NAME, FLAGS, MANY, REQUIRED, UsageError, default_text
-from transforms import modelspecs, specs, tables
+from transforms.specs import table_name
+from transforms.specs.job import RUN_ID, BigQuerySpec, InputSpec, KeySpec, OutputSpec
+from transforms.specs.models import VARIANT, CompareSpec, RouteSpec, SpecError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,7 @@ def make(arguments: Arguments) -> Options:
     )  # each checks itself, before anything heavy is imported
     if options.resume and options.run_id is None:
         raise UsageError("--resume=true needs the --run_id of the run to go on with; its message, its manifest and the log name it")
-    if options.run_id is not None and not specs.RUN_ID.fullmatch(options.run_id):
+    if options.run_id is not None and not RUN_ID.fullmatch(options.run_id):
         raise UsageError(f"--run_id={options.run_id}: expected {BY_NAME['run_id'].allowed}, beginning with a letter or digit")
     return options
 
@@ -78,22 +80,22 @@ def _required(values: dict[str, Any]) -> tuple[str, ...]:
 # --- flags → specs ---------------------------------------------------------------------------------------------------------
 
 
-def input_spec(options: Options) -> specs.InputSpec:
+def input_spec(options: Options) -> InputSpec:
     patterns = options.input if not any(options.values[name] for name in MANY) else ("each task's own",)
-    return specs.InputSpec(
+    return InputSpec(
         patterns, options.input_format, options.include_fields, options.exclude_fields, options.input_query, options.row_restriction
     )
 
 
-def route_spec(options: Options, threads: int = 1) -> modelspecs.RouteSpec | None:
+def route_spec(options: Options, threads: int = 1) -> RouteSpec | None:
     if options.model_field is None:
         if options.model_column is not None:
-            raise modelspecs.SpecError("model_column", "is for rows that name their models: give --model_field too")
+            raise SpecError("model_column", "is for rows that name their models: give --model_field too")
         return None
     many = next((name for name in MANY if options.values[name]), None)
     if many:
-        raise modelspecs.SpecError("model_field", f"and --{many} exclude each other: tasks name their models")
-    return modelspecs.RouteSpec(
+        raise SpecError("model_field", f"and --{many} exclude each other: tasks name their models")
+    return RouteSpec(
         field=options.model_field,
         template=options.model,
         column=options.model_column,
@@ -106,7 +108,7 @@ def route_spec(options: Options, threads: int = 1) -> modelspecs.RouteSpec | Non
     )
 
 
-def compare_spec(options: Options) -> modelspecs.CompareSpec:
+def compare_spec(options: Options) -> CompareSpec:
     """What the run is held against; its second model is found in preflight."""
     for name, needed in (
         ("max_drift", "baseline"),
@@ -115,15 +117,15 @@ def compare_spec(options: Options) -> modelspecs.CompareSpec:
         ("compare_share", "compare_model"),
     ):
         if options.values[name] is not None and options.values[needed] is None:
-            raise modelspecs.SpecError(name, f"has no meaning without --{needed}: give it too")
+            raise SpecError(name, f"has no meaning without --{needed}: give it too")
     if options.compare_model is not None or options.baseline is not None:
         given = "compare_model" if options.compare_model is not None else "baseline"
         many = next((name for name in (*MANY, "model_field") if options.values[name]), None)
         if many:
-            raise modelspecs.SpecError(given, f"and --{many} exclude each other: one run compares one model's rows")
+            raise SpecError(given, f"and --{many} exclude each other: one run compares one model's rows")
     if options.baseline is not None and options.report == "false":
-        raise modelspecs.SpecError("report", "'false' gathers no statistics, and --baseline compares them: leave one out")
-    spec = modelspecs.CompareSpec(
+        raise SpecError("report", "'false' gathers no statistics, and --baseline compares them: leave one out")
+    spec = CompareSpec(
         baseline=options.baseline,
         max_drift=options.max_drift,
         max_disagreement=options.max_disagreement,
@@ -137,31 +139,31 @@ def compare_spec(options: Options) -> modelspecs.CompareSpec:
 
 def _check_second_model(options: Options) -> None:
     if options.compare_share is None:
-        if tables.is_table(options.output):
-            raise modelspecs.SpecError("compare_model", "writes both predictions of each row to files: give a folder as --output")
+        if table_name.is_table(options.output):
+            raise SpecError("compare_model", "writes both predictions of each row to files: give a folder as --output")
         return
     if options.max_disagreement is not None:
-        raise modelspecs.SpecError("max_disagreement", "compares two predictions of a row; with --compare_share each has one")
+        raise SpecError("max_disagreement", "compares two predictions of a row; with --compare_share each has one")
     if options.output_layout == "mirror":
-        raise modelspecs.SpecError("compare_share", "parts the rows of a file, whose order --output_layout=mirror keeps: leave one out")
+        raise SpecError("compare_share", "parts the rows of a file, whose order --output_layout=mirror keeps: leave one out")
     if options.output_style == "raw":
-        raise modelspecs.SpecError("compare_share", f"--output_style=raw has no place for the field {modelspecs.VARIANT}")
+        raise SpecError("compare_share", f"--output_style=raw has no place for the field {VARIANT}")
 
 
-def key_spec(options: Options) -> specs.KeySpec:
-    return specs.KeySpec(options.key_field, options.duplicate_keys)
+def key_spec(options: Options) -> KeySpec:
+    return KeySpec(options.key_field, options.duplicate_keys)
 
 
-def bigquery_spec(options: Options, project: str | None) -> specs.BigQuerySpec:
-    return specs.BigQuerySpec(project, options.location, options.create_dataset, options.partition_field, options.cluster_fields)
+def bigquery_spec(options: Options, project: str | None) -> BigQuerySpec:
+    return BigQuerySpec(project, options.location, options.create_dataset, options.partition_field, options.cluster_fields)
 
 
-def output_spec(options: Options) -> specs.OutputSpec:
-    table = tables.name_or_default(options.output) if tables.is_table(options.output) else None
+def output_spec(options: Options) -> OutputSpec:
+    table = table_name.name_or_default(options.output) if table_name.is_table(options.output) else None
     passed = options.passthrough_fields
     if options.compare_share is not None and "*" not in passed:
-        passed = (*(name for name in passed if name != modelspecs.VARIANT), modelspecs.VARIANT)
-    return specs.OutputSpec(
+        passed = (*(name for name in passed if name != VARIANT), VARIANT)
+    return OutputSpec(
         folder=options.output,
         table=table,
         errors_folder=options.errors,

@@ -31,8 +31,6 @@ from transforms.bigquery import TableError
 from transforms.imports import import_tensorflow
 from transforms.model.locate import locate_model
 from transforms.model.registry import is_registered
-from transforms.modelspecs import ModelSpec, SpecError
-from transforms.own_names import is_own
 from transforms.read.bigquery import find_table
 from transforms.read.field_types import known_types
 from transforms.read.formats import FormatError, format_of
@@ -40,10 +38,12 @@ from transforms.read.instances import row_spec
 from transforms.routes import check_format, check_route
 from transforms.runtime import machine
 from transforms.signature import ModelError
-from transforms.specs import JobSpec, OutputSpec
+from transforms.specs.job import JobSpec, OutputSpec
+from transforms.specs.models import ModelSpec, SpecError
+from transforms.specs.own_names import is_own
+from transforms.specs.table_name import parse_table
 from transforms.storage import files
 from transforms.storage.files import FoundFile
-from transforms.tables import parse_table
 from transforms.write import journal
 from transforms.write.differences import BaselineError
 from transforms.write.formats import make_encoder

@@ -7,10 +7,10 @@ import re
 
 from transforms.model.locate import locate_named
 from transforms.model.registry import is_registered
-from transforms.modelspecs import ModelSpec, RouteSpec, SpecError
 from transforms.routes import fixed_folder, folder_of, stand_in
 from transforms.signature import ModelError, Signature
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
+from transforms.specs.models import ModelSpec, RouteSpec, SpecError
 from transforms.storage import files
 
 # Models that are looked at until one tells the columns of the results.

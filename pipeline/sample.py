@@ -20,7 +20,7 @@ from transforms.model.session import LoadedModel
 from transforms.read.formats import format_of
 from transforms.read.instances import range_reader
 from transforms.read.splits import PACKED_FILES, SPLIT_BYTES, split_file
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
 from transforms.storage import files
 from transforms.storage.files import FoundFile
 from transforms.write.formats import Encoder, make_encoder

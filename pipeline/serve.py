@@ -25,7 +25,7 @@ from pipeline.flags import Flag, UsageError
 from pipeline.options import Options
 from pipeline.service_requests import MAX_CONNECTIONS, Callers, ProblemError, Protocol, is_host, parameters
 from pipeline.terminal import say
-from transforms.modelspecs import SpecError
+from transforms.specs.models import SpecError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

@@ -63,7 +63,7 @@ def verify(arguments: Sequence[str]) -> int:
 
 def _differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[str]:
     """Yield what differs in one output and, of a run of many, in those of its tasks."""
-    from transforms.own_names import SUCCESS
+    from transforms.specs.own_names import SUCCESS
     from transforms.storage import files
     from transforms.write import journal
     from transforms.write import verify as comparing

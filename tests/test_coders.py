@@ -28,11 +28,11 @@ from transforms.coders import MessageCoder, PieceCoder
 from transforms.codes import Code, Stage
 from transforms.elements import FailedRow, FileRange, Incomplete, Plan, Shard, Split, SplitCount, Task
 from transforms.keys import DuplicateKey, Duplicates
-from transforms.modelspecs import ModelSpec, Structure
 from transforms.read.csv_rows import Header
 from transforms.read.kept_rows import RowBlock, RowBlockCoder
 from transforms.signature import Signature, TensorSpec
-from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.models import ModelSpec, Structure
 from transforms.statistics import stored
 from transforms.statistics.comparison import Comparison
 from transforms.statistics.gather import Statistics

@@ -17,9 +17,9 @@ from saved_models import Models
 
 from pipeline.main import main
 from transforms.elements import Shard
-from transforms.modelspecs import ModelSpec
 from transforms.signature import Signature
-from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.models import ModelSpec
 from transforms.tasks import RunSpec
 from transforms.write import commit as module
 from transforms.write import manifest, publisher

@@ -17,9 +17,9 @@ from saved_models import Models
 from test_commit import FOREIGN, NEW, OLD, RESULT0, RESULT1, Killed, an_output, crc32c, described, make
 
 from transforms.elements import Shard, SplitCount
-from transforms.modelspecs import ModelSpec
 from transforms.signature import Signature
-from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.models import ModelSpec
 from transforms.storage import gcs as storage
 from transforms.storage.gcs import ChangedError
 from transforms.write import locks

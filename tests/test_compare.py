@@ -117,8 +117,8 @@ def test_parts_of_a_batch_know_how_large_their_rows_are(models: Models) -> None:
 
     from transforms.model import handler
     from transforms.model.locate import locate_model
-    from transforms.modelspecs import ModelSpec
-    from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
+    from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
+    from transforms.specs.models import ModelSpec
 
     first, second = (locate_model(models.get(name)) for name in ("half_plus_two", "retrained"))
     assert isinstance(first, ModelSpec)

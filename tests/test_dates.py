@@ -10,7 +10,7 @@ import pytest
 from pipeline import dates
 from pipeline.flags import UsageError
 from pipeline.options import parse
-from transforms.modelspecs import SpecError
+from transforms.specs.models import SpecError
 
 NEEDED = [
     "--model=gs://b/models/{date:%Y}/",

@@ -24,7 +24,7 @@ from transforms.elements import InstanceBatch
 from transforms.model import crashes
 from transforms.records import SplitRecord
 from transforms.signature import ModelError
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
 
 ROWS = 20_000
 

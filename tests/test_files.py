@@ -19,7 +19,7 @@ from test_job import check_output, lines, run, write_lines
 from pipeline.main import main
 from transforms.elements import Split
 from transforms.read.splits import PlanSplits
-from transforms.specs import InputSpec
+from transforms.specs.job import InputSpec
 from transforms.storage import files
 from transforms.storage.files import LeavesFolderError
 

@@ -20,13 +20,13 @@ from hypothesis.extra import numpy as hnp
 from transforms.codec import Column, Ragged
 from transforms.codes import Code, Stage
 from transforms.elements import FileRange, InstanceBatch, PredictionBatch, RowTexts
-from transforms.modelspecs import ModelSpec, SpecError
 from transforms.read.blocks import Block
 from transforms.read.instances import row_spec
 from transforms.read.jsonl import LineParser
 from transforms.read.row import RowSpec
 from transforms.signature import Signature, TensorSpec
-from transforms.specs import NAN_POLICIES, OUTPUT_STYLES, OWN_FIELDS, InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.job import NAN_POLICIES, OUTPUT_STYLES, OWN_FIELDS, InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.models import ModelSpec, SpecError
 from transforms.write import jsonl
 from transforms.write.jsonl import LineEncoder
 from transforms.write.jsontext import finite_rows, json_texts

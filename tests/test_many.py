@@ -15,7 +15,7 @@ from saved_models import Models
 
 from pipeline.main import main
 from transforms.elements import Task
-from transforms.specs import InputSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, KeySpec, OutputSpec
 from transforms.tasks import RunSpec, TaskError, check_tasks
 
 MODELS = 300

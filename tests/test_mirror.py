@@ -10,8 +10,8 @@ from saved_models import Models
 from test_job import lines, names_in, run, write_lines
 
 from pipeline import preflight
-from transforms.modelspecs import SpecError
-from transforms.specs import OutputSpec
+from transforms.specs.job import OutputSpec
+from transforms.specs.models import SpecError
 from transforms.storage.files import FoundFile
 from transforms.write.mirror import MirrorCheck
 

@@ -15,8 +15,8 @@ from transforms.elements import InstanceBatch, PredictionBatch, RowTexts
 from transforms.model.batches import BatchRunner
 from transforms.model.locate import read_meta_graphs
 from transforms.model.session import LoadedModel
-from transforms.modelspecs import ModelSpec
 from transforms.signature import ModelError, check_outputs, select_meta_graph, select_signature
+from transforms.specs.models import ModelSpec
 
 
 def load(folder: str, batch_size: int | None = None) -> LoadedModel:

@@ -14,7 +14,7 @@ import pytest
 from pipeline import arguments
 from pipeline.flags import BY_NAME, FLAGS, UsageError, default_text
 from pipeline.options import help_text, parse
-from transforms.modelspecs import SpecError
+from transforms.specs.models import SpecError
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ["--model=m", "--input=i", "--output=o"]

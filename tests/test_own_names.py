@@ -9,7 +9,7 @@ import pytest
 from saved_models import Models
 
 from pipeline.main import main
-from transforms.own_names import is_own
+from transforms.specs.own_names import is_own
 from transforms.write.formats import FORMATS
 
 

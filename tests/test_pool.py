@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.main import main
-from transforms.specs import INPUT_FORMATS
+from transforms.specs.job import INPUT_FORMATS
 
 POOL = Path(__file__).resolve().parents[2] / "shared" / "pool"
 FORMATS = set(INPUT_FORMATS)

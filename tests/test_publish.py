@@ -13,7 +13,7 @@ import pytest
 from saved_models import Models
 from test_job import lines, manifest, run, write_lines
 
-from transforms.specs import InputSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, KeySpec, OutputSpec
 from transforms.storage import files
 from transforms.tasks import RunSpec
 from transforms.write import shards

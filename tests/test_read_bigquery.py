@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from transforms.modelspecs import SpecError
 from transforms.read.bigquery import arrow_type, regroup
 from transforms.read.row import RowSpec
 from transforms.signature import Signature, TensorSpec
-from transforms.specs import BigQuerySpec, InputSpec
-from transforms.tables import TableName, name_or_default, parse_table
+from transforms.specs.job import BigQuerySpec, InputSpec
+from transforms.specs.models import SpecError
+from transforms.specs.table_name import TableName, name_or_default, parse_table
 
 BIG = 2**60
 
@@ -91,8 +91,8 @@ def test_only_the_columns_needed_are_asked_for(numbers, gcs):
 
 
 def job_of(table, **output):
-    from transforms.modelspecs import ModelSpec
-    from transforms.specs import JobSpec, KeySpec, OutputSpec
+    from transforms.specs.job import JobSpec, KeySpec, OutputSpec
+    from transforms.specs.models import ModelSpec
 
     x = TensorSpec("x", "x:0", "float32", (None,))
     signature = Signature("serving_default", ("serve",), (x,), (x,))

@@ -12,10 +12,10 @@ import pytest
 
 from transforms import records
 from transforms.elements import FileRange, Shard, Split, SplitCount
-from transforms.modelspecs import ModelSpec
 from transforms.records import SplitRecord
 from transforms.signature import Signature
-from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.models import ModelSpec
 
 SPLIT = Split((FileRange("/in/a.jsonl", 0, None, 10, "a.jsonl"), FileRange("/in/b.jsonl", 0, None, 10, "b.jsonl")))
 CONTENT = b"predictions\n"

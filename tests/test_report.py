@@ -12,7 +12,7 @@ import pytest
 from saved_models import Models
 from test_job import check_output, lines, manifest, run, write_lines
 
-from transforms.specs import InputSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, KeySpec, OutputSpec
 from transforms.statistics import metadata
 from transforms.tasks import RunSpec
 from transforms.write import report

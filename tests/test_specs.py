@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from transforms.modelspecs import ModelSpec, SpecError, Structure
 from transforms.signature import Signature, TensorSpec
-from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.models import ModelSpec, SpecError, Structure
 
 SIGNATURE = Signature("s", ("serve",), (TensorSpec("x", "x:0", "float32", (None,)),), (TensorSpec("y", "y:0", "float32", (None,)),))
 

@@ -12,7 +12,7 @@ from transforms.elements import FileRange, Split
 from transforms.read import splits
 from transforms.read.formats import FORMATS, FormatError, format_of
 from transforms.read.splits import PlanSplits, split_file
-from transforms.specs import InputSpec
+from transforms.specs.job import InputSpec
 from transforms.storage.files import FoundFile
 from transforms.storage.pins import Pin
 

@@ -20,8 +20,8 @@ from written import instances, output_spec, signature_of
 from transforms.codec import Ragged
 from transforms.codes import Code, Stage
 from transforms.elements import FailedRow, PredictionBatch
-from transforms.modelspecs import ModelSpec
-from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.models import ModelSpec
 from transforms.statistics import gather, metadata, stored
 from transforms.statistics.effort import MOST_PARTS, Effort
 from transforms.statistics.gather import MergeStatistics, Statistics

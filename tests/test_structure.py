@@ -14,8 +14,8 @@ import pytest
 from transforms.model.locate import locate_model
 from transforms.model.model_files import ModelChangedError
 from transforms.model.pool import ModelPool, _is_equal
-from transforms.modelspecs import ModelSpec
 from transforms.signature import ModelError
+from transforms.specs.models import ModelSpec
 
 
 def save(folder: Path, make: Callable[[Any], Callable[..., Any]], names: tuple[str, ...] = ("w", "b"), scale: float = 1.0) -> ModelSpec:

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from transforms.modelspecs import SpecError
-from transforms.specs import BigQuerySpec, OutputSpec
+from transforms.specs.job import BigQuerySpec, OutputSpec
+from transforms.specs.models import SpecError
 from transforms.write.bigquery import UNFIT, output_type, schema_field, table_type, typed
 
 BIG = 2**60

@@ -22,10 +22,10 @@ from written import instances, names_in, objects, output_spec, predictions, run,
 
 from transforms.codes import Code
 from transforms.elements import PredictionBatch
-from transforms.modelspecs import SpecError
 from transforms.read import splits
 from transforms.signature import TensorSpec
-from transforms.specs import OutputSpec
+from transforms.specs.job import OutputSpec
+from transforms.specs.models import SpecError
 from transforms.write.csv import CsvEncoder
 
 MANY = settings(deadline=None, derandomize=True, max_examples=80)

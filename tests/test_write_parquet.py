@@ -23,10 +23,10 @@ from written import instances, names_in, objects, output_spec, predictions, run,
 from transforms.codec import Column, Ragged
 from transforms.codes import Code, Stage
 from transforms.elements import PredictionBatch
-from transforms.modelspecs import SpecError
 from transforms.read import splits
 from transforms.signature import DTYPES, TensorSpec
-from transforms.specs import OUTPUT_FORMATS, OutputSpec
+from transforms.specs.job import OUTPUT_FORMATS, OutputSpec
+from transforms.specs.models import SpecError
 from transforms.write import parquet
 from transforms.write.formats import FORMATS
 from transforms.write.parquet import ParquetEncoder

@@ -22,10 +22,10 @@ from written import instances, names_in, objects, output_spec, predictions, run,
 from transforms.codec import Column, Ragged
 from transforms.codes import Code
 from transforms.elements import PredictionBatch
-from transforms.modelspecs import SpecError
 from transforms.read import splits
 from transforms.signature import TensorSpec
-from transforms.specs import OutputSpec
+from transforms.specs.job import OutputSpec
+from transforms.specs.models import SpecError
 from transforms.write.tfexample import head, varint
 from transforms.write.tfrecord import ExampleEncoder, record
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
 from transforms.storage import files
 from transforms.tasks import RunSpec
 

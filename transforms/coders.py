@@ -12,14 +12,14 @@ from apache_beam.coders.typecoders import CoderRegistry
 
 from transforms.elements import Plan, Shard, Split, SplitCount, Task
 from transforms.keys import DuplicateKey, Duplicates
-from transforms.runtime.messagepack import packer
+from transforms.specs.messagepack import packer
 from transforms.statistics import stored
 from transforms.statistics.gather import Statistics
 from transforms.storage.files import FoundFile
 
 
 class MessageCoder(beam.coders.Coder):
-    """Coder of one dataclass, as ``transforms.runtime.messagepack`` packs it."""
+    """Coder of one dataclass, as ``transforms.specs.messagepack`` packs it."""
 
     def __init__(self, kind: type) -> None:
         self.kind = kind

@@ -14,8 +14,8 @@ import pyarrow as pa
 from transforms.codec import Column, take
 from transforms.codes import Code, Stage
 from transforms.keys import readable
-from transforms.modelspecs import ModelSpec
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
+from transforms.specs.models import ModelSpec
 from transforms.storage.pins import Pin
 
 

@@ -15,9 +15,9 @@ import google_crc32c
 import msgspec
 
 from transforms.elements import FileRange, Shard, Split, SplitCount
-from transforms.modelspecs import SpecError
-from transforms.runtime.messagepack import packer
-from transforms.specs import STAGING, JobSpec, staging_in
+from transforms.specs.job import STAGING, JobSpec, staging_in
+from transforms.specs.messagepack import packer
+from transforms.specs.models import SpecError
 from transforms.storage import files
 
 SUFFIX = ".split"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from transforms.modelspecs import ModelSpec, RouteSpec, SpecError
 from transforms.signature import Signature
-from transforms.specs import OWN_FIELDS, JobSpec
+from transforms.specs.job import OWN_FIELDS, JobSpec
+from transforms.specs.models import ModelSpec, RouteSpec, SpecError
 
 # One folder's name: what a row says must not lead anywhere else.
 SAFE = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 from transforms.imports import import_tensorflow
-from transforms.runtime.messagepack import Interned
+from transforms.specs.messagepack import Interned
 
 Shape = tuple[int | None, ...] | None
 

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from transforms.elements import Plan, Task
-from transforms.modelspecs import NO_COMPARISON, CompareSpec, SpecError
-from transforms.own_names import is_own
-from transforms.specs import InputSpec, JobSpec, KeySpec, OutputSpec, staging_in
+from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec, staging_in
+from transforms.specs.models import NO_COMPARISON, CompareSpec, SpecError
+from transforms.specs.own_names import is_own
 from transforms.storage import files
 
 REQUIRED = ("model", "input", "output")

@@ -19,9 +19,9 @@ import msgspec
 
 from transforms.elements import InstanceBatch
 from transforms.keys import readable
-from transforms.modelspecs import ModelSpec
 from transforms.runtime import processes, temporary_folders
 from transforms.signature import ModelError
+from transforms.specs.models import ModelSpec
 
 NOTE_BYTES = 16 << 10
 _LENGTH = struct.Struct("<I")

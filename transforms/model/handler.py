@@ -21,9 +21,9 @@ from transforms.elements import InstanceBatch, PredictionBatch
 from transforms.keys import hash_keys
 from transforms.model.batches import BatchRunner
 from transforms.model.pool import ModelPool
-from transforms.modelspecs import NO_COMPARISON, VARIANT, CompareSpec, ModelSpec
 from transforms.runtime import metrics, worker_causes
 from transforms.signature import ModelError
+from transforms.specs.models import NO_COMPARISON, VARIANT, CompareSpec, ModelSpec
 
 # The finest share of the keys that a second model can be given.
 SHARES = 10_000

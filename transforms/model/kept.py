@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 
 from transforms.model.session import LoadedModel
-from transforms.modelspecs import ModelSpec
+from transforms.specs.models import ModelSpec
 from transforms.storage import files
 
 _lock = threading.Lock()

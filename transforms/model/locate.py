@@ -11,8 +11,8 @@ from transforms.model.fingerprint import PROTOBUFS, fingerprint
 from transforms.model.reach import check_ops
 from transforms.model.registry import find_artifact, is_registered
 from transforms.model.structure import structure_of
-from transforms.modelspecs import ModelSpec, RouteSpec
 from transforms.signature import MetaGraph, ModelError, check_outputs, parse_saved_model, select_meta_graph, select_signature
+from transforms.specs.models import ModelSpec, RouteSpec
 from transforms.storage import files
 
 # Exports of one program are often the same but for their variables: graphs of up to so many bytes are parsed once.

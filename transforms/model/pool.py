@@ -17,9 +17,9 @@ import numpy as np
 from transforms.model import kept
 from transforms.model.crashes import Notes
 from transforms.model.session import LoadedModel, SharedSession
-from transforms.modelspecs import ModelSpec
 from transforms.runtime import machine
 from transforms.signature import ModelError
+from transforms.specs.models import ModelSpec
 
 LOG = logging.getLogger("nightshift")
 # Of the memory that a process may take, the rest is for rows and their tensors.

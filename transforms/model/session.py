@@ -19,9 +19,9 @@ from transforms import codec
 from transforms.imports import import_keras
 from transforms.model.fingerprint import PARTS
 from transforms.model.model_files import ModelFiles
-from transforms.modelspecs import ModelSpec, Structure
 from transforms.runtime import metrics
 from transforms.signature import Batching, ModelError, Signature, parse_proto
+from transforms.specs.models import ModelSpec, Structure
 
 Call = Callable[..., Sequence[np.ndarray]]
 

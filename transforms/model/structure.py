@@ -16,8 +16,8 @@ from typing import Any
 
 from transforms.model.reach import initializers
 from transforms.model.restoring import VARIABLES, UnreadableRestoreError, restored_entries
-from transforms.modelspecs import Structure
 from transforms.signature import MetaGraph, Signature
+from transforms.specs.models import Structure
 from transforms.storage import files
 
 # Attributes that name things or are notes for the runtime; all others count.

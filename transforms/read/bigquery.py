@@ -25,8 +25,8 @@ from transforms.read import arrow
 from transforms.read.instances import row_spec
 from transforms.read.row import RowSpec
 from transforms.read.table import TableBatcher, batch_rows, needed_columns
-from transforms.specs import JobSpec
-from transforms.tables import TableName, parse_table
+from transforms.specs.job import JobSpec
+from transforms.specs.table_name import TableName, parse_table
 
 # The service makes as many as the table is worth, up to a thousand; more than that it never gives.
 MAX_STREAMS = 1000

@@ -14,7 +14,7 @@ from transforms.codes import Code
 from transforms.elements import InstanceBatch, Split
 from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.read.instances import hashes_of, range_reader
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
 from transforms.tasks import RunSpec, job_of
 
 

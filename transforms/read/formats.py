@@ -16,8 +16,8 @@ from transforms.read.blocks import compression_of
 from transforms.read.contents import contradiction
 from transforms.read.damage import DamagedFileError
 from transforms.read.row import RowSpec
+from transforms.specs.table_name import is_table
 from transforms.storage.pins import FileChangedError
-from transforms.tables import is_table
 
 
 class FormatError(ValueError):

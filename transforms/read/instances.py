@@ -19,13 +19,13 @@ from transforms.coders import Piece
 from transforms.codes import INCOMPLETE, Code
 from transforms.elements import FileRange, Incomplete, InstanceBatch, Split, SplitCount, SplitEnd
 from transforms.keys import hash_keys
-from transforms.modelspecs import VARIANT
 from transforms.read.blocks import BLOCK_BYTES
 from transforms.read.formats import RangeReader
 from transforms.read.row import RowSpec
 from transforms.runtime import metrics
 from transforms.runtime.read_ahead import read_ahead
-from transforms.specs import OWN_FIELDS, JobSpec
+from transforms.specs.job import OWN_FIELDS, JobSpec
+from transforms.specs.models import VARIANT
 from transforms.statistics import stored
 from transforms.statistics.gather import Statistics
 from transforms.tasks import RunSpec, job_of

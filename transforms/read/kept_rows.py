@@ -18,7 +18,7 @@ from transforms.read.csv_rows import CsvRows, Header, find_rows
 from transforms.read.jsonl import LineParser
 from transforms.read.row import RowSpec
 from transforms.read.table import TableBatcher, TableRows, batch_rows, without_dictionaries
-from transforms.runtime.messagepack import packer
+from transforms.specs.messagepack import packer
 
 NOWHERE = ("", 0)
 

@@ -19,7 +19,6 @@ from apache_beam.pvalue import TaggedOutput
 from transforms.codes import Code, RowError, Stage
 from transforms.elements import FailedRow, InstanceBatch, Split
 from transforms.model.locate import locate_named
-from transforms.modelspecs import RouteSpec, SpecError
 from transforms.read.formats import RangeReader
 from transforms.read.instances import ACCOUNT_TYPES, RowsRead, SplitAccount, row_spec, timed
 from transforms.read.kept_rows import InstanceMaker, RowBlock, keep, keep_failed
@@ -27,7 +26,8 @@ from transforms.read.row import RowSpec
 from transforms.routes import folder_of, stand_in
 from transforms.runtime import metrics
 from transforms.signature import ModelError
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
+from transforms.specs.models import RouteSpec, SpecError
 from transforms.write.schema import check_members, difference
 
 LOG = logging.getLogger("nightshift")

@@ -13,7 +13,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.elements import FileRange, Split
 from transforms.read.formats import Format, format_of
-from transforms.specs import InputSpec, OutputSpec
+from transforms.specs.job import InputSpec, OutputSpec
 from transforms.storage import files
 from transforms.storage.files import FoundFile
 from transforms.write.mirror import CheckMirror

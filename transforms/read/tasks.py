@@ -13,14 +13,14 @@ from apache_beam.pvalue import TaggedOutput
 from transforms.coders import Piece
 from transforms.elements import FileRange, Plan, Split, Task
 from transforms.model.locate import locate_model
-from transforms.modelspecs import SpecError
-from transforms.own_names import is_own
 from transforms.read.bigquery import PlanStreams
 from transforms.read.formats import FormatError, format_of
 from transforms.read.instances import row_spec
 from transforms.read.splits import SPLIT_BYTES, PlanSplits, split_file
 from transforms.signature import ModelError
-from transforms.specs import JobSpec, OutputSpec
+from transforms.specs.job import JobSpec, OutputSpec
+from transforms.specs.models import SpecError
+from transforms.specs.own_names import is_own
 from transforms.storage import files
 from transforms.storage.files import FoundFile
 from transforms.tasks import RunSpec, read_tasks

@@ -17,9 +17,9 @@ from google.cloud import bigquery
 
 from transforms.codes import Code
 from transforms.elements import PredictionBatch
-from transforms.modelspecs import SpecError
 from transforms.signature import Signature
-from transforms.specs import OutputSpec
+from transforms.specs.job import OutputSpec
+from transforms.specs.models import SpecError
 from transforms.write.columns import as_text, not_utf8, output_array, refuse_unfit
 from transforms.write.content import Content
 from transforms.write.join import Sink

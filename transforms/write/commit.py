@@ -20,8 +20,8 @@ from typing import Any
 import google_crc32c
 
 from transforms.elements import Shard
-from transforms.own_names import MANIFEST, STATE, SUCCESS
-from transforms.specs import STAGING
+from transforms.specs.job import STAGING
+from transforms.specs.own_names import MANIFEST, STATE, SUCCESS
 from transforms.storage import files
 from transforms.write import journal, verify
 from transforms.write.journal import JOURNAL, Journal, Locks

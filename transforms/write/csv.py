@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from transforms.elements import PredictionBatch
-from transforms.modelspecs import SpecError
 from transforms.signature import Signature
-from transforms.specs import OutputSpec
+from transforms.specs.job import OutputSpec
+from transforms.specs.models import SpecError
 from transforms.write.columns import make_columns, not_utf8, refuse_unfit
 from transforms.write.join import Sink, concatenate
 from transforms.write.rows import pieces

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from transforms.modelspecs import ModelSpec
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
+from transforms.specs.models import ModelSpec
 from transforms.statistics import metadata
 from transforms.statistics.drift import WARNED_DRIFT, Drift, compare
 from transforms.statistics.gather import Statistics

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from transforms.elements import FailedRow
 from transforms.keys import readable
-from transforms.specs import OutputSpec
-from transforms.tables import is_table
+from transforms.specs.job import OutputSpec
+from transforms.specs.table_name import is_table
 from transforms.write.columns import as_text
 from transforms.write.content import Content
 from transforms.write.join import Sink

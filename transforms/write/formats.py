@@ -16,7 +16,7 @@ from transforms.elements import PredictionBatch
 from transforms.read import formats as read_formats
 from transforms.read.blocks import compression_of
 from transforms.signature import Signature
-from transforms.specs import JobSpec, OutputSpec
+from transforms.specs.job import JobSpec, OutputSpec
 from transforms.write.join import Sink
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from transforms.codes import EXPLANATIONS, Code
 from transforms.elements import Incomplete, Shard, SplitCount
 from transforms.keys import DuplicateKey, Duplicates
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
 from transforms.statistics.comparison import Comparison
 from transforms.statistics.drift import NO_MEASURE, UNMEASURED, Drift
 from transforms.statistics.gather import Statistics

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from transforms.own_names import MANIFEST, STATE, SUCCESS
-from transforms.specs import RUN_ID, STAGING
+from transforms.specs.job import RUN_ID, STAGING
+from transforms.specs.own_names import MANIFEST, STATE, SUCCESS
 from transforms.storage import files, gcs
 from transforms.write import verify
 from transforms.write.locks import FolderLock, acquire

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from transforms.elements import PredictionBatch, is_json, row_as_json
 from transforms.signature import Signature
-from transforms.specs import OutputSpec
+from transforms.specs.job import OutputSpec
 from transforms.write.join import Sink, concatenate
 from transforms.write.jsontext import json_texts
 from transforms.write.rows import pieces

@@ -15,10 +15,10 @@ from google.cloud import bigquery
 
 from transforms.bigquery import ERRORS, TableError, client, reason
 from transforms.elements import Shard
-from transforms.own_names import MANIFEST, SUCCESS
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
+from transforms.specs.own_names import MANIFEST, SUCCESS
+from transforms.specs.table_name import TableName, parse_table
 from transforms.storage import files
-from transforms.tables import TableName, parse_table
 from transforms.write import manifest, models
 from transforms.write.bigquery import TableEncoder, schema_field
 from transforms.write.content import merge

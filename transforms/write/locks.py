@@ -19,8 +19,8 @@ from typing import Protocol
 
 import msgspec
 
-from transforms.own_names import STATE
 from transforms.runtime.processes import owner, this_process
+from transforms.specs.own_names import STATE
 from transforms.storage import files, gcs
 
 LOG = logging.getLogger("nightshift")

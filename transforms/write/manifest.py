@@ -11,8 +11,8 @@ import msgspec
 from transforms import records
 from transforms.codes import Code
 from transforms.elements import Plan, Shard
-from transforms.own_names import MANIFEST
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
+from transforms.specs.own_names import MANIFEST
 from transforms.statistics.effort import STEPS, Effort
 from transforms.statistics.guard import EFFORT, Failures, guarded, warnings
 from transforms.storage import files

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import apache_beam as beam
 
-from transforms.modelspecs import SpecError
-from transforms.own_names import is_own
-from transforms.specs import OutputSpec
+from transforms.specs.job import OutputSpec
+from transforms.specs.models import SpecError
+from transforms.specs.own_names import is_own
 from transforms.storage.files import FoundFile
 from transforms.write.formats import FORMATS
 

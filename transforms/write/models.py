@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from transforms.own_names import MODELS
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
+from transforms.specs.own_names import MODELS
 from transforms.write.gate import Accounts
 
 NAME = f"{MODELS}-00000-of-00001.jsonl"

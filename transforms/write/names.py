@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from transforms.own_names import COMPARISON, ERRORS, MODELS, REPORT, RESULTS, STATISTICS, STATS, TASKS
+from transforms.specs.own_names import COMPARISON, ERRORS, MODELS, REPORT, RESULTS, STATISTICS, STATS, TASKS
 from transforms.write.formats import SUFFIXES
 
 REPORT_FILES = (REPORT, STATISTICS)

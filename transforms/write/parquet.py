@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from transforms.elements import PredictionBatch
 from transforms.signature import Signature
-from transforms.specs import OutputSpec
+from transforms.specs.job import OutputSpec
 from transforms.storage import files
 from transforms.write.columns import make_columns, not_utf8, refuse_unfit
 from transforms.write.join import Sink

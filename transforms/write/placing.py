@@ -15,8 +15,8 @@ from typing import Protocol
 import google_crc32c
 import msgspec
 
-from transforms.own_names import SUCCESS
-from transforms.specs import STAGING
+from transforms.specs.job import STAGING
+from transforms.specs.own_names import SUCCESS
 from transforms.storage import files, gcs
 from transforms.write.names import leaves_folder
 

@@ -14,7 +14,7 @@ from transforms import cancelled
 from transforms.coders import Piece, PieceCoder
 from transforms.elements import Plan, Shard, SplitCount
 from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
 from transforms.statistics.gather import MergeStatistics, Statistics
 from transforms.tasks import RunSpec
 from transforms.write.gate import Accounts

@@ -8,7 +8,7 @@ from typing import Any
 
 from transforms import cancelled
 from transforms.elements import Plan
-from transforms.own_names import MANIFEST, SUCCESS
+from transforms.specs.own_names import MANIFEST, SUCCESS
 from transforms.storage import files
 from transforms.tasks import RunSpec
 from transforms.write import journal, manifest

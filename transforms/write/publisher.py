@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from transforms.elements import Shard
-from transforms.own_names import COMPARISON, ERRORS, MANIFEST, RESULTS, STATS, SUCCESS
-from transforms.specs import STAGING, JobSpec
+from transforms.specs.job import STAGING, JobSpec
+from transforms.specs.own_names import COMPARISON, ERRORS, MANIFEST, RESULTS, STATS, SUCCESS
 from transforms.storage import files
 from transforms.tasks import RunSpec
 from transforms.write import journal, manifest, models

@@ -18,9 +18,9 @@ import msgspec
 from markupsafe import Markup
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
-from transforms.own_names import REPORT, STATISTICS
 from transforms.runtime import temporary_folders
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
+from transforms.specs.own_names import REPORT, STATISTICS
 from transforms.statistics import metadata
 from transforms.statistics.effort import STEPS, Effort
 from transforms.statistics.gather import Statistics

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from transforms.own_names import MANIFEST, SUCCESS, TASKS
-from transforms.specs import STAGING
+from transforms.specs.job import STAGING
+from transforms.specs.own_names import MANIFEST, SUCCESS, TASKS
 from transforms.storage import files
 from transforms.tasks import RunSpec
 from transforms.write import manifest

@@ -10,9 +10,9 @@ import dataclasses
 
 import pyarrow as pa
 
-from transforms.modelspecs import SpecError
 from transforms.signature import Batching, Shape, Signature, TensorSpec
-from transforms.specs import OutputSpec
+from transforms.specs.job import OutputSpec
+from transforms.specs.models import SpecError
 
 KEY = "key"
 # The type that holds every value of a dtype, where it is not the dtype's own.

@@ -22,7 +22,7 @@ from transforms.coders import Piece
 from transforms.elements import FailedRow, PredictionBatch, Shard, SplitEnd
 from transforms.records import SplitRecord
 from transforms.runtime import metrics
-from transforms.specs import JobSpec
+from transforms.specs.job import JobSpec
 from transforms.statistics import stored
 from transforms.statistics.comparison import Comparison
 from transforms.statistics.gather import Statistics

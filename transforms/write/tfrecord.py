@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from transforms.codec import Column, Ragged
 from transforms.elements import PredictionBatch
-from transforms.modelspecs import SpecError
 from transforms.signature import Signature
-from transforms.specs import OutputSpec
+from transforms.specs.job import OutputSpec
+from transforms.specs.models import SpecError
 from transforms.write.columns import flatten, refuse_unfit, text_columns
 from transforms.write.join import Sink, concatenate
 from transforms.write.rows import pieces

@@ -9,7 +9,7 @@ from typing import Any, NotRequired, TypedDict
 
 import msgspec
 
-from transforms.own_names import ERRORS, MANIFEST, SUCCESS
+from transforms.specs.own_names import ERRORS, MANIFEST, SUCCESS
 from transforms.storage import files
 from transforms.write.names import is_published
 from transforms.write.placing import checksum, list_bucket

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from transforms.runtime.messagepack import Interned
 from transforms.signature import Signature
+from transforms.specs.messagepack import Interned
 
 
 class SpecError(ValueError):

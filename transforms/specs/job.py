@@ -6,9 +6,9 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING
 
-from transforms.modelspecs import NO_COMPARISON, CompareSpec, ModelSpec, RouteSpec, SpecError, check_choice, check_names
 from transforms.signature import Signature
-from transforms.tables import is_table, parse_table
+from transforms.specs.models import NO_COMPARISON, CompareSpec, ModelSpec, RouteSpec, SpecError, check_choice, check_names
+from transforms.specs.table_name import is_table, parse_table
 
 if TYPE_CHECKING:
     import pyarrow as pa  # which --help and a typo do not wait for

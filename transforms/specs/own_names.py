@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from transforms.specs import STAGING
+from transforms.specs.job import STAGING
 
 MANIFEST = "manifest.json"
 SUCCESS = "_SUCCESS"
