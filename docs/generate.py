@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pipeline import options, template  # noqa: E402
-from transforms.codes import EXPLANATIONS  # noqa: E402
+from transforms.rows.codes import EXPLANATIONS  # noqa: E402
 
 
 def codes_table() -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, InstanceBatch, row_as_json
+from transforms.rows.codes import Code, RowError
 from transforms.signature import Signature, TensorSpec
 from transforms.storage import files
 from transforms.values import normalize

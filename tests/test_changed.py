@@ -24,11 +24,11 @@ from saved_models import Models
 from test_job import lines, manifest, run, write_lines
 
 from transforms import records
-from transforms.codes import Code
 from transforms.elements import FileRange, InstanceBatch, Split
 from transforms.read import duplicates, splits
 from transforms.read.formats import RangeReader, format_of
 from transforms.read.row import RowSpec
+from transforms.rows.codes import Code
 from transforms.signature import Signature, TensorSpec
 from transforms.storage import files
 from transforms.storage.pins import Pin

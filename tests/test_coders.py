@@ -25,11 +25,11 @@ from test_job import lines, manifest, run, write_lines
 from pipeline import graph, many, preflight
 from pipeline import options as flags
 from transforms.coders import MessageCoder, PieceCoder
-from transforms.codes import Code, Stage
 from transforms.elements import FailedRow, FileRange, Incomplete, Plan, Shard, Split, SplitCount, Task
-from transforms.keys import DuplicateKey, Duplicates
 from transforms.read.csv_rows import Header
 from transforms.read.kept_rows import RowBlock, RowBlockCoder
+from transforms.rows.codes import Code, Stage
+from transforms.rows.keys import DuplicateKey, Duplicates
 from transforms.signature import Signature, TensorSpec
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec, Structure

@@ -21,7 +21,6 @@ from saved_models import Models
 from test_job import check_output, lines, manifest, run
 
 from transforms import codec
-from transforms.codes import Code
 from transforms.elements import FileRange, InstanceBatch
 from transforms.read import blocks, csv_rows, splits
 from transforms.read.blocks import DamagedFileError
@@ -31,6 +30,7 @@ from transforms.read.csv_rows import inside
 from transforms.read.formats import FORMATS, format_of
 from transforms.read.row import RowSpec
 from transforms.read.splits import split_file
+from transforms.rows.codes import Code
 from transforms.signature import Signature, TensorSpec
 from transforms.storage.files import FoundFile
 

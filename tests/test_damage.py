@@ -12,11 +12,11 @@ import pytest
 from gcp_fixtures import CloudStorage
 from test_changed import CONTENTS, NUMBERS, ranges_of, reader_of, values_and_failed
 
-from transforms.codes import Code
 from transforms.read import blocks, field_types, table, tfrecord
 from transforms.read.damage import DamagedFileError, decoding
 from transforms.read.formats import format_of
 from transforms.read.row import RowSpec
+from transforms.rows.codes import Code
 from transforms.storage import gcs as storage
 
 VALUES = [float(value) for value in random.Random(5).sample(range(10_000_000), 40_000)]

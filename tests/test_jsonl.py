@@ -15,12 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from transforms import codec
-from transforms.codes import Code, Stage
 from transforms.elements import FileRange, InstanceBatch
 from transforms.read import jsonl
 from transforms.read.blocks import Block
 from transforms.read.jsonl import LineParser
 from transforms.read.row import RowSpec
+from transforms.rows.codes import Code, Stage
 from transforms.signature import Signature, TensorSpec
 
 FILE = FileRange("data/rows.jsonl", 0, None, 0, "rows.jsonl")

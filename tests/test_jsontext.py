@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from transforms.codec import Column, Ragged
-from transforms.codes import Code, Stage
 from transforms.elements import FileRange, InstanceBatch, PredictionBatch, RowTexts
 from transforms.read.blocks import Block
 from transforms.read.instances import row_spec
 from transforms.read.jsonl import LineParser
 from transforms.read.row import RowSpec
+from transforms.rows.codes import Code, Stage
 from transforms.signature import Signature, TensorSpec
 from transforms.specs.job import NAN_POLICIES, OUTPUT_STYLES, OWN_FIELDS, InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec, SpecError

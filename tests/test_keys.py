@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.codes import Code, RowError, Stage
-from transforms.keys import hash_keys, join_keys, make_key, make_keys, take_key, take_keys
+from transforms.rows.codes import Code, RowError, Stage
+from transforms.rows.keys import hash_keys, join_keys, make_key, make_keys, take_key, take_keys
 
 MANY = settings(deadline=None, derandomize=True, max_examples=300)
 SCALARS = st.one_of(st.text(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans())

@@ -10,11 +10,11 @@ import pytest
 from saved_models import Models
 
 from transforms.codec import Column, Ragged
-from transforms.codes import Code
 from transforms.elements import InstanceBatch, PredictionBatch, RowTexts
 from transforms.model.batches import BatchRunner
 from transforms.model.locate import read_meta_graphs
 from transforms.model.session import LoadedModel
+from transforms.rows.codes import Code
 from transforms.signature import ModelError, check_outputs, select_meta_graph, select_signature
 from transforms.specs.models import ModelSpec
 

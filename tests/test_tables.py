@@ -19,8 +19,8 @@ from saved_models import Models
 
 from pipeline.main import main
 from transforms.codec import Ragged
-from transforms.codes import Code
 from transforms.read import arrow, splits, table
+from transforms.rows.codes import Code
 from transforms.signature import Signature, TensorSpec
 
 

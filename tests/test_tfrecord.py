@@ -13,13 +13,13 @@ import pytest
 from saved_models import Models
 from test_job import check_output, lines, run
 
-from transforms.codes import Code
 from transforms.elements import FileRange, InstanceBatch
 from transforms.read import blocks, tfrecord
 from transforms.read.blocks import DamagedFileError
 from transforms.read.example import impossible_inputs
 from transforms.read.row import RowSpec
 from transforms.read.tfrecord import RecordReader
+from transforms.rows.codes import Code
 from transforms.signature import Signature, TensorSpec
 
 

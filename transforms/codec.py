@@ -18,7 +18,7 @@ import ml_dtypes
 import msgspec
 import numpy as np
 
-from transforms.codes import Code, RowError
+from transforms.rows.codes import Code, RowError
 from transforms.signature import Shape, Signature, TensorSpec
 from transforms.values import B64, has_shape, innermost, integer_bounds, is_ones, json_shape, out_of_range, regular_shape, wrap
 

@@ -11,7 +11,7 @@ import apache_beam as beam
 from apache_beam.coders.typecoders import CoderRegistry
 
 from transforms.elements import Plan, Shard, Split, SplitCount, Task
-from transforms.keys import DuplicateKey, Duplicates
+from transforms.rows.keys import DuplicateKey, Duplicates
 from transforms.specs.messagepack import packer
 from transforms.statistics import stored
 from transforms.statistics.gather import Statistics

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.codec import Column, take
-from transforms.codes import Code, Stage
-from transforms.keys import readable
+from transforms.rows.codes import Code, Stage
+from transforms.rows.keys import readable
 from transforms.specs.job import JobSpec
 from transforms.specs.models import ModelSpec
 from transforms.storage.pins import Pin

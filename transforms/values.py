@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from transforms.codes import Code, RowError
+from transforms.rows.codes import Code, RowError
 from transforms.signature import Shape, Signature, TensorSpec
 
 

@@ -34,7 +34,7 @@ import loading  # noqa: E402
 import mutations  # noqa: E402
 
 MODULES = (
-    "transforms.keys", "transforms.read.duplicates", "transforms.records", "transforms.write.gate", "transforms.write.publish",
+    "transforms.rows.keys", "transforms.read.duplicates", "transforms.records", "transforms.write.gate", "transforms.write.publish",
     "transforms.write.publisher", "transforms.write.publish_tasks", "transforms.write.run", "transforms.write.commit",
     "transforms.write.placing", "transforms.write.journal", "transforms.write.locks", "transforms.write.content",
     "transforms.model.pool", "transforms.model.structure", "transforms.model.restoring", "transforms.model.session",

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from transforms.codec import Column, Ragged, take
-from transforms.codes import Code, Stage
 from transforms.elements import FailedRow, InstanceBatch, PredictionBatch
 from transforms.model.session import LoadedModel, cant_run, first_line
+from transforms.rows.codes import Code, Stage
 from transforms.runtime import metrics
 from transforms.signature import Batching, ModelError
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from transforms.elements import InstanceBatch
-from transforms.keys import readable
+from transforms.rows.keys import readable
 from transforms.runtime import processes, temporary_folders
 from transforms.signature import ModelError
 from transforms.specs.models import ModelSpec

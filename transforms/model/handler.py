@@ -16,11 +16,11 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from transforms.codec import Column
-from transforms.codes import Code, Stage
 from transforms.elements import InstanceBatch, PredictionBatch
-from transforms.keys import hash_keys
 from transforms.model.batches import BatchRunner
 from transforms.model.pool import ModelPool
+from transforms.rows.codes import Code, Stage
+from transforms.rows.keys import hash_keys
 from transforms.runtime import metrics, worker_causes
 from transforms.signature import ModelError
 from transforms.specs.models import NO_COMPARISON, VARIANT, CompareSpec, ModelSpec

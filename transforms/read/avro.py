@@ -10,7 +10,6 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from transforms.codes import Code, RowError
 from transforms.elements import FileRange, InstanceBatch
 from transforms.read.avro_blocks import NOT_AVRO, STUMBLES, SYNC_BYTES, Block, Decoder, Header, read_blocks, read_header
 from transforms.read.columns import find_twins, nested_twins, refuse_columns
@@ -18,6 +17,7 @@ from transforms.read.damage import DamagedFileError, decoding
 from transforms.read.row import RowSpec
 from transforms.read.source import open_source
 from transforms.read.table import BATCH_BYTES, TableBatcher, batch_rows, needed_columns
+from transforms.rows.codes import Code, RowError
 
 PRIMITIVES = {
     "null": pa.null(), "boolean": pa.bool_(), "int": pa.int32(), "long": pa.int64(), "float": pa.float32(), "double": pa.float64(),

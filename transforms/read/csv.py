@@ -20,9 +20,7 @@ import pyarrow.types as pt
 from pyarrow import csv as arrow_csv
 
 from transforms.codec import Column
-from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch, RowTexts
-from transforms.keys import join_keys, make_key, make_keys, take_key
 from transforms.read import arrow
 from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Block
 from transforms.read.columns import find_twins
@@ -32,6 +30,8 @@ from transforms.read.csv_rows import PIECE_BYTES, CsvRows, Header, RowBlock, adj
 from transforms.read.jsonl import LineParser
 from transforms.read.merge import merge
 from transforms.read.row import RowSpec
+from transforms.rows.codes import Code, RowError
+from transforms.rows.keys import join_keys, make_key, make_keys, take_key
 from transforms.runtime.read_ahead import read_ahead
 from transforms.texts import quote
 

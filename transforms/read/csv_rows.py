@@ -14,11 +14,11 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from transforms.codes import Code, RowError
 from transforms.elements import FileRange, RowTexts
 from transforms.read.blocks import BYTE_ORDER_MARK, MAX_ROW_BYTES, read_blocks
 from transforms.read.damage import DamagedFileError
 from transforms.read.source import open_source
+from transforms.rows.codes import Code, RowError
 
 QUOTE, COMMA, NEWLINE, RETURN = b'",\n\r'
 HEADER_READ_BYTES = 64 << 10

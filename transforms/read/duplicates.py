@@ -10,10 +10,10 @@ import apache_beam as beam
 import numpy as np
 
 from transforms.coders import Piece
-from transforms.codes import Code
 from transforms.elements import InstanceBatch, Split
-from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.read.instances import hashes_of, range_reader
+from transforms.rows.codes import Code
+from transforms.rows.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs.job import JobSpec
 from transforms.tasks import RunSpec, job_of
 

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from transforms.codec import Column, Ragged, numpy_dtype
-from transforms.codes import Code, RowError
 from transforms.read import arrow
 from transforms.read.row import RowSpec
 from transforms.read.table import json_text
+from transforms.rows.codes import Code, RowError
 from transforms.signature import TensorSpec
 from transforms.texts import scalar_texts
 from transforms.values import integer_bounds, out_of_range

@@ -12,12 +12,12 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch, Rows
-from transforms.keys import hash_keys, path_text, readable
 from transforms.read.blocks import MAX_ROW_BYTES, read_blocks
 from transforms.read.jsonl import find_lines
 from transforms.read.row import RowSpec
+from transforms.rows.codes import Code, RowError
+from transforms.rows.keys import hash_keys, path_text, readable
 from transforms.storage import files, gcs
 from transforms.storage.files import FoundFile
 from transforms.storage.pins import FileChangedError

@@ -10,12 +10,12 @@ import importlib
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from transforms.codes import Code, Stage
 from transforms.elements import FailedRow, FileRange, InstanceBatch
 from transforms.read.blocks import compression_of
 from transforms.read.contents import contradiction
 from transforms.read.damage import DamagedFileError
 from transforms.read.row import RowSpec
+from transforms.rows.codes import Code, Stage
 from transforms.specs.table_name import is_table
 from transforms.storage.pins import FileChangedError
 

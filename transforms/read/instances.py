@@ -16,12 +16,12 @@ from apache_beam.pvalue import TaggedOutput
 
 from transforms import records
 from transforms.coders import Piece
-from transforms.codes import INCOMPLETE, Code
 from transforms.elements import FileRange, Incomplete, InstanceBatch, Split, SplitCount, SplitEnd
-from transforms.keys import hash_keys
 from transforms.read.blocks import BLOCK_BYTES
 from transforms.read.formats import RangeReader
 from transforms.read.row import RowSpec
+from transforms.rows.codes import INCOMPLETE, Code
+from transforms.rows.keys import hash_keys
 from transforms.runtime import metrics
 from transforms.runtime.read_ahead import read_ahead
 from transforms.specs.job import OWN_FIELDS, JobSpec

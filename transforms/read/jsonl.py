@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from transforms import codec
-from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch, RowTexts, on_one_line, row_as_json
-from transforms.keys import make_key, make_keys, take_key, take_keys
 from transforms.read.blocks import MAX_ROW_BYTES, Block, read_blocks
 from transforms.read.limits import LONG_ROW_BYTES
 from transforms.read.row import RowReader, RowSpec
+from transforms.rows.codes import Code, RowError
+from transforms.rows.keys import make_key, make_keys, take_key, take_keys
 
 # Tensors of one batch, in and out, as far as the signature tells; rows beyond it wait for the next batch.
 BATCH_TENSOR_BYTES = 64 << 20

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import TaggedOutput
 
-from transforms.codes import Code, RowError, Stage
 from transforms.elements import FailedRow, InstanceBatch, Split
 from transforms.model.locate import locate_named
 from transforms.read.formats import RangeReader
@@ -24,6 +23,7 @@ from transforms.read.instances import ACCOUNT_TYPES, RowsRead, SplitAccount, row
 from transforms.read.kept_rows import InstanceMaker, RowBlock, keep, keep_failed
 from transforms.read.row import RowSpec
 from transforms.routes import folder_of, stand_in
+from transforms.rows.codes import Code, RowError, Stage
 from transforms.runtime import metrics
 from transforms.signature import ModelError
 from transforms.specs.job import JobSpec

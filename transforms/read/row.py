@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 
 from transforms import codec
-from transforms.codes import Code, RowError
-from transforms.keys import take_key
 from transforms.read.gather import Gatherer, Packing, pieces
 from transforms.read.limits import LONG_ROW_BYTES, MAX_ROW_VALUES
+from transforms.rows.codes import Code, RowError
+from transforms.rows.keys import take_key
 from transforms.signature import Signature, TensorSpec
 from transforms.texts import MUST_ESCAPE, is_utf8
 from transforms.values import B64, TooLarge, normalize

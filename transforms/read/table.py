@@ -15,15 +15,15 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from transforms.codec import Column
-from transforms.codes import Code, RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch
-from transforms.keys import join_keys, make_key, make_keys, take_key
 from transforms.read import arrow
 from transforms.read.columns import find_nested_twins, find_twins, twin_in
 from transforms.read.limits import MAX_UNPACKED_BYTES
 from transforms.read.python_values import python_values
 from transforms.read.row import RowSpec
 from transforms.read.row_sizes import is_small, row_bytes, slices, value_bytes
+from transforms.rows.codes import Code, RowError
+from transforms.rows.keys import join_keys, make_key, make_keys, take_key
 from transforms.texts import scalar_texts
 
 # Rows that are made into instances at once, by their bytes in the file and in number.

@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.codec import Column
-from transforms.codes import RowError
 from transforms.elements import FailedRow, FileRange, InstanceBatch, Rows
-from transforms.keys import make_key, make_keys, take_key, take_keys
 from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Cursor, open_stream
 from transforms.read.damage import DamagedFileError
 from transforms.read.example import ExampleParser, Features
 from transforms.read.row import RowSpec
 from transforms.read.table import batch_rows
+from transforms.rows.codes import RowError
+from transforms.rows.keys import make_key, make_keys, take_key, take_keys
 
 LENGTH = struct.Struct("<QI")
 CHECKSUM = struct.Struct("<I")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from apache_beam.metrics import Metrics
 
-from transforms.codes import Stage
+from transforms.rows.codes import Stage
 
 NAMESPACE = "nightshift"
 

@@ -12,8 +12,8 @@ import apache_beam as beam
 import numpy as np
 
 from transforms.codec import Column, Ragged
-from transforms.codes import Code
 from transforms.elements import FailedRow, PredictionBatch
+from transforms.rows.codes import Code
 from transforms.signature import TensorSpec
 from transforms.statistics.comparison import Comparison
 from transforms.statistics.effort import Effort

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 from google.cloud import bigquery
 
-from transforms.codes import Code
 from transforms.elements import PredictionBatch
+from transforms.rows.codes import Code
 from transforms.signature import Signature
 from transforms.specs.job import OutputSpec
 from transforms.specs.models import SpecError

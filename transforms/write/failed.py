@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.elements import FailedRow
-from transforms.keys import readable
+from transforms.rows.keys import readable
 from transforms.specs.job import OutputSpec
 from transforms.specs.table_name import is_table
 from transforms.write.columns import as_text

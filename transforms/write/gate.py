@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from transforms.codes import EXPLANATIONS, Code
 from transforms.elements import Incomplete, Shard, SplitCount
-from transforms.keys import DuplicateKey, Duplicates
+from transforms.rows.codes import EXPLANATIONS, Code
+from transforms.rows.keys import DuplicateKey, Duplicates
 from transforms.specs.job import JobSpec
 from transforms.statistics.comparison import Comparison
 from transforms.statistics.drift import NO_MEASURE, UNMEASURED, Drift

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from transforms import records
-from transforms.codes import Code
 from transforms.elements import Plan, Shard
+from transforms.rows.codes import Code
 from transforms.specs.job import JobSpec
 from transforms.specs.own_names import MANIFEST
 from transforms.statistics.effort import STEPS, Effort

@@ -13,7 +13,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from transforms import cancelled
 from transforms.coders import Piece, PieceCoder
 from transforms.elements import Plan, Shard, SplitCount
-from transforms.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
+from transforms.rows.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs.job import JobSpec
 from transforms.statistics.gather import MergeStatistics, Statistics
 from transforms.tasks import RunSpec

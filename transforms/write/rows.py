@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from transforms.codec import Column, Ragged, take
-from transforms.codes import Code, Stage
 from transforms.elements import PredictionBatch
+from transforms.rows.codes import Code, Stage
 from transforms.write.jsontext import finite_rows
 
 VALUE_BYTES = 20

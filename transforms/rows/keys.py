@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
-from transforms.codes import Code, RowError
+from transforms.rows.codes import Code, RowError
 
 # Listed in the manifest at most; their number is counted whole.
 LISTED_DUPLICATES = 1000
