@@ -29,7 +29,7 @@ from pipeline.preflight import (
     threads,
 )
 from transforms.bigquery import ERRORS, client, reason
-from transforms.elements import Task
+from transforms.elements.batches import Task
 from transforms.imports import import_tensorflow
 from transforms.specs.models import SpecError
 from transforms.specs.table_name import is_table, parse_table

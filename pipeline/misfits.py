@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from transforms.elements import FailedRow, InstanceBatch, row_as_json
+from transforms.elements.batches import FailedRow, InstanceBatch, row_as_json
 from transforms.rows.codes import Code, RowError
 from transforms.signature import Signature, TensorSpec
 from transforms.storage import files

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from transforms.elements import FailedRow, FileRange, InstanceBatch, PredictionBatch
+from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, PredictionBatch
 from transforms.model.batches import BatchRunner
 from transforms.model.session import LoadedModel
 from transforms.read.formats import format_of

@@ -20,7 +20,7 @@ ROOMS: tuple[str, ...] = (
     "transforms.specs",
     "transforms.rows",
     "transforms.runtime",
-    "transforms.rows",
+    "transforms.elements",
 )
 
 

@@ -13,7 +13,7 @@ from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from transforms.elements import FileRange
+from transforms.elements.batches import FileRange
 from transforms.read import blocks, splits
 from transforms.read.blocks import Block, DamagedFileError, compression_of, read_blocks
 from transforms.read.formats import FORMATS

@@ -24,7 +24,7 @@ from saved_models import Models
 from test_job import lines, manifest, run, write_lines
 
 from transforms import records
-from transforms.elements import FileRange, InstanceBatch, Split
+from transforms.elements.batches import FileRange, InstanceBatch, Split
 from transforms.read import duplicates, splits
 from transforms.read.formats import RangeReader, format_of
 from transforms.read.row import RowSpec

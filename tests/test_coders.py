@@ -24,8 +24,8 @@ from test_job import lines, manifest, run, write_lines
 
 from pipeline import graph, many, preflight
 from pipeline import options as flags
-from transforms.coders import MessageCoder, PieceCoder
-from transforms.elements import FailedRow, FileRange, Incomplete, Plan, Shard, Split, SplitCount, Task
+from transforms.elements.batches import FailedRow, FileRange, Incomplete, Plan, Shard, Split, SplitCount, Task
+from transforms.elements.coders import MessageCoder, PieceCoder
 from transforms.read.csv_rows import Header
 from transforms.read.kept_rows import RowBlock, RowBlockCoder
 from transforms.rows.codes import Code, Stage

@@ -16,7 +16,7 @@ import pytest
 from saved_models import Models
 
 from pipeline.main import main
-from transforms.elements import Shard
+from transforms.elements.batches import Shard
 from transforms.signature import Signature
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec

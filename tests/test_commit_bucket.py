@@ -16,7 +16,7 @@ from gcp_fixtures import CloudStorage
 from saved_models import Models
 from test_commit import FOREIGN, NEW, OLD, RESULT0, RESULT1, Killed, an_output, crc32c, described, make
 
-from transforms.elements import Shard, SplitCount
+from transforms.elements.batches import Shard, SplitCount
 from transforms.signature import Signature
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec

@@ -21,7 +21,7 @@ from saved_models import Models
 from test_job import check_output, lines, manifest, run
 
 from transforms import codec
-from transforms.elements import FileRange, InstanceBatch
+from transforms.elements.batches import FileRange, InstanceBatch
 from transforms.read import blocks, csv_rows, splits
 from transforms.read.blocks import DamagedFileError
 from transforms.read.csv import CsvReader, RowParser

@@ -20,7 +20,7 @@ from saved_models import Models
 from test_job import check_output, lines, manifest, names_in, run, write_lines
 
 from transforms import records
-from transforms.elements import InstanceBatch
+from transforms.elements.batches import InstanceBatch
 from transforms.model import crashes
 from transforms.records import SplitRecord
 from transforms.signature import ModelError

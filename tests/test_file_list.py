@@ -11,7 +11,7 @@ import pytest
 from saved_models import Models
 from test_job import check_output, lines, run
 
-from transforms.elements import FileRange, InstanceBatch
+from transforms.elements.batches import FileRange, InstanceBatch
 from transforms.read import file_list
 from transforms.read.file_list import FileListReader, refusal
 from transforms.read.row import RowSpec

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from transforms import codec
-from transforms.elements import FileRange, InstanceBatch
+from transforms.elements.batches import FileRange, InstanceBatch
 from transforms.read import jsonl
 from transforms.read.blocks import Block
 from transforms.read.jsonl import LineParser

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from transforms.codec import Column, Ragged
-from transforms.elements import FileRange, InstanceBatch, PredictionBatch, RowTexts
+from transforms.elements.batches import FileRange, InstanceBatch, PredictionBatch, RowTexts
 from transforms.read.blocks import Block
 from transforms.read.instances import row_spec
 from transforms.read.jsonl import LineParser

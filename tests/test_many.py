@@ -14,7 +14,7 @@ import pytest
 from saved_models import Models
 
 from pipeline.main import main
-from transforms.elements import Task
+from transforms.elements.batches import Task
 from transforms.specs.job import InputSpec, KeySpec, OutputSpec
 from transforms.tasks import RunSpec, TaskError, check_tasks
 

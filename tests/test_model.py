@@ -10,7 +10,7 @@ import pytest
 from saved_models import Models
 
 from transforms.codec import Column, Ragged
-from transforms.elements import InstanceBatch, PredictionBatch, RowTexts
+from transforms.elements.batches import InstanceBatch, PredictionBatch, RowTexts
 from transforms.model.batches import BatchRunner
 from transforms.model.locate import read_meta_graphs
 from transforms.model.session import LoadedModel

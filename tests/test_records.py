@@ -11,7 +11,7 @@ import google_crc32c
 import pytest
 
 from transforms import records
-from transforms.elements import FileRange, Shard, Split, SplitCount
+from transforms.elements.batches import FileRange, Shard, Split, SplitCount
 from transforms.records import SplitRecord
 from transforms.signature import Signature
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_many import export, read_lines, run
 
-from transforms.elements import FileRange
+from transforms.elements.batches import FileRange
 from transforms.read.kept_rows import keep
 from transforms.read.parquet import ParquetReader
 from transforms.read.row import RowSpec

@@ -8,7 +8,7 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 
-from transforms.elements import FileRange, Split
+from transforms.elements.batches import FileRange, Split
 from transforms.read import splits
 from transforms.read.formats import FORMATS, FormatError, format_of
 from transforms.read.splits import PlanSplits, split_file

@@ -18,7 +18,7 @@ from sklearn.datasets import load_breast_cancer, load_digits
 from written import instances, output_spec, signature_of
 
 from transforms.codec import Ragged
-from transforms.elements import FailedRow, PredictionBatch
+from transforms.elements.batches import FailedRow, PredictionBatch
 from transforms.rows.codes import Code, Stage
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec

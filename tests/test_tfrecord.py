@@ -13,7 +13,7 @@ import pytest
 from saved_models import Models
 from test_job import check_output, lines, run
 
-from transforms.elements import FileRange, InstanceBatch
+from transforms.elements.batches import FileRange, InstanceBatch
 from transforms.read import blocks, tfrecord
 from transforms.read.blocks import DamagedFileError
 from transforms.read.example import impossible_inputs

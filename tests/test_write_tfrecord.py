@@ -20,7 +20,7 @@ from saved_models import Models
 from written import instances, names_in, objects, output_spec, predictions, run, signature_of, write_lines
 
 from transforms.codec import Column, Ragged
-from transforms.elements import PredictionBatch
+from transforms.elements.batches import PredictionBatch
 from transforms.read import splits
 from transforms.rows.codes import Code
 from transforms.signature import TensorSpec

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.main import main
 from transforms.codec import Column
-from transforms.elements import InstanceBatch, PredictionBatch, RowTexts
+from transforms.elements.batches import InstanceBatch, PredictionBatch, RowTexts
 from transforms.signature import Signature, TensorSpec
 
 X = TensorSpec("x", "x:0", "float32", (None,))

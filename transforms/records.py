@@ -14,7 +14,7 @@ from typing import Any
 import google_crc32c
 import msgspec
 
-from transforms.elements import FileRange, Shard, Split, SplitCount
+from transforms.elements.batches import FileRange, Shard, Split, SplitCount
 from transforms.specs.job import STAGING, JobSpec, staging_in
 from transforms.specs.messagepack import packer
 from transforms.specs.models import SpecError

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from transforms.elements import Plan, Task
+from transforms.elements.batches import Plan, Task
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec, staging_in
 from transforms.specs.models import NO_COMPARISON, CompareSpec, SpecError
 from transforms.specs.own_names import is_own

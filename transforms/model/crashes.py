@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from transforms.elements import InstanceBatch
+from transforms.elements.batches import InstanceBatch
 from transforms.rows.keys import readable
 from transforms.runtime import processes, temporary_folders
 from transforms.signature import ModelError

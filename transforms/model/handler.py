@@ -16,7 +16,7 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from transforms.codec import Column
-from transforms.elements import InstanceBatch, PredictionBatch
+from transforms.elements.batches import InstanceBatch, PredictionBatch
 from transforms.model.batches import BatchRunner
 from transforms.model.pool import ModelPool
 from transforms.rows.codes import Code, Stage

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from transforms.elements import FileRange, InstanceBatch
+from transforms.elements.batches import FileRange, InstanceBatch
 from transforms.read.avro_blocks import NOT_AVRO, STUMBLES, SYNC_BYTES, Block, Decoder, Header, read_blocks, read_header
 from transforms.read.columns import find_twins, nested_twins, refuse_columns
 from transforms.read.damage import DamagedFileError, decoding

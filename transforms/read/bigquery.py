@@ -19,7 +19,7 @@ from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import types
 
 from transforms.bigquery import ERRORS, TableError, client, read_client, reason
-from transforms.elements import FileRange, InstanceBatch, Split
+from transforms.elements.batches import FileRange, InstanceBatch, Split
 from transforms.read import arrow
 from transforms.read.instances import row_spec
 from transforms.read.row import RowSpec

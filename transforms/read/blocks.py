@@ -13,7 +13,7 @@ from typing import IO, Any, BinaryIO
 from backports import zstd
 from isal import igzip_lib
 
-from transforms.elements import FileRange
+from transforms.elements.batches import FileRange
 from transforms.read.damage import POSSIBLE, DamagedFileError, is_damage
 from transforms.read.source import open_source
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transforms.elements import FileRange
+from transforms.elements.batches import FileRange
 from transforms.read.blocks import compression_of, open_stream
 from transforms.read.damage import DamagedFileError, decoding
 from transforms.storage import files

@@ -20,7 +20,7 @@ import pyarrow.types as pt
 from pyarrow import csv as arrow_csv
 
 from transforms.codec import Column
-from transforms.elements import FailedRow, FileRange, InstanceBatch, RowTexts
+from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, RowTexts
 from transforms.read import arrow
 from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Block
 from transforms.read.columns import find_twins

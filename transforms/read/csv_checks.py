@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transforms.elements import FileRange
+from transforms.elements.batches import FileRange
 from transforms.read.blocks import BLOCK_BYTES, compression_of
 from transforms.read.columns import find_twins
 from transforms.read.csv_rows import Header, read_header, read_rows, take_header

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from transforms.elements import FileRange, RowTexts
+from transforms.elements.batches import FileRange, RowTexts
 from transforms.read.blocks import BYTE_ORDER_MARK, MAX_ROW_BYTES, read_blocks
 from transforms.read.damage import DamagedFileError
 from transforms.read.source import open_source

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import apache_beam as beam
 import numpy as np
 
-from transforms.coders import Piece
-from transforms.elements import InstanceBatch, Split
+from transforms.elements.batches import InstanceBatch, Split
+from transforms.elements.coders import Piece
 from transforms.read.instances import hashes_of, range_reader
 from transforms.rows.codes import Code
 from transforms.rows.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.elements import FileRange
+from transforms.elements.batches import FileRange
 from transforms.read.avro_blocks import read_header
 from transforms.read.damage import DamagedFileError, decoding
 from transforms.read.formats import format_of

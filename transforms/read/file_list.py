@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from transforms.elements import FailedRow, FileRange, InstanceBatch, Rows
+from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, Rows
 from transforms.read.blocks import MAX_ROW_BYTES, read_blocks
 from transforms.read.jsonl import find_lines
 from transforms.read.row import RowSpec

@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from transforms.elements import FailedRow, FileRange, InstanceBatch
+from transforms.elements.batches import FailedRow, FileRange, InstanceBatch
 from transforms.read.blocks import compression_of
 from transforms.read.contents import contradiction
 from transforms.read.damage import DamagedFileError

@@ -15,8 +15,8 @@ import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 
 from transforms import records
-from transforms.coders import Piece
-from transforms.elements import FileRange, Incomplete, InstanceBatch, Split, SplitCount, SplitEnd
+from transforms.elements.batches import FileRange, Incomplete, InstanceBatch, Split, SplitCount, SplitEnd
+from transforms.elements.coders import Piece
 from transforms.read.blocks import BLOCK_BYTES
 from transforms.read.formats import RangeReader
 from transforms.read.row import RowSpec

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from transforms import codec
-from transforms.elements import FailedRow, FileRange, InstanceBatch, RowTexts, on_one_line, row_as_json
+from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, RowTexts, on_one_line, row_as_json
 from transforms.read.blocks import MAX_ROW_BYTES, Block, read_blocks
 from transforms.read.limits import LONG_ROW_BYTES
 from transforms.read.row import RowReader, RowSpec

@@ -11,7 +11,7 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from transforms.elements import FailedRow, FileRange, InstanceBatch
+from transforms.elements.batches import FailedRow, FileRange, InstanceBatch
 from transforms.read.blocks import Block
 from transforms.read.csv import RowParser
 from transforms.read.csv_rows import CsvRows, Header, find_rows

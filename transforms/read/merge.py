@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.codec import Column, Ragged
-from transforms.elements import InstanceBatch, Rows
+from transforms.elements.batches import InstanceBatch, Rows
 
 
 def merge(one: InstanceBatch, two: InstanceBatch, rows: Rows, offsets: np.ndarray) -> InstanceBatch:

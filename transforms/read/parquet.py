@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from transforms.elements import FileRange, InstanceBatch
+from transforms.elements.batches import FileRange, InstanceBatch
 from transforms.read.columns import find_nested_twins, find_twins, refuse_columns
 from transforms.read.damage import DamagedFileError, decoding
 from transforms.read.limits import MAX_PACKED_COLUMN_BYTES, MAX_PACKED_RATIO, MAX_UNPACKED_BYTES

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import TaggedOutput
 
-from transforms.elements import FailedRow, InstanceBatch, Split
+from transforms.elements.batches import FailedRow, InstanceBatch, Split
 from transforms.model.locate import locate_named
 from transforms.read.formats import RangeReader
 from transforms.read.instances import ACCOUNT_TYPES, RowsRead, SplitAccount, row_spec, timed

@@ -11,7 +11,7 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.elements import FileRange, Split
+from transforms.elements.batches import FileRange, Split
 from transforms.read.formats import Format, format_of
 from transforms.specs.job import InputSpec, OutputSpec
 from transforms.storage import files

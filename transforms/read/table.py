@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from transforms.codec import Column
-from transforms.elements import FailedRow, FileRange, InstanceBatch
+from transforms.elements.batches import FailedRow, FileRange, InstanceBatch
 from transforms.read import arrow
 from transforms.read.columns import find_nested_twins, find_twins, twin_in
 from transforms.read.limits import MAX_UNPACKED_BYTES

@@ -10,8 +10,8 @@ import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.pvalue import TaggedOutput
 
-from transforms.coders import Piece
-from transforms.elements import FileRange, Plan, Split, Task
+from transforms.elements.batches import FileRange, Plan, Split, Task
+from transforms.elements.coders import Piece
 from transforms.model.locate import locate_model
 from transforms.read.bigquery import PlanStreams
 from transforms.read.formats import FormatError, format_of

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.codec import Column
-from transforms.elements import FailedRow, FileRange, InstanceBatch, Rows
+from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, Rows
 from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Cursor, open_stream
 from transforms.read.damage import DamagedFileError
 from transforms.read.example import ExampleParser, Features

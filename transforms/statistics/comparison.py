@@ -11,7 +11,7 @@ import datasketches
 import numpy as np
 
 from transforms.codec import Column, Ragged, take
-from transforms.elements import PredictionBatch
+from transforms.elements.batches import PredictionBatch
 from transforms.statistics.sketches import QUANTILE_K
 
 MOST_CHANGED = 20

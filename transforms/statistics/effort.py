@@ -8,7 +8,7 @@ import socket
 import time
 from collections import Counter
 
-from transforms.elements import PredictionBatch
+from transforms.elements.batches import PredictionBatch
 
 STEPS = ("read", "predict", "write")
 # A timeline of more parts than this is made coarser, until it has half as many.

@@ -12,7 +12,7 @@ import apache_beam as beam
 import numpy as np
 
 from transforms.codec import Column, Ragged
-from transforms.elements import FailedRow, PredictionBatch
+from transforms.elements.batches import FailedRow, PredictionBatch
 from transforms.rows.codes import Code
 from transforms.signature import TensorSpec
 from transforms.statistics.comparison import Comparison

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 from google.cloud import bigquery
 
-from transforms.elements import PredictionBatch
+from transforms.elements.batches import PredictionBatch
 from transforms.rows.codes import Code
 from transforms.signature import Signature
 from transforms.specs.job import OutputSpec

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.codec import Column, Ragged, numpy_dtype
-from transforms.elements import PredictionBatch
+from transforms.elements.batches import PredictionBatch
 from transforms.rows.codes import Code
 from transforms.write.rows import refuse
 from transforms.write.schema import WIDER, OutputColumn, TableSpec

@@ -19,7 +19,7 @@ from typing import Any
 
 import google_crc32c
 
-from transforms.elements import Shard
+from transforms.elements.batches import Shard
 from transforms.specs.job import STAGING
 from transforms.specs.own_names import MANIFEST, STATE, SUCCESS
 from transforms.storage import files

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pyarrow as pa
 
-from transforms.elements import PredictionBatch
+from transforms.elements.batches import PredictionBatch
 from transforms.signature import Signature, TensorSpec
 from transforms.statistics.comparison import MOST_CHANGED, Comparison, Difference, OutputComparison, align, columns_of, differ
 from transforms.write.jsonl import join_texts, prediction_texts, text_of

@@ -8,7 +8,7 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.elements import FailedRow
+from transforms.elements.batches import FailedRow
 from transforms.rows.keys import readable
 from transforms.specs.job import OutputSpec
 from transforms.specs.table_name import is_table

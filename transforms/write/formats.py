@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Protocol
 
-from transforms.elements import PredictionBatch
+from transforms.elements.batches import PredictionBatch
 from transforms.read import formats as read_formats
 from transforms.read.blocks import compression_of
 from transforms.signature import Signature

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from transforms.elements import Incomplete, Shard, SplitCount
+from transforms.elements.batches import Incomplete, Shard, SplitCount
 from transforms.rows.codes import EXPLANATIONS, Code
 from transforms.rows.keys import DuplicateKey, Duplicates
 from transforms.specs.job import JobSpec

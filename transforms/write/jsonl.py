@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.elements import PredictionBatch, is_json, row_as_json
+from transforms.elements.batches import PredictionBatch, is_json, row_as_json
 from transforms.signature import Signature
 from transforms.specs.job import OutputSpec
 from transforms.write.join import Sink, concatenate

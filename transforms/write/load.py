@@ -14,7 +14,7 @@ from google.api_core.exceptions import Conflict, NotFound
 from google.cloud import bigquery
 
 from transforms.bigquery import ERRORS, TableError, client, reason
-from transforms.elements import Shard
+from transforms.elements.batches import Shard
 from transforms.specs.job import JobSpec
 from transforms.specs.own_names import MANIFEST, SUCCESS
 from transforms.specs.table_name import TableName, parse_table

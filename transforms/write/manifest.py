@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from transforms import records
-from transforms.elements import Plan, Shard
+from transforms.elements.batches import Plan, Shard
 from transforms.rows.codes import Code
 from transforms.specs.job import JobSpec
 from transforms.specs.own_names import MANIFEST

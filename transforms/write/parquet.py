@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.elements import PredictionBatch
+from transforms.elements.batches import PredictionBatch
 from transforms.signature import Signature
 from transforms.specs.job import OutputSpec
 from transforms.storage import files

@@ -11,8 +11,8 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import cancelled
-from transforms.coders import Piece, PieceCoder
-from transforms.elements import Plan, Shard, SplitCount
+from transforms.elements.batches import Plan, Shard, SplitCount
+from transforms.elements.coders import Piece, PieceCoder
 from transforms.rows.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs.job import JobSpec
 from transforms.statistics.gather import MergeStatistics, Statistics

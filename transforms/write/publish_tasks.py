@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from transforms import cancelled
-from transforms.elements import Plan
+from transforms.elements.batches import Plan
 from transforms.specs.own_names import MANIFEST, SUCCESS
 from transforms.storage import files
 from transforms.tasks import RunSpec

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from transforms.elements import Shard
+from transforms.elements.batches import Shard
 from transforms.specs.job import STAGING, JobSpec
 from transforms.specs.own_names import COMPARISON, ERRORS, MANIFEST, RESULTS, STATS, SUCCESS
 from transforms.storage import files

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from transforms.codec import Column, Ragged, take
-from transforms.elements import PredictionBatch
+from transforms.elements.batches import PredictionBatch
 from transforms.rows.codes import Code, Stage
 from transforms.write.jsontext import finite_rows
 

@@ -18,8 +18,8 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import records
-from transforms.coders import Piece
-from transforms.elements import FailedRow, PredictionBatch, Shard, SplitEnd
+from transforms.elements.batches import FailedRow, PredictionBatch, Shard, SplitEnd
+from transforms.elements.coders import Piece
 from transforms.records import SplitRecord
 from transforms.runtime import metrics
 from transforms.specs.job import JobSpec

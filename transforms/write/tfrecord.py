@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.codec import Column, Ragged
-from transforms.elements import PredictionBatch
+from transforms.elements.batches import PredictionBatch
 from transforms.signature import Signature
 from transforms.specs.job import OutputSpec
 from transforms.specs.models import SpecError

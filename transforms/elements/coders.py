@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import apache_beam as beam
 from apache_beam.coders.typecoders import CoderRegistry
 
-from transforms.elements import Plan, Shard, Split, SplitCount, Task
+from transforms.elements.batches import Plan, Shard, Split, SplitCount, Task
 from transforms.rows.keys import DuplicateKey, Duplicates
 from transforms.specs.messagepack import packer
 from transforms.statistics import stored
