@@ -11,11 +11,11 @@ from typing import Any
 
 import msgspec
 
+from transforms.convert.json_values import normalize
 from transforms.elements.batches import FailedRow, InstanceBatch, row_as_json
 from transforms.rows.codes import Code, RowError
 from transforms.signature import Signature, TensorSpec
 from transforms.storage import files
-from transforms.values import normalize
 
 NAMED_INPUT = re.compile(r"input '([^']+)'")
 IMAGE = re.compile(r"\.(jpe?g|png|gif|bmp|webp|tiff?)$", re.IGNORECASE)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from transforms.convert.refuse_rows import refuse_non_finite, select
 from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, PredictionBatch
 from transforms.model.batches import BatchRunner
 from transforms.model.session import LoadedModel
@@ -25,7 +26,6 @@ from transforms.storage import files
 from transforms.storage.files import FoundFile
 from transforms.write.formats import Encoder, make_encoder
 from transforms.write.jsonl import LineEncoder
-from transforms.write.rows import refuse_non_finite, select
 
 SAMPLED_SPLITS = 4
 LISTED_FILES = 10_000

@@ -90,7 +90,7 @@ def test_specs_and_signatures_need_no_beam() -> None:
     for module in (
         "transforms.specs.job",
         "transforms.signature",
-        "transforms.codec",
+        "transforms.convert.from_json",
         "transforms.rows.codes",
         "transforms.rows.keys",
         "pipeline.options",

@@ -14,7 +14,7 @@ from scipy.spatial.distance import jensenshannon
 from test_job import check_output, lines, manifest, run, write_lines
 
 from pipeline.main import main
-from transforms.codec import Ragged
+from transforms.convert.from_json import Ragged
 from transforms.statistics.comparison import differ
 from transforms.statistics.drift import jensen_shannon, stability_index
 

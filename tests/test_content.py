@@ -11,7 +11,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms.write.content import Content, merge
+from transforms.convert.content_digest import Content, merge
 
 SCHEMA = pa.schema(
     {

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from saved_models import Models
 from test_job import check_output, lines, manifest, run
 
-from transforms import codec
+from transforms.convert import from_json
 from transforms.elements.batches import FileRange, InstanceBatch
 from transforms.read import blocks, csv_rows, splits
 from transforms.read.blocks import DamagedFileError
@@ -59,7 +59,7 @@ def rows_of(batches: list[InstanceBatch]) -> dict[int, Any]:
         for number in range(len(batch)):
             cells = {}
             for name, column in batch.columns.items():
-                cell = column.rows[number] if isinstance(column, codec.Ragged) else column[number]
+                cell = column.rows[number] if isinstance(column, from_json.Ragged) else column[number]
                 cells[name] = cell if isinstance(cell, str) else np.asarray(cell).tolist()
             passed = {name: texts[number].as_py() for name, texts in batch.passthrough.items()}
             assert int(batch.offsets[number]) not in found
@@ -156,7 +156,7 @@ def verdict(dtype: str, cell: str) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return Code.WRONG_TYPE
     if "int" not in dtype:
-        cast = codec.numpy_dtype(dtype)
+        cast = from_json.numpy_dtype(dtype)
         try:
             with np.errstate(over="ignore"):
                 number = float(np.array(float(value)).astype(cast).astype(np.float64))

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from transforms import codec
+from transforms.convert import from_json
 from transforms.elements.batches import FileRange, InstanceBatch
 from transforms.read import jsonl
 from transforms.read.blocks import Block
@@ -45,7 +45,7 @@ def rows_of(batch: InstanceBatch) -> dict[int, Any]:
     for number in range(len(batch)):
         cells = {}
         for name, column in batch.columns.items():
-            cell = column.rows[number] if isinstance(column, codec.Ragged) else column[number]
+            cell = column.rows[number] if isinstance(column, from_json.Ragged) else column[number]
             cell = np.asarray(cell, object) if not isinstance(cell, np.ndarray) and batch_is_text(column) else np.asarray(cell)
             cells[name] = (str(cell.dtype), cell.shape, cell.tolist() if cell.dtype == object else cell.tobytes())
         passed = {name: texts[number].as_py() for name, texts in batch.passthrough.items()}
@@ -58,7 +58,7 @@ def rows_of(batch: InstanceBatch) -> dict[int, Any]:
     return found
 
 
-def batch_is_text(column: codec.Column) -> bool:
+def batch_is_text(column: from_json.Column) -> bool:
     return isinstance(column, np.ndarray) and column.dtype == object
 
 
@@ -76,7 +76,7 @@ def one(text: bytes | str, sig: Signature, **spec: Any) -> Any:
     if batch.failed:
         (failed,) = batch.failed
         return failed.code, failed.message
-    cells = {name: column.rows[0] if isinstance(column, codec.Ragged) else column[0] for name, column in batch.columns.items()}
+    cells = {name: column.rows[0] if isinstance(column, from_json.Ragged) else column[0] for name, column in batch.columns.items()}
     return next(iter(cells.values())) if len(cells) == 1 else cells
 
 
@@ -698,7 +698,7 @@ def expected_cell(value: Any, dtype: str) -> np.ndarray | None:
                     return item
         elif isinstance(item, int | float) and not isinstance(item, bool) and abs(item) <= 1.7976931348623157e308:
             with np.errstate(over="ignore", invalid="ignore"):
-                if np.isfinite(np.float64(item).astype(codec.numpy_dtype(dtype)).astype(np.float64)):
+                if np.isfinite(np.float64(item).astype(from_json.numpy_dtype(dtype)).astype(np.float64)):
                     return float(item)
         raise ValueError(item)
 
@@ -713,7 +713,7 @@ def expected_cell(value: Any, dtype: str) -> np.ndarray | None:
     if dtype == "string":
         return np.array(walked, object)
     exact = {"int4": np.int64, "bfloat16": np.float64}.get(dtype)
-    return np.array(walked, exact).astype(codec.numpy_dtype(dtype)) if exact else np.array(walked, codec.numpy_dtype(dtype))
+    return np.array(walked, exact).astype(from_json.numpy_dtype(dtype)) if exact else np.array(walked, from_json.numpy_dtype(dtype))
 
 
 NUMBERS = st.one_of(

@@ -17,7 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from transforms.codec import Column, Ragged
+from transforms.convert.from_json import Column, Ragged
+from transforms.convert.output_columns import check_members
+from transforms.convert.refuse_rows import refuse_non_finite
+from transforms.convert.to_json import finite_rows, json_texts
 from transforms.elements.batches import FileRange, InstanceBatch, PredictionBatch, RowTexts
 from transforms.read.blocks import Block
 from transforms.read.instances import row_spec
@@ -29,9 +32,6 @@ from transforms.specs.job import NAN_POLICIES, OUTPUT_STYLES, OWN_FIELDS, InputS
 from transforms.specs.models import ModelSpec, SpecError
 from transforms.write import jsonl
 from transforms.write.jsonl import LineEncoder
-from transforms.write.jsontext import finite_rows, json_texts
-from transforms.write.rows import refuse_non_finite
-from transforms.write.schema import check_members
 
 GOLDEN = Path(__file__).parent / "golden"
 MANY = settings(deadline=None, derandomize=True, max_examples=150)

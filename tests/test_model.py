@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from saved_models import Models
 
-from transforms.codec import Column, Ragged
+from transforms.convert.from_json import Column, Ragged
 from transforms.elements.batches import InstanceBatch, PredictionBatch, RowTexts
 from transforms.model.batches import BatchRunner
 from transforms.model.locate import read_meta_graphs

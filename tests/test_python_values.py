@@ -13,7 +13,7 @@ import pytest
 from saved_models import Models
 from test_job import lines, run
 
-from transforms.read.python_values import python_values
+from transforms.convert.python_values import python_values
 
 # The last day that 32 bits of days since 1970 hold.
 LAST_DAY = 2**31 - 1

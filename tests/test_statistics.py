@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_breast_cancer, load_digits
 from written import instances, output_spec, signature_of
 
-from transforms.codec import Ragged
+from transforms.convert.from_json import Ragged
 from transforms.elements.batches import FailedRow, PredictionBatch
 from transforms.rows.codes import Code, Stage
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec

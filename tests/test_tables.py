@@ -18,8 +18,9 @@ import pytest
 from saved_models import Models
 
 from pipeline.main import main
-from transforms.codec import Ragged
-from transforms.read import arrow, splits, table
+from transforms.convert import from_arrow
+from transforms.convert.from_json import Ragged
+from transforms.read import splits, table
 from transforms.rows.codes import Code
 from transforms.signature import Signature, TensorSpec
 
@@ -48,7 +49,7 @@ def write_avro(path: Path, rows: Sequence[dict[str, Any]], types: dict[str, Any]
 
 def column(array: pa.Array, dtype: str, *shape: int | None) -> tuple[Any, dict[int, Code]]:
     spec = TensorSpec("x", "x:0", dtype, (None, *shape))
-    made, errors = arrow.make_column(array, Signature("s", ("serve",), (spec,), (spec,)), spec)
+    made, errors = from_arrow.make_column(array, Signature("s", ("serve",), (spec,), (spec,)), spec)
     return made, {row: error.code for row, error in errors.items()}
 
 

@@ -20,7 +20,8 @@ from hypothesis.extra import numpy as hnp
 from saved_models import Models
 from written import instances, names_in, objects, output_spec, predictions, run, signature_of, write_lines
 
-from transforms.codec import Column, Ragged
+from transforms.convert.from_json import Column, Ragged
+from transforms.convert.output_columns import make_table
 from transforms.elements.batches import PredictionBatch
 from transforms.read import splits
 from transforms.rows.codes import Code, Stage
@@ -30,7 +31,6 @@ from transforms.specs.models import SpecError
 from transforms.write import parquet
 from transforms.write.formats import FORMATS
 from transforms.write.parquet import ParquetEncoder
-from transforms.write.schema import make_table
 
 MANY = settings(deadline=None, derandomize=True, max_examples=150)
 NUMBERS = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"]

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from saved_models import Models
 from written import instances, names_in, objects, output_spec, predictions, run, signature_of, write_lines
 
-from transforms.codec import Column, Ragged
+from transforms.convert.from_json import Column, Ragged
 from transforms.elements.batches import PredictionBatch
 from transforms.read import splits
 from transforms.rows.codes import Code

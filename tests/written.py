@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.main import main
-from transforms.codec import Column
+from transforms.convert.from_json import Column
 from transforms.elements.batches import InstanceBatch, PredictionBatch, RowTexts
 from transforms.signature import Signature, TensorSpec
 

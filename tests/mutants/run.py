@@ -36,7 +36,7 @@ import mutations  # noqa: E402
 MODULES = (
     "transforms.rows.keys", "transforms.read.duplicates", "transforms.records", "transforms.write.gate", "transforms.write.publish",
     "transforms.write.publisher", "transforms.write.publish_tasks", "transforms.write.run", "transforms.write.commit",
-    "transforms.write.placing", "transforms.write.journal", "transforms.write.locks", "transforms.write.content",
+    "transforms.write.placing", "transforms.write.journal", "transforms.write.locks", "transforms.convert.content_digest",
     "transforms.model.pool", "transforms.model.structure", "transforms.model.restoring", "transforms.model.session",
     "transforms.model.crashes",
 )  # fmt: skip

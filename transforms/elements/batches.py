@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from transforms.codec import Column, take
+from transforms.convert.from_json import Column, take
 from transforms.rows.codes import Code, Stage
 from transforms.rows.keys import readable
 from transforms.specs.job import JobSpec

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from transforms.codec import Column, Ragged, take
+from transforms.convert.from_json import Column, Ragged, take
 from transforms.elements.batches import FailedRow, InstanceBatch, PredictionBatch
 from transforms.model.session import LoadedModel, cant_run, first_line
 from transforms.rows.codes import Code, Stage

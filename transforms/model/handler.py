@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler, RunInference
 
-from transforms.codec import Column
+from transforms.convert.from_json import Column
 from transforms.elements.batches import InstanceBatch, PredictionBatch
 from transforms.model.batches import BatchRunner
 from transforms.model.pool import ModelPool

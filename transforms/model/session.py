@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from transforms import codec
+from transforms.convert import from_json
 from transforms.imports import import_keras
 from transforms.model.fingerprint import PARTS
 from transforms.model.model_files import ModelFiles
@@ -199,7 +199,7 @@ def _made_up(shape: Sequence[int | None] | None, dtype: str, rows: int) -> np.nd
     dims = [rows] if shape is None else [rows if place == 0 and dim is None else dim or 1 for place, dim in enumerate(shape)]
     if math.prod(dims) > 1 << 26:
         raise ValueError("a made-up row would be too large")
-    return np.full(dims, b"" if dtype == "string" else 0, codec.numpy_dtype(dtype))
+    return np.full(dims, b"" if dtype == "string" else 0, from_json.numpy_dtype(dtype))
 
 
 def _load(spec: ModelSpec, model: ModelFiles) -> tuple[Call, SharedSession | None]:

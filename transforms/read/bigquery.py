@@ -19,8 +19,8 @@ from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import types
 
 from transforms.bigquery import ERRORS, TableError, client, read_client, reason
+from transforms.convert import from_arrow
 from transforms.elements.batches import FileRange, InstanceBatch, Split
-from transforms.read import arrow
 from transforms.read.instances import row_spec
 from transforms.read.row import RowSpec
 from transforms.read.table import TableBatcher, batch_rows, needed_columns
@@ -106,7 +106,7 @@ def _check_names(job: JobSpec, there: Sequence[str]) -> None:
 def _check_columns(job: JobSpec, columns: dict[str, pa.DataType]) -> None:
     signature = job.model.signature
     for tensor in signature.inputs:
-        _, errors = arrow.make_column(pa.nulls(1, columns[tensor.name]), signature, tensor)
+        _, errors = from_arrow.make_column(pa.nulls(1, columns[tensor.name]), signature, tensor)
         if errors[0].code is Code.WRONG_TYPE:
             raise TableError(f"{job.input.source}: {errors[0].message}, which can't be one: choose or cast another in --input_query")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from transforms.read.arrow import fits
+from transforms.convert.from_arrow import fits
 from transforms.read.row import RowSpec
 
 

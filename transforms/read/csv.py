@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 from pyarrow import csv as arrow_csv
 
-from transforms.codec import Column
+from transforms.convert import from_arrow
+from transforms.convert.from_json import Column
+from transforms.convert.json_texts import quote
 from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, RowTexts
-from transforms.read import arrow
 from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Block
 from transforms.read.columns import find_twins
 from transforms.read.csv_cells import Cells
@@ -33,7 +34,6 @@ from transforms.read.row import RowSpec
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import join_keys, make_key, make_keys, take_key
 from transforms.runtime.read_ahead import read_ahead
-from transforms.texts import quote
 
 
 class CsvReader:
@@ -193,7 +193,7 @@ class RowParser:
         errors: dict[int, RowError] = {}
         for tensor in self.spec.signature.inputs:
             column = _array(table, tensor.name if tensor.dtype == "string" else "input " + tensor.name)
-            columns[tensor.name], more = arrow.make_column(column, self.spec.signature, tensor)
+            columns[tensor.name], more = from_arrow.make_column(column, self.spec.signature, tensor)
             errors = more | errors
         passthrough = {name: self._passthrough(table, name) for name in self.spec.passthrough_fields}
         batch = dataclasses.replace(

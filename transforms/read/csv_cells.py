@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from transforms.convert.json_texts import is_utf8
 from transforms.read.blocks import BYTE_ORDER_MARK
 from transforms.read.csv_rows import NEWLINE, QUOTE, RETURN, inside
-from transforms.texts import is_utf8
 
 ZERO, MINUS, POINT = b"0-."
 CASE = 0x20  # the bit that tells "E" from "e"

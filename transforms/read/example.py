@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from transforms.codec import Column, Ragged, numpy_dtype
-from transforms.read import arrow
+from transforms.convert import from_arrow
+from transforms.convert.from_json import Column, Ragged, numpy_dtype
+from transforms.convert.json_texts import scalar_texts
+from transforms.convert.json_values import integer_bounds, out_of_range
 from transforms.read.row import RowSpec
 from transforms.read.table import json_text
 from transforms.rows.codes import Code, RowError
 from transforms.signature import TensorSpec
-from transforms.texts import scalar_texts
-from transforms.values import integer_bounds, out_of_range
 
 Errors = dict[int, RowError]
 
@@ -162,7 +162,7 @@ class ExampleParser:
             some = some.cast(pa.large_list(pa.bool_()))
         if not len(good):
             return np.zeros(len(array), numpy_dtype(tensor.dtype)), errors
-        column, more = arrow.make_column(_nested(some, shape), self.spec.signature, tensor)
+        column, more = from_arrow.make_column(_nested(some, shape), self.spec.signature, tensor)
         errors |= {int(good[row]): error for row, error in more.items()}
         return _spread([column], [good], len(array), tensor), errors
 

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from transforms.convert.json_values import is_ones
 from transforms.signature import Signature, TensorSpec
-from transforms.values import is_ones
 
 PIECE_BYTES = 128 << 10
 # How ``struct`` and NumPy name what one number of a dtype takes in a record.

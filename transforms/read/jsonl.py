@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from transforms import codec
+from transforms.convert import from_json
 from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, RowTexts, on_one_line, row_as_json
 from transforms.read.blocks import MAX_ROW_BYTES, Block, read_blocks
 from transforms.read.limits import LONG_ROW_BYTES
@@ -94,10 +94,10 @@ class LineParser:
             parsed = self._parse_block(texts) or self._parse_lines(texts, fail)
         offsets = block.place(texts.starts[parsed.lines])
         keys, bad_keys = self._keys(parsed, piece.path, offsets)
-        columns: dict[str, codec.Column] = {}
+        columns: dict[str, from_json.Column] = {}
         errors: dict[int, RowError] = {}
         for spec in self.spec.signature.inputs:
-            columns[spec.name], more = codec.make_column(parsed.values[spec.name], self.spec.signature, spec)
+            columns[spec.name], more = from_json.make_column(parsed.values[spec.name], self.spec.signature, spec)
             errors = more | errors
         errors |= bad_keys
         for number, error in errors.items():

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 
-from transforms.codec import Column, Ragged
+from transforms.convert.from_json import Column, Ragged
 from transforms.elements.batches import InstanceBatch, Rows
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from apache_beam.pvalue import TaggedOutput
 
+from transforms.convert.output_columns import check_members, difference
 from transforms.elements.batches import FailedRow, InstanceBatch, Split
 from transforms.model.locate import locate_named
 from transforms.read.formats import RangeReader
@@ -28,7 +29,6 @@ from transforms.runtime import metrics
 from transforms.signature import ModelError
 from transforms.specs.job import JobSpec
 from transforms.specs.models import RouteSpec, SpecError
-from transforms.write.schema import check_members, difference
 
 LOG = logging.getLogger("nightshift")
 # Rows of one model that one worker gets in one go.

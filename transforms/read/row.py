@@ -14,14 +14,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from transforms import codec
+from transforms.convert import from_json
+from transforms.convert.json_texts import MUST_ESCAPE, is_utf8
+from transforms.convert.json_values import B64, TooLarge, normalize
 from transforms.read.gather import Gatherer, Packing, pieces
 from transforms.read.limits import LONG_ROW_BYTES, MAX_ROW_VALUES
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import take_key
 from transforms.signature import Signature, TensorSpec
-from transforms.texts import MUST_ESCAPE, is_utf8
-from transforms.values import B64, TooLarge, normalize
 
 PACKED_ROWS = 32
 ESCAPED = re.compile(MUST_ESCAPE)
@@ -70,7 +70,7 @@ class RowReader:
         named = tuple(name for name in spec.passthrough_fields if name != "*")
         self.token_fields = tuple(dict.fromkeys((*spec.key_fields, *spec.passthrough_fields)))
         self._shared = tuple(s for s in inputs if s.name in (*spec.key_fields, *named))
-        self._types = {s.name: codec.json_type(spec.signature, s) for s in inputs}
+        self._types = {s.name: from_json.json_type(spec.signature, s) for s in inputs}
         self._packing = Packing(spec.signature, [s for s in inputs if s not in self._shared])
         self._struct, self._attributes = self._make_struct()
         reshaped = bool(spec.include_fields or spec.exclude_fields) and spec.lone_string is not None

@@ -14,17 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from transforms.codec import Column
+from transforms.convert import from_arrow
+from transforms.convert.from_json import Column
+from transforms.convert.json_texts import scalar_texts
+from transforms.convert.python_values import python_values
 from transforms.elements.batches import FailedRow, FileRange, InstanceBatch
-from transforms.read import arrow
 from transforms.read.columns import find_nested_twins, find_twins, twin_in
 from transforms.read.limits import MAX_UNPACKED_BYTES
-from transforms.read.python_values import python_values
 from transforms.read.row import RowSpec
 from transforms.read.row_sizes import is_small, row_bytes, slices, value_bytes
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import join_keys, make_key, make_keys, take_key
-from transforms.texts import scalar_texts
 
 # Rows that are made into instances at once, by their bytes in the file and in number.
 BATCH_BYTES = 4 << 20
@@ -159,7 +159,7 @@ class TableBatcher:
                 columns[tensor.name] = np.zeros(table.num_rows)
                 errors = dict.fromkeys(range(table.num_rows), missing) | errors
                 continue
-            columns[tensor.name], more = arrow.make_column(table.column(place), self.spec.signature, tensor)
+            columns[tensor.name], more = from_arrow.make_column(table.column(place), self.spec.signature, tensor)
             errors = more | errors
         rows = TableRows(table)
         failed = [

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from transforms.codec import Column
+from transforms.convert.from_json import Column
 from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, Rows
 from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Cursor, open_stream
 from transforms.read.damage import DamagedFileError

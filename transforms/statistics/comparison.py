@@ -10,7 +10,7 @@ from typing import Any
 import datasketches
 import numpy as np
 
-from transforms.codec import Column, Ragged, take
+from transforms.convert.from_json import Column, Ragged, take
 from transforms.elements.batches import PredictionBatch
 from transforms.statistics.sketches import QUANTILE_K
 

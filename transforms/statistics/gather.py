@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import apache_beam as beam
 import numpy as np
 
-from transforms.codec import Column, Ragged
+from transforms.convert.from_json import Column, Ragged
 from transforms.elements.batches import FailedRow, PredictionBatch
 from transforms.rows.codes import Code
 from transforms.signature import TensorSpec

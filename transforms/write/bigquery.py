@@ -15,17 +15,17 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 from google.cloud import bigquery
 
+from transforms.convert.content_digest import Content
+from transforms.convert.output_columns import TableSpec, make_table
+from transforms.convert.refuse_rows import refuse
+from transforms.convert.to_arrow import as_text, not_utf8, output_array, refuse_unfit
 from transforms.elements.batches import PredictionBatch
 from transforms.rows.codes import Code
 from transforms.signature import Signature
 from transforms.specs.job import OutputSpec
 from transforms.specs.models import SpecError
-from transforms.write.columns import as_text, not_utf8, output_array, refuse_unfit
-from transforms.write.content import Content
 from transforms.write.join import Sink
 from transforms.write.parquet import ParquetEncoder
-from transforms.write.rows import refuse
-from transforms.write.schema import TableSpec, make_table
 
 # BigQuery has no array of arrays: each but the innermost holds records of this one field.
 INNER = "values"

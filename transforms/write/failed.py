@@ -8,12 +8,12 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from transforms.convert.content_digest import Content
+from transforms.convert.to_arrow import as_text
 from transforms.elements.batches import FailedRow
 from transforms.rows.keys import readable
 from transforms.specs.job import OutputSpec
 from transforms.specs.table_name import is_table
-from transforms.write.columns import as_text
-from transforms.write.content import Content
 from transforms.write.join import Sink
 
 SCHEMA = pa.schema([

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.convert.output_columns import check_members
+from transforms.convert.refuse_rows import pieces
+from transforms.convert.to_json import json_texts
 from transforms.elements.batches import PredictionBatch, is_json, row_as_json
 from transforms.signature import Signature
 from transforms.specs.job import OutputSpec
 from transforms.write.join import Sink, concatenate
-from transforms.write.jsontext import json_texts
-from transforms.write.rows import pieces
-from transforms.write.schema import check_members
 
 # Text made at once: far below the 2 GB that Arrow's strings can hold, and flat in memory.
 BLOCK_BYTES = 64 << 20

@@ -18,6 +18,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import records
+from transforms.convert.refuse_rows import refuse_non_finite
 from transforms.elements.batches import FailedRow, PredictionBatch, Shard, SplitEnd
 from transforms.elements.coders import Piece
 from transforms.records import SplitRecord
@@ -31,7 +32,6 @@ from transforms.storage import files
 from transforms.write.comparison import compare_batch
 from transforms.write.failed import failed_row_writer
 from transforms.write.formats import make_encoder
-from transforms.write.rows import refuse_non_finite
 
 EXAMPLE_CHARACTERS = 300
 # Order of the split, and in a mirrored layout the relative path and path of the one file its rows come from.

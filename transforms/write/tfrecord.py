@@ -12,15 +12,15 @@ import google_crc32c
 import numpy as np
 import pyarrow as pa
 
-from transforms.codec import Column, Ragged
+from transforms.convert.from_json import Column, Ragged
+from transforms.convert.output_columns import OutputColumn, make_table
+from transforms.convert.refuse_rows import pieces
+from transforms.convert.to_arrow import flatten, refuse_unfit, text_columns
 from transforms.elements.batches import PredictionBatch
 from transforms.signature import Signature
 from transforms.specs.job import OutputSpec
 from transforms.specs.models import SpecError
-from transforms.write.columns import flatten, refuse_unfit, text_columns
 from transforms.write.join import Sink, concatenate
-from transforms.write.rows import pieces
-from transforms.write.schema import OutputColumn, make_table
 from transforms.write.tfexample import Kind, bytes_lists, examples, features, float_lists, integer_lists
 
 BLOCK_BYTES = 16 << 20

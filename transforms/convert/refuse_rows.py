@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from transforms.codec import Column, Ragged, take
+from transforms.convert.from_json import Column, Ragged, take
+from transforms.convert.to_json import finite_rows
 from transforms.elements.batches import PredictionBatch
 from transforms.rows.codes import Code, Stage
-from transforms.write.jsontext import finite_rows
 
 VALUE_BYTES = 20
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.codec import Column, Ragged
+from transforms.convert.from_json import Column, Ragged
+from transforms.convert.json_texts import quote
 from transforms.signature import TensorSpec
-from transforms.texts import quote
 
 NON_FINITE = {
     "null": {"nan": "null", "inf": "null", "-inf": "null"},

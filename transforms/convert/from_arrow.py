@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from transforms.codec import Column, Ragged, numpy_dtype
-from transforms.read.python_values import python_values
+from transforms.convert.from_json import Column, Ragged, numpy_dtype
+from transforms.convert.json_values import innermost, integer_bounds, is_ones, out_of_range, regular_shape
+from transforms.convert.python_values import python_values
 from transforms.rows.codes import Code, RowError
 from transforms.signature import Shape, Signature, TensorSpec
-from transforms.values import innermost, integer_bounds, is_ones, out_of_range, regular_shape
 
 Errors = dict[int, RowError]
 

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.codec import Column, Ragged, numpy_dtype
+from transforms.convert.from_json import Column, Ragged, numpy_dtype
+from transforms.convert.output_columns import WIDER, OutputColumn, TableSpec
+from transforms.convert.refuse_rows import refuse
 from transforms.elements.batches import PredictionBatch
 from transforms.rows.codes import Code
-from transforms.write.rows import refuse
-from transforms.write.schema import WIDER, OutputColumn, TableSpec
 
 # What is wrong with a column's values: messages by row number.
 Check = Callable[[Column, OutputColumn], dict[int, str]]
