@@ -146,11 +146,10 @@ def _job(way: str, format: str, rows: int, output: Path) -> Callable[[], dict[st
     import tensorflow as tf
     import tfx_bsl.coders.example_coder  # noqa: F401
 
-    import transforms.read.avro
-    import transforms.read.csv
-    import transforms.read.parquet
-    import transforms.read.tfrecord
-    import transforms.write.parquet  # noqa: F401
+    import transforms.formats.avro.reader
+    import transforms.formats.csv.reader
+    import transforms.formats.parquet.reader
+    import transforms.formats.parquet.writer  # noqa: F401
 
     _ = tf.compat.v1.Session, tf.compat.v1.saved_model.load
     source = WORKLOADS["w1"].rows_file(rows) if format == "jsonl" else rows_file(format, rows)

@@ -58,8 +58,8 @@ def job_of(arguments: Sequence[str]) -> Callable[[], None]:
     import pipeline.main
     import pipeline.preflight
     import pipeline.summary
-    import transforms.read.jsonl
-    import transforms.write.jsonl  # noqa: F401
+    import transforms.formats.jsonl.reader
+    import transforms.formats.jsonl.writer  # noqa: F401
 
     def job() -> None:
         status = pipeline.main.main(list(arguments))

@@ -16,8 +16,8 @@ from pipeline.misfits import candidate_keys, find_misfits
 from pipeline.options import Options
 from pipeline.sample import plan_input, predict_sample, read_sample
 from pipeline.terminal import say
+from transforms.formats.reading import format_of
 from transforms.model.locate import find_folder, read_meta_graphs
-from transforms.read.formats import format_of
 from transforms.signature import ModelError, select_meta_graph
 from transforms.write import journal
 

@@ -28,12 +28,13 @@ from pipeline.options import Options
 from pipeline.routing import stand_in_model, with_columns
 from transforms import records
 from transforms.bigquery import TableError
+from transforms.formats.field_types import known_types
+from transforms.formats.reading import FormatError, format_of
+from transforms.formats.writing import make_encoder
 from transforms.imports import import_tensorflow
 from transforms.model.locate import locate_model
 from transforms.model.registry import is_registered
 from transforms.read.bigquery import find_table
-from transforms.read.field_types import known_types
-from transforms.read.formats import FormatError, format_of
 from transforms.read.instances import row_spec
 from transforms.routes import check_format, check_route
 from transforms.runtime import machine
@@ -46,7 +47,6 @@ from transforms.storage import files
 from transforms.storage.files import FoundFile
 from transforms.write import journal
 from transforms.write.differences import BaselineError
-from transforms.write.formats import make_encoder
 from transforms.write.journal import JournalError
 from transforms.write.load import check_table
 from transforms.write.mirror import MirrorCheck

@@ -16,16 +16,16 @@ import numpy as np
 
 from transforms.convert.refuse_rows import refuse_non_finite, select
 from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, PredictionBatch
+from transforms.formats.jsonl.writer import LineEncoder
+from transforms.formats.reading import format_of
+from transforms.formats.writing import Encoder, make_encoder
 from transforms.model.batches import BatchRunner
 from transforms.model.session import LoadedModel
-from transforms.read.formats import format_of
 from transforms.read.instances import range_reader
 from transforms.read.splits import PACKED_FILES, SPLIT_BYTES, split_file
 from transforms.specs.job import JobSpec
 from transforms.storage import files
 from transforms.storage.files import FoundFile
-from transforms.write.formats import Encoder, make_encoder
-from transforms.write.jsonl import LineEncoder
 
 SAMPLED_SPLITS = 4
 LISTED_FILES = 10_000

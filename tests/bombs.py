@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from backports import zstd
 
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.reading import RangeReader, format_of
 from transforms.read import splits
-from transforms.read.formats import RangeReader, format_of
-from transforms.read.row import RowSpec
 from transforms.signature import Signature, TensorSpec
 from transforms.storage import files
 

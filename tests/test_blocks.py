@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from transforms.elements.batches import FileRange
-from transforms.read import blocks, splits
-from transforms.read.blocks import Block, DamagedFileError, compression_of, read_blocks
-from transforms.read.formats import FORMATS
-from transforms.read.jsonl import find_lines
+from transforms.formats import blocks
+from transforms.formats.blocks import Block, DamagedFileError, compression_of, read_blocks
+from transforms.formats.jsonl.reader import find_lines
+from transforms.formats.reading import FORMATS
+from transforms.read import splits
 
 BOM = b"\xef\xbb\xbf"
 COMPRESS = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zstd.compress}

@@ -16,18 +16,23 @@ import pytest
 from backports import zstd
 from test_changed import NUMBERS, ranges_of
 
-from transforms.read import limits, row
-from transforms.read.avro_blocks import UNPACKERS, read_header
-from transforms.read.damage import DamagedFileError
-from transforms.read.formats import RangeReader
-from transforms.read.row import RowSpec
-from transforms.read.row_sizes import row_bytes, slices
+from transforms.formats import limits
+from transforms.formats.avro.blocks import UNPACKERS, read_header
+from transforms.formats.damage import DamagedFileError
+from transforms.formats.jsonl import row
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.reading import RangeReader
+from transforms.formats.row_sizes import row_bytes, slices
 
 MB = 1 << 20
 
 
 def test_a_row_that_is_too_long_shows_what_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (limits, __import__("transforms.read.table", fromlist=["x"]), __import__("transforms.read.row_sizes", fromlist=["x"])):
+    for module in (
+        limits,
+        __import__("transforms.formats.record_batches", fromlist=["x"]),
+        __import__("transforms.formats.row_sizes", fromlist=["x"]),
+    ):
         monkeypatch.setattr(module, "MAX_UNPACKED_BYTES", 5000)
     texts = ["a", "b" * 6000, "c" * 3000, "d" * 3000, "e"]
     path = tmp_path / "rows.parquet"
@@ -102,7 +107,7 @@ def test_each_codec_stops_at_the_bound(codec: str, monkeypatch: pytest.MonkeyPat
 
     from cramjam import snappy
 
-    from transforms.read import avro_blocks
+    from transforms.formats.avro import blocks as avro_blocks
 
     content = bytes(MB)
     deflate = zlib.compressobj(wbits=-15)

@@ -25,9 +25,9 @@ from test_job import lines, manifest, run, write_lines
 
 from transforms import records
 from transforms.elements.batches import FileRange, InstanceBatch, Split
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.reading import RangeReader, format_of
 from transforms.read import duplicates, splits
-from transforms.read.formats import RangeReader, format_of
-from transforms.read.row import RowSpec
 from transforms.rows.codes import Code
 from transforms.signature import Signature, TensorSpec
 from transforms.storage import files

@@ -26,7 +26,7 @@ from pipeline import graph, many, preflight
 from pipeline import options as flags
 from transforms.elements.batches import FailedRow, FileRange, Incomplete, Plan, Shard, Split, SplitCount, Task
 from transforms.elements.coders import MessageCoder, PieceCoder
-from transforms.read.csv_rows import Header
+from transforms.formats.csv.rows import Header
 from transforms.read.kept_rows import RowBlock, RowBlockCoder
 from transforms.rows.codes import Code, Stage
 from transforms.rows.keys import DuplicateKey, Duplicates

@@ -22,13 +22,15 @@ from test_job import check_output, lines, manifest, run
 
 from transforms.convert import from_json
 from transforms.elements.batches import FileRange, InstanceBatch
-from transforms.read import blocks, csv_rows, splits
-from transforms.read.blocks import DamagedFileError
-from transforms.read.csv import CsvReader, RowParser
-from transforms.read.csv_checks import holds_quote, impossible_inputs, missing_columns
-from transforms.read.csv_rows import inside
-from transforms.read.formats import FORMATS, format_of
-from transforms.read.row import RowSpec
+from transforms.formats import blocks
+from transforms.formats.blocks import DamagedFileError
+from transforms.formats.csv import rows as csv_rows
+from transforms.formats.csv.checks import holds_quote, impossible_inputs, missing_columns
+from transforms.formats.csv.reader import CsvReader, RowParser
+from transforms.formats.csv.rows import inside
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.reading import FORMATS, format_of
+from transforms.read import splits
 from transforms.read.splits import split_file
 from transforms.rows.codes import Code
 from transforms.signature import Signature, TensorSpec
@@ -255,8 +257,8 @@ def test_any_bytes_are_rows_or_failed_rows_whatever_the_block(
     whole = parse(data, spec, tmp_path_factory.getbasetemp())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK_BYTES", block_bytes)
-        patch.setattr("transforms.read.csv_rows.PIECE_BYTES", piece_bytes)
-        patch.setattr("transforms.read.csv.PIECE_BYTES", piece_bytes)
+        patch.setattr("transforms.formats.csv.rows.PIECE_BYTES", piece_bytes)
+        patch.setattr("transforms.formats.csv.reader.PIECE_BYTES", piece_bytes)
         assert parse(data, spec, tmp_path_factory.getbasetemp()) == whole
     if b'"' not in data:
         offsets = itertools.accumulate([len(line) + 1 for line in data.split(b"\n")], initial=0)

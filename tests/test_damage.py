@@ -12,10 +12,11 @@ import pytest
 from gcp_fixtures import CloudStorage
 from test_changed import CONTENTS, NUMBERS, ranges_of, reader_of, values_and_failed
 
-from transforms.read import blocks, field_types, table, tfrecord
-from transforms.read.damage import DamagedFileError, decoding
-from transforms.read.formats import format_of
-from transforms.read.row import RowSpec
+from transforms.formats import blocks, field_types, record_batches
+from transforms.formats.damage import DamagedFileError, decoding
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.reading import format_of
+from transforms.formats.tfrecord import reader as tfrecord_reader
 from transforms.rows.codes import Code
 from transforms.storage import gcs as storage
 
@@ -28,9 +29,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads in small steps, and gives up on a storage that does not answer after a moment."""
     monkeypatch.setattr(storage, "DEFAULT_RETRY", storage.DEFAULT_RETRY.with_timeout(0.3))
     monkeypatch.setattr(storage, "WINDOW_BYTES", 16 << 10)
-    for module in (blocks, tfrecord):
+    for module in (blocks, tfrecord_reader):
         monkeypatch.setattr(module, "BLOCK_BYTES", 16 << 10)
-    monkeypatch.setattr(table, "BATCH_ROWS", 500)
+    monkeypatch.setattr(record_batches, "BATCH_ROWS", 500)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -62,14 +63,14 @@ def test_a_storage_that_fails_at_a_look_before_the_start_is_raised(name: str, gc
 @pytest.mark.parametrize("bug", [TypeError("ours"), KeyError("ours"), ValueError("ours"), OSError("ours"), MemoryError()])
 @pytest.mark.parametrize("name", TABLES)
 def test_a_bug_of_ours_is_no_damage(name: str, bug: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "BATCH_ROWS", 10)
+    monkeypatch.setattr(record_batches, "BATCH_ROWS", 10)
     (tmp_path / name).write_bytes(CONTENTS[name](VALUES[:100]))
     (piece,) = ranges_of(tmp_path / name)
 
     def batch(*_: Any) -> Any:
         raise bug
 
-    monkeypatch.setattr(table.TableBatcher, "batch", batch)
+    monkeypatch.setattr(record_batches.TableBatcher, "batch", batch)
     with pytest.raises(type(bug)):
         list(reader_of(name).read(piece, ("", 0)))
 

@@ -12,9 +12,9 @@ from saved_models import Models
 from test_job import check_output, lines, run
 
 from transforms.elements.batches import FileRange, InstanceBatch
-from transforms.read import file_list
-from transforms.read.file_list import FileListReader, refusal
-from transforms.read.row import RowSpec
+from transforms.formats.file_list import reader as file_list_reader
+from transforms.formats.file_list.reader import FileListReader, refusal
+from transforms.formats.jsonl.row import RowSpec
 from transforms.rows.codes import Code
 from transforms.signature import Signature, TensorSpec
 
@@ -77,11 +77,11 @@ def test_paths_patterns_and_what_is_not_there(images: Path, monkeypatch: pytest.
 
 def test_batches_are_bounded_by_bytes(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (images / "list.txt").write_text("".join(f"{images}/{number}.png\n" for number in (0, 1, 2, 3, 4, 0)))
-    monkeypatch.setattr(file_list, "BATCH_BYTES", 3500)
+    monkeypatch.setattr(file_list_reader, "BATCH_BYTES", 3500)
     groups = ((0, 1, 2), (3,), (4,), (0,))  # 3,000 bytes, 3,000, 4,000 and none
     expected = [[(images / f"{number}.png").read_bytes() for number in group] for group in groups]
     assert [batch.columns["image"].tolist() for batch in read(images / "list.txt")] == expected
-    monkeypatch.setattr(file_list, "MAX_ROW_BYTES", 3500)
+    monkeypatch.setattr(file_list_reader, "MAX_ROW_BYTES", 3500)
     failed = [row for batch in read(images / "list.txt") for row in batch.failed]
     assert [(row.code, json.loads(row.key)) for row in failed] == [(Code.ROW_TOO_LONG, f"{images}/4.png")]
 
@@ -89,7 +89,7 @@ def test_batches_are_bounded_by_bytes(images: Path, monkeypatch: pytest.MonkeyPa
 def test_a_file_that_goes_before_it_is_read(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (images / "list.txt").write_text(f"{images}/1.png\n{images}/2.png\n")
     reader = FileListReader(SPEC)
-    match = file_list.files.match
+    match = file_list_reader.files.match
 
     def match_and_delete(pattern: str) -> list:
         found = list(match(pattern))
@@ -97,7 +97,7 @@ def test_a_file_that_goes_before_it_is_read(images: Path, monkeypatch: pytest.Mo
             (images / "1.png").unlink()
         return found
 
-    monkeypatch.setattr(file_list.files, "match", match_and_delete)
+    monkeypatch.setattr(file_list_reader.files, "match", match_and_delete)
     (batch,) = reader.read(FileRange(str(images / "list.txt"), 0, None, 0, "list.txt"), ("", 0))
     assert [(row.code, row.key.decode()) for row in batch.failed] == [(Code.FILE_NOT_FOUND, f'"{images}/1.png"')]
     assert batch.keys.to_pylist() == [f'"{images}/2.png"']

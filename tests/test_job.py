@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from saved_models import Models
 
 from pipeline.main import main
-from transforms.read import blocks, splits
+from transforms.formats import blocks
+from transforms.read import splits
 
 REPORTED = {"report.html", "statistics.json"}
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from transforms.convert import from_json
 from transforms.elements.batches import FileRange, InstanceBatch
-from transforms.read import jsonl
-from transforms.read.blocks import Block
-from transforms.read.jsonl import LineParser
-from transforms.read.row import RowSpec
+from transforms.formats.blocks import Block
+from transforms.formats.jsonl import reader as jsonl_reader
+from transforms.formats.jsonl.reader import LineParser
+from transforms.formats.jsonl.row import RowSpec
 from transforms.rows.codes import Code, Stage
 from transforms.signature import Signature, TensorSpec
 
@@ -535,7 +535,7 @@ def test_many_rows_of_many_inputs_are_the_rows_alone() -> None:
 
 
 def test_batches_stay_small_where_rows_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonl, "BATCH_TENSOR_BYTES", 64)
+    monkeypatch.setattr(jsonl_reader, "BATCH_TENSOR_BYTES", 64)
     data = b"".join(b'{"x": %d}\n' % number for number in range(100))
     batches = list(LineParser(RowSpec(F32)).parse(Block(0, data), FILE, ORDER))
     assert len(batches) > 1

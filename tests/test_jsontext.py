@@ -22,16 +22,16 @@ from transforms.convert.output_columns import check_members
 from transforms.convert.refuse_rows import refuse_non_finite
 from transforms.convert.to_json import finite_rows, json_texts
 from transforms.elements.batches import FileRange, InstanceBatch, PredictionBatch, RowTexts
-from transforms.read.blocks import Block
+from transforms.formats.blocks import Block
+from transforms.formats.jsonl import writer as jsonl_writer
+from transforms.formats.jsonl.reader import LineParser
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.jsonl.writer import LineEncoder
 from transforms.read.instances import row_spec
-from transforms.read.jsonl import LineParser
-from transforms.read.row import RowSpec
 from transforms.rows.codes import Code, Stage
 from transforms.signature import Signature, TensorSpec
 from transforms.specs.job import NAN_POLICIES, OUTPUT_STYLES, OWN_FIELDS, InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec, SpecError
-from transforms.write import jsonl
-from transforms.write.jsonl import LineEncoder
 
 GOLDEN = Path(__file__).parent / "golden"
 MANY = settings(deadline=None, derandomize=True, max_examples=150)
@@ -375,7 +375,7 @@ def test_rows_that_are_not_finite_fail_under_error() -> None:
 
 
 def test_blocks_of_lines_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonl, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(jsonl_writer, "BLOCK_BYTES", 100)
     signature = Signature("s", ("serve",), (TensorSpec("x", "x:0", "float32", (None,)),), ONE)
     rows = b"".join(b'{"x": %d}\n' % number for number in range(50))
     predictions = PredictionBatch(

@@ -9,8 +9,8 @@ import pytest
 from saved_models import Models
 
 from pipeline.main import main
+from transforms.formats.writing import FORMATS
 from transforms.specs.own_names import is_own
-from transforms.write.formats import FORMATS
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from transforms.formats.jsonl.row import RowSpec
 from transforms.read.bigquery import arrow_type, regroup
-from transforms.read.row import RowSpec
 from transforms.signature import Signature, TensorSpec
 from transforms.specs.job import BigQuerySpec, InputSpec
 from transforms.specs.models import SpecError

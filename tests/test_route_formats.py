@@ -18,9 +18,9 @@ import pytest
 from test_many import export, read_lines, run
 
 from transforms.elements.batches import FileRange
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.parquet.reader import ParquetReader
 from transforms.read.kept_rows import keep
-from transforms.read.parquet import ParquetReader
-from transforms.read.row import RowSpec
 from transforms.signature import Signature
 from transforms.storage import files
 

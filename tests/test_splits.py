@@ -9,8 +9,8 @@ import apache_beam as beam
 import pytest
 
 from transforms.elements.batches import FileRange, Split
+from transforms.formats.reading import FORMATS, FormatError, format_of
 from transforms.read import splits
-from transforms.read.formats import FORMATS, FormatError, format_of
 from transforms.read.splits import PlanSplits, split_file
 from transforms.specs.job import InputSpec
 from transforms.storage.files import FoundFile

@@ -20,7 +20,8 @@ from saved_models import Models
 from pipeline.main import main
 from transforms.convert import from_arrow
 from transforms.convert.from_json import Ragged
-from transforms.read import splits, table
+from transforms.formats import record_batches
+from transforms.read import splits
 from transforms.rows.codes import Code
 from transforms.signature import Signature, TensorSpec
 
@@ -119,7 +120,7 @@ def test_lists_by_shape() -> None:
 
 def test_values_as_json_text() -> None:
     value = {"a": [b"\xff", decimal.Decimal("1.50"), None], "day": datetime.date(2026, 1, 2), "n": float("nan"), "big": 2**62}
-    assert table.json_text(value) == b'{"a":[{"b64":"/w=="},1.50,null],"day":"2026-01-02","n":null,"big":4611686018427387904}'
+    assert record_batches.json_text(value) == b'{"a":[{"b64":"/w=="},1.50,null],"day":"2026-01-02","n":null,"big":4611686018427387904}'
 
 
 # --- whole jobs ---------------------------------------------------------------------------------------------------------------
@@ -284,8 +285,10 @@ def not_utf8(*texts: bytes) -> pa.Array:
 def test_a_dictionary_with_a_text_that_is_not_utf8_costs_the_rows_that_have_it() -> None:
     texts = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int32()), not_utf8(b"a", b"\xff"))
     rows = pa.RecordBatch.from_arrays([pa.array([1, 2, 3]), texts], ["x", "s"])
-    assert table._rows_not_utf8(rows).tolist() == [1]
-    assert json.loads(table.TableRows(pa.RecordBatch.from_arrays([table._as_bytes(texts)], ["s"]))[1]) == {"s": {"b64": "/w=="}}
+    assert record_batches._rows_not_utf8(rows).tolist() == [1]
+    assert json.loads(record_batches.TableRows(pa.RecordBatch.from_arrays([record_batches._as_bytes(texts)], ["s"]))[1]) == {
+        "s": {"b64": "/w=="}
+    }
 
 
 @pytest.mark.parametrize("where", ["key", "input", "passed"])

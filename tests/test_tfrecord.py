@@ -14,11 +14,12 @@ from saved_models import Models
 from test_job import check_output, lines, run
 
 from transforms.elements.batches import FileRange, InstanceBatch
-from transforms.read import blocks, tfrecord
-from transforms.read.blocks import DamagedFileError
-from transforms.read.example import impossible_inputs
-from transforms.read.row import RowSpec
-from transforms.read.tfrecord import RecordReader
+from transforms.formats import blocks
+from transforms.formats.blocks import DamagedFileError
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.tfrecord import reader as tfrecord_reader
+from transforms.formats.tfrecord.parse_examples import impossible_inputs
+from transforms.formats.tfrecord.reader import RecordReader
 from transforms.rows.codes import Code
 from transforms.signature import Signature, TensorSpec
 
@@ -71,7 +72,7 @@ RECORDS = [bytes([n % 256]) * (n * 7 % 300) for n in range(500)]
 @pytest.mark.parametrize("name", ["rows.tfrecord", "rows.tfrecord.gz"])
 @pytest.mark.parametrize("block_bytes", [1, 100, 4 << 20])
 def test_records_come_out_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, block_bytes: int) -> None:
-    monkeypatch.setattr(tfrecord, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(tfrecord_reader, "BLOCK_BYTES", block_bytes)
     path = write(tmp_path / name, RECORDS)
     batches = read(path, LONE)
     assert [value for batch in batches for value in batch.columns["examples"]] == RECORDS
@@ -86,7 +87,7 @@ def test_records_come_out_as_they_are(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("block_bytes", [50, 4 << 20])
 def test_damage_anywhere_keeps_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
-    monkeypatch.setattr(tfrecord, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(tfrecord_reader, "BLOCK_BYTES", block_bytes)
     records = RECORDS[:12]
     content = write(tmp_path / "good.tfrecord", records).read_bytes()
     starts = np.cumsum([0, *(len(record) + 16 for record in records)]).tolist()
@@ -121,7 +122,7 @@ def test_a_truncated_gzip_and_a_file_of_another_format(tmp_path: Path, monkeypat
     (tmp_path / "text.tfrecord").write_bytes(b'{"x": 1}\n' * 10)
     with pytest.raises(DamagedFileError, match="no TFRecord file"):
         read(tmp_path / "text.tfrecord", LONE)
-    monkeypatch.setattr(tfrecord, "MAX_ROW_BYTES", 999)
+    monkeypatch.setattr(tfrecord_reader, "MAX_ROW_BYTES", 999)
     with pytest.raises(DamagedFileError, match="1000 bytes"):
         read(tmp_path / "rows.tfrecord.gz", LONE)
     (tmp_path / "empty.tfrecord").write_bytes(b"")

@@ -21,12 +21,12 @@ from saved_models import Models
 from written import instances, names_in, objects, output_spec, predictions, run, signature_of, write_lines
 
 from transforms.elements.batches import PredictionBatch
+from transforms.formats.csv.writer import CsvEncoder
 from transforms.read import splits
 from transforms.rows.codes import Code
 from transforms.signature import TensorSpec
 from transforms.specs.job import OutputSpec
 from transforms.specs.models import SpecError
-from transforms.write.csv import CsvEncoder
 
 MANY = settings(deadline=None, derandomize=True, max_examples=80)
 NUMBERS = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]

@@ -23,14 +23,14 @@ from written import instances, names_in, objects, output_spec, predictions, run,
 from transforms.convert.from_json import Column, Ragged
 from transforms.convert.output_columns import make_table
 from transforms.elements.batches import PredictionBatch
+from transforms.formats.parquet import writer as parquet_writer
+from transforms.formats.parquet.writer import ParquetEncoder
+from transforms.formats.writing import FORMATS
 from transforms.read import splits
 from transforms.rows.codes import Code, Stage
 from transforms.signature import DTYPES, TensorSpec
 from transforms.specs.job import OUTPUT_FORMATS, OutputSpec
 from transforms.specs.models import SpecError
-from transforms.write import parquet
-from transforms.write.formats import FORMATS
-from transforms.write.parquet import ParquetEncoder
 
 MANY = settings(deadline=None, derandomize=True, max_examples=150)
 NUMBERS = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"]
@@ -254,7 +254,7 @@ def test_the_shape_of_a_row_is_by_how_rows_are_fed() -> None:
 
 
 def test_row_groups_gather_batches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", 25)
+    monkeypatch.setattr(parquet_writer, "ROW_GROUP_ROWS", 25)
     encoder = encoder_of(output_spec("y", "int64", 0))
     batches = [predictions({"y": np.arange(start, start + 10)}) for start in range(0, 100, 10)]
     with (tmp_path / "many.parquet").open("wb") as sink:

@@ -21,13 +21,13 @@ from written import instances, names_in, objects, output_spec, predictions, run,
 
 from transforms.convert.from_json import Column, Ragged
 from transforms.elements.batches import PredictionBatch
+from transforms.formats.tfrecord.encode_examples import head, varint
+from transforms.formats.tfrecord.writer import ExampleEncoder, record
 from transforms.read import splits
 from transforms.rows.codes import Code
 from transforms.signature import TensorSpec
 from transforms.specs.job import OutputSpec
 from transforms.specs.models import SpecError
-from transforms.write.tfexample import head, varint
-from transforms.write.tfrecord import ExampleEncoder, record
 
 MANY = settings(deadline=None, derandomize=True, max_examples=80)
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4)

@@ -21,9 +21,9 @@ from google.cloud.bigquery_storage_v1 import types
 from transforms.bigquery import ERRORS, TableError, client, read_client, reason
 from transforms.convert import from_arrow
 from transforms.elements.batches import FileRange, InstanceBatch, Split
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.record_batches import TableBatcher, batch_rows, needed_columns
 from transforms.read.instances import row_spec
-from transforms.read.row import RowSpec
-from transforms.read.table import TableBatcher, batch_rows, needed_columns
 from transforms.rows.codes import Code
 from transforms.specs.job import JobSpec
 from transforms.specs.table_name import TableName, parse_table

@@ -17,9 +17,9 @@ from apache_beam.pvalue import TaggedOutput
 from transforms import records
 from transforms.elements.batches import FileRange, Incomplete, InstanceBatch, Split, SplitCount, SplitEnd
 from transforms.elements.coders import Piece
-from transforms.read.blocks import BLOCK_BYTES
-from transforms.read.formats import RangeReader
-from transforms.read.row import RowSpec
+from transforms.formats.blocks import BLOCK_BYTES
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.reading import RangeReader
 from transforms.rows.codes import INCOMPLETE, Code
 from transforms.rows.keys import hash_keys
 from transforms.runtime import metrics

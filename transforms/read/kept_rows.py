@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.elements.batches import FailedRow, FileRange, InstanceBatch
-from transforms.read.blocks import Block
-from transforms.read.csv import RowParser
-from transforms.read.csv_rows import CsvRows, Header, find_rows
-from transforms.read.jsonl import LineParser
-from transforms.read.row import RowSpec
-from transforms.read.table import TableBatcher, TableRows, batch_rows, without_dictionaries
+from transforms.formats.blocks import Block
+from transforms.formats.csv.reader import RowParser
+from transforms.formats.csv.rows import CsvRows, Header, find_rows
+from transforms.formats.jsonl.reader import LineParser
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.record_batches import TableBatcher, TableRows, batch_rows, without_dictionaries
 from transforms.specs.messagepack import packer
 
 NOWHERE = ("", 0)

@@ -18,11 +18,11 @@ from apache_beam.pvalue import TaggedOutput
 
 from transforms.convert.output_columns import check_members, difference
 from transforms.elements.batches import FailedRow, InstanceBatch, Split
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.reading import RangeReader
 from transforms.model.locate import locate_named
-from transforms.read.formats import RangeReader
 from transforms.read.instances import ACCOUNT_TYPES, RowsRead, SplitAccount, row_spec, timed
 from transforms.read.kept_rows import InstanceMaker, RowBlock, keep, keep_failed
-from transforms.read.row import RowSpec
 from transforms.routes import folder_of, stand_in
 from transforms.rows.codes import Code, RowError, Stage
 from transforms.runtime import metrics

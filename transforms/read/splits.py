@@ -12,7 +12,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.elements.batches import FileRange, Split
-from transforms.read.formats import Format, format_of
+from transforms.formats.reading import Format, format_of
 from transforms.specs.job import InputSpec, OutputSpec
 from transforms.storage import files
 from transforms.storage.files import FoundFile

@@ -12,9 +12,10 @@ from apache_beam.pvalue import TaggedOutput
 
 from transforms.elements.batches import FileRange, Plan, Split, Task
 from transforms.elements.coders import Piece
+from transforms.formats.reading import FormatError, format_of
+from transforms.formats.writing import make_encoder
 from transforms.model.locate import locate_model
 from transforms.read.bigquery import PlanStreams
-from transforms.read.formats import FormatError, format_of
 from transforms.read.instances import row_spec
 from transforms.read.splits import SPLIT_BYTES, PlanSplits, split_file
 from transforms.signature import ModelError
@@ -25,7 +26,6 @@ from transforms.storage import files
 from transforms.storage.files import FoundFile
 from transforms.tasks import RunSpec, read_tasks
 from transforms.write import journal, manifest
-from transforms.write.formats import make_encoder
 from transforms.write.mirror import MirrorCheck
 
 # Splits that one worker gets in one go, so that it loads their model once.

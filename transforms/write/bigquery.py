@@ -20,12 +20,12 @@ from transforms.convert.output_columns import TableSpec, make_table
 from transforms.convert.refuse_rows import refuse
 from transforms.convert.to_arrow import as_text, not_utf8, output_array, refuse_unfit
 from transforms.elements.batches import PredictionBatch
+from transforms.formats.join_files import Sink
+from transforms.formats.parquet.writer import ParquetEncoder
 from transforms.rows.codes import Code
 from transforms.signature import Signature
 from transforms.specs.job import OutputSpec
 from transforms.specs.models import SpecError
-from transforms.write.join import Sink
-from transforms.write.parquet import ParquetEncoder
 
 # BigQuery has no array of arrays: each but the innermost holds records of this one field.
 INNER = "values"

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 from transforms.convert.content_digest import Content
 from transforms.convert.to_arrow import as_text
 from transforms.elements.batches import FailedRow
+from transforms.formats.join_files import Sink
 from transforms.rows.keys import readable
 from transforms.specs.job import OutputSpec
 from transforms.specs.table_name import is_table
-from transforms.write.join import Sink
 
 SCHEMA = pa.schema([
     ("key", pa.string()), ("source", pa.string()), ("offset", pa.int64()), ("stage", pa.string()), ("code", pa.string()),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from transforms.elements.batches import Incomplete, Shard, SplitCount
+from transforms.formats.writing import FORMATS
 from transforms.rows.codes import EXPLANATIONS, Code
 from transforms.rows.keys import DuplicateKey, Duplicates
 from transforms.specs.job import JobSpec
@@ -15,7 +16,6 @@ from transforms.statistics.comparison import Comparison
 from transforms.statistics.drift import NO_MEASURE, UNMEASURED, Drift
 from transforms.statistics.gather import Statistics
 from transforms.statistics.guard import COMPARISON, DRIFT, STATISTICS, Failures
-from transforms.write.formats import FORMATS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 import apache_beam as beam
 
+from transforms.formats.writing import FORMATS
 from transforms.specs.job import OutputSpec
 from transforms.specs.models import SpecError
 from transforms.specs.own_names import is_own
 from transforms.storage.files import FoundFile
-from transforms.write.formats import FORMATS
 
 
 class MirrorCheck:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from transforms.formats.writing import SUFFIXES
 from transforms.specs.own_names import COMPARISON, ERRORS, MODELS, REPORT, RESULTS, STATISTICS, STATS, TASKS
-from transforms.write.formats import SUFFIXES
 
 REPORT_FILES = (REPORT, STATISTICS)
 NUMBERED = rf"-\d+-of-\d+({SUFFIXES})"

@@ -21,6 +21,7 @@ from transforms import records
 from transforms.convert.refuse_rows import refuse_non_finite
 from transforms.elements.batches import FailedRow, PredictionBatch, Shard, SplitEnd
 from transforms.elements.coders import Piece
+from transforms.formats.writing import make_encoder
 from transforms.records import SplitRecord
 from transforms.runtime import metrics
 from transforms.specs.job import JobSpec
@@ -31,7 +32,6 @@ from transforms.statistics.guard import COMPARISON, EFFORT, STATISTICS, guarded
 from transforms.storage import files
 from transforms.write.comparison import compare_batch
 from transforms.write.failed import failed_row_writer
-from transforms.write.formats import make_encoder
 
 EXAMPLE_CHARACTERS = 300
 # Order of the split, and in a mirrored layout the relative path and path of the one file its rows come from.

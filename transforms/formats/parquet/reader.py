@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from transforms.elements.batches import FileRange, InstanceBatch
-from transforms.read.columns import find_nested_twins, find_twins, refuse_columns
-from transforms.read.damage import DamagedFileError, decoding
-from transforms.read.limits import MAX_PACKED_COLUMN_BYTES, MAX_PACKED_RATIO, MAX_UNPACKED_BYTES
-from transforms.read.row import RowSpec
-from transforms.read.row_sizes import longest_value
-from transforms.read.source import open_source
-from transforms.read.table import TableBatcher, batch_rows, needed_columns
+from transforms.formats.damage import DamagedFileError, decoding
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.limits import MAX_PACKED_COLUMN_BYTES, MAX_PACKED_RATIO, MAX_UNPACKED_BYTES
+from transforms.formats.needed_columns import find_nested_twins, find_twins, refuse_columns
+from transforms.formats.record_batches import TableBatcher, batch_rows, needed_columns
+from transforms.formats.row_sizes import longest_value
+from transforms.formats.source import open_source
 
 NOT_PARQUET = "not a whole Parquet file that can be read"
 # Bytes of one value in memory by the physical types of parquet.thrift; others have lengths of their own.

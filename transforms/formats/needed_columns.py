@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from transforms.convert.from_arrow import fits
-from transforms.read.row import RowSpec
+from transforms.formats.jsonl.row import RowSpec
 
 
 def find_twins(spec: RowSpec, names: Sequence[str]) -> str | None:

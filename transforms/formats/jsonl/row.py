@@ -17,8 +17,8 @@ import numpy as np
 from transforms.convert import from_json
 from transforms.convert.json_texts import MUST_ESCAPE, is_utf8
 from transforms.convert.json_values import B64, TooLarge, normalize
-from transforms.read.gather import Gatherer, Packing, pieces
-from transforms.read.limits import LONG_ROW_BYTES, MAX_ROW_VALUES
+from transforms.formats.jsonl.packing import Gatherer, Packing, pieces
+from transforms.formats.limits import LONG_ROW_BYTES, MAX_ROW_VALUES
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import take_key
 from transforms.signature import Signature, TensorSpec

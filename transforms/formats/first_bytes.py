@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from transforms.elements.batches import FileRange
-from transforms.read.blocks import compression_of, open_stream
-from transforms.read.damage import DamagedFileError, decoding
+from transforms.formats.blocks import compression_of, open_stream
+from transforms.formats.damage import DamagedFileError, decoding
 from transforms.storage import files
 
 # What files of a kind begin with: RFC 1952, bzip2's and zstd's (RFC 8878) own, parquet.thrift, Avro 1.11 "Object Container Files".

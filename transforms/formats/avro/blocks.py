@@ -20,8 +20,8 @@ from backports import zstd
 from cramjam import DecompressionError, snappy
 from fastavro.schema import SchemaParseException
 
-from transforms.read.damage import DamagedFileError, decoding
-from transforms.read.limits import MAX_UNPACKED_BYTES
+from transforms.formats.damage import DamagedFileError, decoding
+from transforms.formats.limits import MAX_UNPACKED_BYTES
 
 SYNC_BYTES = 16
 NOT_AVRO = "not a whole Avro file that can be read"

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from transforms.elements.batches import PredictionBatch
-from transforms.read import formats as read_formats
-from transforms.read.blocks import compression_of
+from transforms.formats import reading as read_formats
+from transforms.formats.blocks import compression_of
+from transforms.formats.join_files import Sink
 from transforms.signature import Signature
 from transforms.specs.job import JobSpec, OutputSpec
-from transforms.write.join import Sink
 
 
 class Encoder(Protocol):
@@ -82,11 +82,11 @@ class Format:
 FORMATS = {
     format.name: format
     for format in (
-        Format("jsonl", "transforms.write.jsonl:LineEncoder", ("jsonl", "ndjson", "json")),
-        Format("parquet", "transforms.write.parquet:ParquetEncoder", ("parquet",), suffix=".parquet"),
+        Format("jsonl", "transforms.formats.jsonl.writer:LineEncoder", ("jsonl", "ndjson", "json")),
+        Format("parquet", "transforms.formats.parquet.writer:ParquetEncoder", ("parquet",), suffix=".parquet"),
         Format("bigquery", "transforms.write.bigquery:TableEncoder", (), suffix=".parquet"),
-        Format("csv", "transforms.write.csv:CsvEncoder", ("csv",), suffix=".csv"),
-        Format("tf-record", "transforms.write.tfrecord:ExampleEncoder", ("tfrecord", "tfrecords"), suffix=".tfrecord"),
+        Format("csv", "transforms.formats.csv.writer:CsvEncoder", ("csv",), suffix=".csv"),
+        Format("tf-record", "transforms.formats.tfrecord.writer:ExampleEncoder", ("tfrecord", "tfrecords"), suffix=".tfrecord"),
     )
 }
 # What any run's results can be called: a run in another format takes away those of the one before.

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 
 from transforms.convert.json_texts import is_utf8
-from transforms.read.blocks import BYTE_ORDER_MARK
-from transforms.read.csv_rows import NEWLINE, QUOTE, RETURN, inside
+from transforms.formats.blocks import BYTE_ORDER_MARK
+from transforms.formats.csv.rows import NEWLINE, QUOTE, RETURN, inside
 
 ZERO, MINUS, POINT = b"0-."
 CASE = 0x20  # the bit that tells "E" from "e"

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from transforms.elements.batches import FailedRow, FileRange, InstanceBatch
-from transforms.read.blocks import compression_of
-from transforms.read.contents import contradiction
-from transforms.read.damage import DamagedFileError
-from transforms.read.row import RowSpec
+from transforms.formats.blocks import compression_of
+from transforms.formats.damage import DamagedFileError
+from transforms.formats.first_bytes import contradiction
+from transforms.formats.jsonl.row import RowSpec
 from transforms.rows.codes import Code, Stage
 from transforms.specs.table_name import is_table
 from transforms.storage.pins import FileChangedError
@@ -84,31 +84,37 @@ def _imported(name: str) -> Any:
 FORMATS = {
     format.name: format
     for format in (
-        Format("jsonl", ("jsonl", "ndjson", "json"), "transforms.read.jsonl:JsonLinesReader", cuts=True),
+        Format("jsonl", ("jsonl", "ndjson", "json"), "transforms.formats.jsonl.reader:JsonLinesReader", cuts=True),
         Format(
             "parquet",
             ("parquet", "pq"),
-            "transforms.read.parquet:ParquetReader",
+            "transforms.formats.parquet.reader:ParquetReader",
             cuts=True,
-            refusal="transforms.read.parquet:refusal",
+            refusal="transforms.formats.parquet.reader:refusal",
         ),
-        Format("avro", ("avro",), "transforms.read.avro:AvroReader", cuts=True, refusal="transforms.read.avro:refusal"),
+        Format("avro", ("avro",), "transforms.formats.avro.reader:AvroReader", cuts=True, refusal="transforms.formats.avro.reader:refusal"),
         Format(
             "csv",
             ("csv",),
-            "transforms.read.csv:CsvReader",
+            "transforms.formats.csv.reader:CsvReader",
             cuts=True,
-            uncut="transforms.read.csv_checks:holds_quote",
-            refusal="transforms.read.csv_checks:refusal",
+            uncut="transforms.formats.csv.checks:holds_quote",
+            refusal="transforms.formats.csv.checks:refusal",
         ),
         Format(
             "tf-record",
             ("tfrecord", "tfrecords", "tfrec"),
-            "transforms.read.tfrecord:RecordReader",
-            refusal="transforms.read.example:refusal",
+            "transforms.formats.tfrecord.reader:RecordReader",
+            refusal="transforms.formats.tfrecord.parse_examples:refusal",
         ),
         Format("bigquery", (), "transforms.read.bigquery:StreamReader"),
-        Format("file-list", (), "transforms.read.file_list:FileListReader", cuts=True, refusal="transforms.read.file_list:refusal"),
+        Format(
+            "file-list",
+            (),
+            "transforms.formats.file_list.reader:FileListReader",
+            cuts=True,
+            refusal="transforms.formats.file_list.reader:refusal",
+        ),
     )
 }
 

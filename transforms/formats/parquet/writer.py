@@ -12,10 +12,10 @@ from transforms.convert.output_columns import make_table
 from transforms.convert.refuse_rows import pieces
 from transforms.convert.to_arrow import make_columns, not_utf8, refuse_unfit
 from transforms.elements.batches import PredictionBatch
+from transforms.formats.join_files import Sink
 from transforms.signature import Signature
 from transforms.specs.job import OutputSpec
 from transforms.storage import files
-from transforms.write.join import Sink
 
 # A row group is what a reader takes at once and what is held in memory until it is full.
 ROW_GROUP_BYTES = 32 << 20

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, Rows
-from transforms.read.blocks import MAX_ROW_BYTES, read_blocks
-from transforms.read.jsonl import find_lines
-from transforms.read.row import RowSpec
+from transforms.formats.blocks import MAX_ROW_BYTES, read_blocks
+from transforms.formats.jsonl.reader import find_lines
+from transforms.formats.jsonl.row import RowSpec
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import hash_keys, path_text, readable
 from transforms.storage import files, gcs

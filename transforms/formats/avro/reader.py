@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.elements.batches import FileRange, InstanceBatch
-from transforms.read.avro_blocks import NOT_AVRO, STUMBLES, SYNC_BYTES, Block, Decoder, Header, read_blocks, read_header
-from transforms.read.columns import find_twins, nested_twins, refuse_columns
-from transforms.read.damage import DamagedFileError, decoding
-from transforms.read.row import RowSpec
-from transforms.read.source import open_source
-from transforms.read.table import BATCH_BYTES, TableBatcher, batch_rows, needed_columns
+from transforms.formats.avro.blocks import NOT_AVRO, STUMBLES, SYNC_BYTES, Block, Decoder, Header, read_blocks, read_header
+from transforms.formats.damage import DamagedFileError, decoding
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.needed_columns import find_twins, nested_twins, refuse_columns
+from transforms.formats.record_batches import BATCH_BYTES, TableBatcher, batch_rows, needed_columns
+from transforms.formats.source import open_source
 from transforms.rows.codes import Code, RowError
 
 PRIMITIVES = {
@@ -196,7 +196,7 @@ def _column(values: list[Any]) -> pa.Array:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
         # A union of types that Arrow has no one type for: as JSON texts, which no input but a string takes for its own.
-        from transforms.read.table import json_text
+        from transforms.formats.record_batches import json_text
 
         return pa.array([None if value is None else json_text(value) for value in values], pa.binary())
 

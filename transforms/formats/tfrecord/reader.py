@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from transforms.convert.from_json import Column
 from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, Rows
-from transforms.read.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Cursor, open_stream
-from transforms.read.damage import DamagedFileError
-from transforms.read.example import ExampleParser, Features
-from transforms.read.row import RowSpec
-from transforms.read.table import batch_rows
+from transforms.formats.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Cursor, open_stream
+from transforms.formats.damage import DamagedFileError
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.record_batches import batch_rows
+from transforms.formats.tfrecord.parse_examples import ExampleParser, Features
 from transforms.rows.codes import RowError
 from transforms.rows.keys import make_key, make_keys, take_key, take_keys
 

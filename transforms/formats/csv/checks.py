@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from transforms.elements.batches import FileRange
-from transforms.read.blocks import BLOCK_BYTES, compression_of
-from transforms.read.columns import find_twins
-from transforms.read.csv_rows import Header, read_header, read_rows, take_header
-from transforms.read.damage import DamagedFileError
-from transforms.read.row import RowSpec
+from transforms.formats.blocks import BLOCK_BYTES, compression_of
+from transforms.formats.csv.rows import Header, read_header, read_rows, take_header
+from transforms.formats.damage import DamagedFileError
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.needed_columns import find_twins
 from transforms.signature import TensorSpec
 from transforms.storage import files
 

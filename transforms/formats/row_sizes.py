@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from transforms.read.limits import MAX_UNPACKED_BYTES
+from transforms.formats.limits import MAX_UNPACKED_BYTES
 
 
 def is_small(table: pa.RecordBatch) -> bool:

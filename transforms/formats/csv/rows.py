@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 
 from transforms.elements.batches import FileRange, RowTexts
-from transforms.read.blocks import BYTE_ORDER_MARK, MAX_ROW_BYTES, read_blocks
-from transforms.read.damage import DamagedFileError
-from transforms.read.source import open_source
+from transforms.formats.blocks import BYTE_ORDER_MARK, MAX_ROW_BYTES, read_blocks
+from transforms.formats.damage import DamagedFileError
+from transforms.formats.source import open_source
 from transforms.rows.codes import Code, RowError
 
 QUOTE, COMMA, NEWLINE, RETURN = b'",\n\r'

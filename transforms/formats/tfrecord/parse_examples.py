@@ -20,8 +20,8 @@ from transforms.convert import from_arrow
 from transforms.convert.from_json import Column, Ragged, numpy_dtype
 from transforms.convert.json_texts import scalar_texts
 from transforms.convert.json_values import integer_bounds, out_of_range
-from transforms.read.row import RowSpec
-from transforms.read.table import json_text
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.record_batches import json_text
 from transforms.rows.codes import Code, RowError
 from transforms.signature import TensorSpec
 

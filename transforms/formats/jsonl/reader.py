@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from transforms.convert import from_json
 from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, RowTexts, on_one_line, row_as_json
-from transforms.read.blocks import MAX_ROW_BYTES, Block, read_blocks
-from transforms.read.limits import LONG_ROW_BYTES
-from transforms.read.row import RowReader, RowSpec
+from transforms.formats.blocks import MAX_ROW_BYTES, Block, read_blocks
+from transforms.formats.jsonl.row import RowReader, RowSpec
+from transforms.formats.limits import LONG_ROW_BYTES
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import make_key, make_keys, take_key, take_keys
 

@@ -14,8 +14,8 @@ from backports import zstd
 from isal import igzip_lib
 
 from transforms.elements.batches import FileRange
-from transforms.read.damage import POSSIBLE, DamagedFileError, is_damage
-from transforms.read.source import open_source
+from transforms.formats.damage import POSSIBLE, DamagedFileError, is_damage
+from transforms.formats.source import open_source
 
 BLOCK_BYTES = 4 << 20
 MAX_ROW_BYTES = 256 << 20

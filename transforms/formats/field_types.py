@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.elements.batches import FileRange
-from transforms.read.avro_blocks import read_header
-from transforms.read.damage import DamagedFileError, decoding
-from transforms.read.formats import format_of
-from transforms.read.source import open_source
+from transforms.formats.avro.blocks import read_header
+from transforms.formats.damage import DamagedFileError, decoding
+from transforms.formats.reading import format_of
+from transforms.formats.source import open_source
 
 AVRO = {
     "boolean": pa.bool_(), "int": pa.int64(), "long": pa.int64(), "float": pa.float64(), "double": pa.float64(), "string": pa.string(),

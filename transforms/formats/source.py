@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from transforms.elements.batches import FileRange
-from transforms.read.damage import DamagedFileError
+from transforms.formats.damage import DamagedFileError
 from transforms.storage import files
 
 

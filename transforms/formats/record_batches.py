@@ -19,10 +19,10 @@ from transforms.convert.from_json import Column
 from transforms.convert.json_texts import scalar_texts
 from transforms.convert.python_values import python_values
 from transforms.elements.batches import FailedRow, FileRange, InstanceBatch
-from transforms.read.columns import find_nested_twins, find_twins, twin_in
-from transforms.read.limits import MAX_UNPACKED_BYTES
-from transforms.read.row import RowSpec
-from transforms.read.row_sizes import is_small, row_bytes, slices, value_bytes
+from transforms.formats.jsonl.row import RowSpec
+from transforms.formats.limits import MAX_UNPACKED_BYTES
+from transforms.formats.needed_columns import find_nested_twins, find_twins, twin_in
+from transforms.formats.row_sizes import is_small, row_bytes, slices, value_bytes
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import join_keys, make_key, make_keys, take_key
 

@@ -1,0 +1,1 @@
+"""File formats: one folder each, with its reader and its writer."""

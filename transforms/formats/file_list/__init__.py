@@ -1,0 +1,1 @@
+"""Lists of files, each an instance."""
