@@ -8,10 +8,10 @@ from typing import Any
 from pipeline.estimate import Estimate
 from pipeline.misfits import Misfit
 from pipeline.sample import InputPlan, Sample
+from transforms.bigquery.table_writer import column_types, schema_field
 from transforms.convert.output_columns import make_table
 from transforms.specs.job import JobSpec
 from transforms.specs.models import SpecError
-from transforms.write.bigquery import column_types, schema_field
 
 
 @dataclasses.dataclass

@@ -28,7 +28,7 @@ from pipeline.preflight import (
     runner_elsewhere,
     threads,
 )
-from transforms.bigquery import ERRORS, client, reason
+from transforms.bigquery.client import ERRORS, client, reason
 from transforms.elements.batches import Task
 from transforms.imports import import_tensorflow
 from transforms.specs.models import SpecError

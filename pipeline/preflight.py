@@ -27,7 +27,8 @@ from pipeline import options as flags
 from pipeline.options import Options
 from pipeline.routing import stand_in_model, with_columns
 from transforms import records
-from transforms.bigquery import TableError
+from transforms.bigquery.client import TableError
+from transforms.bigquery.load import check_table
 from transforms.formats.field_types import known_types
 from transforms.formats.reading import FormatError, format_of
 from transforms.formats.writing import make_encoder
@@ -48,7 +49,6 @@ from transforms.storage.files import FoundFile
 from transforms.write import journal
 from transforms.write.differences import BaselineError
 from transforms.write.journal import JournalError
-from transforms.write.load import check_table
 from transforms.write.mirror import MirrorCheck
 from transforms.write.names import PUBLISHED
 from transforms.write.publisher import OccupiedError, refuse_occupied

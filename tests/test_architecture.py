@@ -22,6 +22,7 @@ ROOMS: tuple[str, ...] = (
     "transforms.runtime",
     "transforms.elements",
     "transforms.formats",
+    "transforms.bigquery",
 )
 
 

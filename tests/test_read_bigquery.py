@@ -76,7 +76,7 @@ def test_query(numbers, run, tmp_path):
 
 
 def test_only_the_columns_needed_are_asked_for(numbers, gcs):
-    from transforms.bigquery import read_client
+    from transforms.bigquery.client import read_client
     from transforms.read.bigquery import _make_session, _MakeStreams
 
     job = job_of(numbers)

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from transforms.bigquery.table_writer import UNFIT, output_type, schema_field, table_type, typed
 from transforms.specs.job import BigQuerySpec, OutputSpec
 from transforms.specs.models import SpecError
-from transforms.write.bigquery import UNFIT, output_type, schema_field, table_type, typed
 
 BIG = 2**60
 
@@ -147,9 +147,9 @@ def test_the_same_run_twice_ends_with_the_same_table(bigquery, run, tmp_path):
 
 def test_more_shards_than_a_load_can_name(bigquery, run, tmp_path, gcs, monkeypatch):
     """They are moved to one folder, and a pattern names it; an attempt that was ended in the middle goes on."""
+    from transforms.bigquery import load
     from transforms.read import splits
     from transforms.storage import files
-    from transforms.write import load
 
     monkeypatch.setattr(load, "MAX_FILES", 3)
     monkeypatch.setattr(splits, "SPLIT_BYTES", 1000)
@@ -238,7 +238,7 @@ def test_a_run_appends_once(bigquery, run, tmp_path, monkeypatch):
 
 def test_a_table_that_is_not_empty_any_more(bigquery, run, tmp_path, monkeypatch):
     """Another run filled it meanwhile: BigQuery would refuse the load, and the failed rows are not loaded before that."""
-    from transforms.write import load
+    from transforms.bigquery import load
 
     output = f"{bigquery.make_dataset()}.t"
     checked = load.check_gate
@@ -273,8 +273,8 @@ def test_failed_rows_of_the_same_run(bigquery, run, tmp_path):
 @pytest.mark.parametrize("moment", ["before the load", "after the load", "after the manifest"])
 def test_killed_while_publishing_nothing_is_half_loaded(bigquery, run, tmp_path, monkeypatch, moment):
     """The publish step is broken off; its next attempt, or the same run started again, ends as if it had not been."""
+    from transforms.bigquery import load
     from transforms.storage import files
-    from transforms.write import load
 
     output = f"{bigquery.make_dataset()}.t"
     bigquery.load(output, [{"key": "old", "y": 1.0}])

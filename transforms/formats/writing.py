@@ -84,7 +84,7 @@ FORMATS = {
     for format in (
         Format("jsonl", "transforms.formats.jsonl.writer:LineEncoder", ("jsonl", "ndjson", "json")),
         Format("parquet", "transforms.formats.parquet.writer:ParquetEncoder", ("parquet",), suffix=".parquet"),
-        Format("bigquery", "transforms.write.bigquery:TableEncoder", (), suffix=".parquet"),
+        Format("bigquery", "transforms.bigquery.table_writer:TableEncoder", (), suffix=".parquet"),
         Format("csv", "transforms.formats.csv.writer:CsvEncoder", ("csv",), suffix=".csv"),
         Format("tf-record", "transforms.formats.tfrecord.writer:ExampleEncoder", ("tfrecord", "tfrecords"), suffix=".tfrecord"),
     )

@@ -18,7 +18,7 @@ from google.api_core.exceptions import Conflict
 from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import types
 
-from transforms.bigquery import ERRORS, TableError, client, read_client, reason
+from transforms.bigquery.client import ERRORS, TableError, client, read_client, reason
 from transforms.convert import from_arrow
 from transforms.elements.batches import FileRange, InstanceBatch, Split
 from transforms.formats.jsonl.row import RowSpec

@@ -13,7 +13,8 @@ import msgspec
 from google.api_core.exceptions import Conflict, NotFound
 from google.cloud import bigquery
 
-from transforms.bigquery import ERRORS, TableError, client, reason
+from transforms.bigquery.client import ERRORS, TableError, client, reason
+from transforms.bigquery.table_writer import TableEncoder, schema_field
 from transforms.convert.content_digest import merge
 from transforms.elements.batches import Shard
 from transforms.specs.job import JobSpec
@@ -21,7 +22,6 @@ from transforms.specs.own_names import MANIFEST, SUCCESS
 from transforms.specs.table_name import TableName, parse_table
 from transforms.storage import files
 from transforms.write import manifest, models
-from transforms.write.bigquery import TableEncoder, schema_field
 from transforms.write.differences import with_drift
 from transforms.write.failed import SCHEMA
 from transforms.write.gate import check_gate

@@ -1,0 +1,1 @@
+"""BigQuery: tables and queries read as streams, predictions loaded into a table."""
