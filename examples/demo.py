@@ -19,7 +19,7 @@ FOLDER = Path("demo")
 
 def train(model: Path) -> list[dict[str, object]]:
     """Trains on two thirds of the rows, exports to ``model``; gives all rows as instances."""
-    from transforms.signature import import_tensorflow
+    from transforms.model.saved_model import import_tensorflow
 
     import_tensorflow()
     import numpy as np

@@ -18,7 +18,7 @@ from pipeline.sample import plan_input, predict_sample, read_sample
 from pipeline.terminal import say
 from transforms.formats.reading import format_of
 from transforms.model.locate import find_folder, read_meta_graphs
-from transforms.signature import ModelError, select_meta_graph
+from transforms.model.saved_model import ModelError, select_meta_graph
 from transforms.write import journal
 
 # Other signatures are tried on so many rows: enough to see whether they fit.

@@ -7,7 +7,7 @@ import dataclasses
 from pipeline import options as flags
 from pipeline.options import Options
 from transforms.model.locate import locate_model
-from transforms.signature import Signature
+from transforms.model.saved_model import Signature
 from transforms.specs.models import CompareSpec, ModelSpec, SpecError
 from transforms.write.differences import read_baseline
 

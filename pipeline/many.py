@@ -30,7 +30,7 @@ from pipeline.preflight import (
 )
 from transforms.bigquery.client import ERRORS, client, reason
 from transforms.elements.batches import Task
-from transforms.imports import import_tensorflow
+from transforms.model.import_tensorflow import import_tensorflow
 from transforms.specs.models import SpecError
 from transforms.specs.table_name import is_table, parse_table
 from transforms.storage import files

@@ -13,8 +13,8 @@ import msgspec
 
 from transforms.convert.json_values import normalize
 from transforms.elements.batches import FailedRow, InstanceBatch, row_as_json
+from transforms.model.saved_model import Signature, TensorSpec
 from transforms.rows.codes import Code, RowError
-from transforms.signature import Signature, TensorSpec
 from transforms.storage import files
 
 NAMED_INPUT = re.compile(r"input '([^']+)'")

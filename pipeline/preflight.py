@@ -32,14 +32,14 @@ from transforms.bigquery.load import check_table
 from transforms.formats.field_types import known_types
 from transforms.formats.reading import FormatError, format_of
 from transforms.formats.writing import make_encoder
-from transforms.imports import import_tensorflow
+from transforms.model.import_tensorflow import import_tensorflow
 from transforms.model.locate import locate_model
-from transforms.model.registry import is_registered
+from transforms.model.saved_model import ModelError
+from transforms.model.vertex_registry import is_registered
 from transforms.read.bigquery import find_table
 from transforms.read.instances import row_spec
 from transforms.routes import check_format, check_route
 from transforms.runtime import machine
-from transforms.signature import ModelError
 from transforms.specs.job import JobSpec, OutputSpec
 from transforms.specs.models import ModelSpec, SpecError
 from transforms.specs.own_names import is_own

@@ -19,7 +19,7 @@ from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, Pre
 from transforms.formats.jsonl.writer import LineEncoder
 from transforms.formats.reading import format_of
 from transforms.formats.writing import Encoder, make_encoder
-from transforms.model.batches import BatchRunner
+from transforms.model.calls import BatchRunner
 from transforms.model.session import LoadedModel
 from transforms.read.instances import range_reader
 from transforms.read.splits import PACKED_FILES, SPLIT_BYTES, split_file

@@ -248,8 +248,8 @@ def serve(arguments: Sequence[str], run: Run) -> int:
 def _load_all(keep_models: int) -> None:
     """Loads TensorFlow and all that a job imports, so that the first caller does not wait for it."""
     from pipeline import graph, preflight, summary  # noqa: F401
-    from transforms.imports import import_tensorflow
-    from transforms.model import kept
+    from transforms.model import kept_between_jobs
+    from transforms.model.import_tensorflow import import_tensorflow
 
     import_tensorflow()
-    kept.keep(keep_models)
+    kept_between_jobs.keep(keep_models)

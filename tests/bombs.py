@@ -24,8 +24,8 @@ from backports import zstd
 
 from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.reading import RangeReader, format_of
+from transforms.model.saved_model import Signature, TensorSpec
 from transforms.read import splits
-from transforms.signature import Signature, TensorSpec
 from transforms.storage import files
 
 MB = 1 << 20

@@ -46,7 +46,7 @@ def own_imports(module: str) -> set[str]:
 
 
 def test_there_is_something_to_check() -> None:
-    assert {"pipeline.main", "transforms.formats.jsonl.reader", "transforms.signature"} <= set(MODULES)
+    assert {"pipeline.main", "transforms.formats.jsonl.reader", "transforms.model.saved_model"} <= set(MODULES)
     assert own_imports("pipeline.graph") >= {"transforms.model.handler", "transforms.specs.job"}
 
 
@@ -84,14 +84,17 @@ def test_tensorflow_is_imported_only_by_the_model_and_only_when_used(module: str
     assert not any(map(is_tensorflow, imports(module, top_level_only=True)))
     if module == "transforms.formats.tfrecord.parse_examples":  # tfx-bsl's parser of tf.Examples, which needs no TensorFlow
         assert {name.split(".")[0] for name in imports(module) if is_tensorflow(name)} == {"tfx_bsl"}
-    elif not module.startswith("transforms.model.") and module not in ("transforms.imports", "transforms.signature"):
+    elif not module.startswith("transforms.model.") and module not in (
+        "transforms.model.import_tensorflow",
+        "transforms.model.saved_model",
+    ):
         assert not any(map(is_tensorflow, imports(module)))
 
 
 def test_specs_and_signatures_need_no_beam() -> None:
     for module in (
         "transforms.specs.job",
-        "transforms.signature",
+        "transforms.model.saved_model",
         "transforms.convert.from_json",
         "transforms.rows.codes",
         "transforms.rows.keys",

@@ -27,9 +27,9 @@ from transforms import records
 from transforms.elements.batches import FileRange, InstanceBatch, Split
 from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.reading import RangeReader, format_of
+from transforms.model.saved_model import Signature, TensorSpec
 from transforms.read import duplicates, splits
 from transforms.rows.codes import Code
-from transforms.signature import Signature, TensorSpec
 from transforms.storage import files
 from transforms.storage.pins import Pin
 

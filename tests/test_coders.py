@@ -27,10 +27,10 @@ from pipeline import options as flags
 from transforms.elements.batches import FailedRow, FileRange, Incomplete, Plan, Shard, Split, SplitCount, Task
 from transforms.elements.coders import MessageCoder, PieceCoder
 from transforms.formats.csv.rows import Header
+from transforms.model.saved_model import Signature, TensorSpec
 from transforms.read.kept_rows import RowBlock, RowBlockCoder
 from transforms.rows.codes import Code, Stage
 from transforms.rows.keys import DuplicateKey, Duplicates
-from transforms.signature import Signature, TensorSpec
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec, Structure
 from transforms.statistics import stored

@@ -17,7 +17,7 @@ from saved_models import Models
 
 from pipeline.main import main
 from transforms.elements.batches import Shard
-from transforms.signature import Signature
+from transforms.model.saved_model import Signature
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec
 from transforms.tasks import RunSpec

@@ -17,7 +17,7 @@ from saved_models import Models
 from test_commit import FOREIGN, NEW, OLD, RESULT0, RESULT1, Killed, an_output, crc32c, described, make
 
 from transforms.elements.batches import Shard, SplitCount
-from transforms.signature import Signature
+from transforms.model.saved_model import Signature
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec
 from transforms.storage import gcs as storage

@@ -30,10 +30,10 @@ from transforms.formats.csv.reader import CsvReader, RowParser
 from transforms.formats.csv.rows import inside
 from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.reading import FORMATS, format_of
+from transforms.model.saved_model import Signature, TensorSpec
 from transforms.read import splits
 from transforms.read.splits import split_file
 from transforms.rows.codes import Code
-from transforms.signature import Signature, TensorSpec
 from transforms.storage.files import FoundFile
 
 MANY = settings(deadline=None, derandomize=True, max_examples=300, suppress_health_check=list(HealthCheck))

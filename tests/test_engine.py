@@ -25,8 +25,8 @@ from pipeline import engine, preflight, summary
 from transforms.model import crashes
 from transforms.model.handler import SavedModelHandler
 from transforms.model.locate import locate_model
+from transforms.model.saved_model import ModelError
 from transforms.runtime import worker_causes
-from transforms.signature import ModelError
 
 ROOT = Path(__file__).resolve().parents[1]
 STATES = beam_job_api_pb2.JobState
@@ -220,7 +220,7 @@ def test_what_kept_a_worker_from_starting_is_said_whatever_the_engine_says(model
     assert noted.startswith(f"{broken} can't be loaded")
     assert summary.cause(RuntimeError(MISSING_WORKER), noted) == noted
     # what the worker's own exception says is not overridden by what an earlier worker wrote
-    own = "transforms.signature.ModelError: another reason [while running 'Predict']"
+    own = "transforms.model.saved_model.ModelError: another reason [while running 'Predict']"
     assert summary.cause(RuntimeError(f"Traceback\n{own}"), noted) == "another reason"
 
 

@@ -22,8 +22,8 @@ from test_job import check_output, lines, manifest, names_in, run, write_lines
 from transforms import records
 from transforms.elements.batches import InstanceBatch
 from transforms.model import crashes
+from transforms.model.saved_model import ModelError
 from transforms.records import SplitRecord
-from transforms.signature import ModelError
 from transforms.specs.job import JobSpec
 
 ROWS = 20_000

@@ -15,8 +15,8 @@ from transforms.elements.batches import FileRange, InstanceBatch
 from transforms.formats.file_list import reader as file_list_reader
 from transforms.formats.file_list.reader import FileListReader, refusal
 from transforms.formats.jsonl.row import RowSpec
+from transforms.model.saved_model import Signature, TensorSpec
 from transforms.rows.codes import Code
-from transforms.signature import Signature, TensorSpec
 
 
 def signature(*dims: int | None, dtype: str = "string") -> Signature:

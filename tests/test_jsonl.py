@@ -20,8 +20,8 @@ from transforms.formats.blocks import Block
 from transforms.formats.jsonl import reader as jsonl_reader
 from transforms.formats.jsonl.reader import LineParser
 from transforms.formats.jsonl.row import RowSpec
+from transforms.model.saved_model import Signature, TensorSpec
 from transforms.rows.codes import Code, Stage
-from transforms.signature import Signature, TensorSpec
 
 FILE = FileRange("data/rows.jsonl", 0, None, 0, "rows.jsonl")
 ORDER = (FILE.path, 0)

@@ -11,11 +11,11 @@ from saved_models import Models
 
 from transforms.convert.from_json import Column, Ragged
 from transforms.elements.batches import InstanceBatch, PredictionBatch, RowTexts
-from transforms.model.batches import BatchRunner
+from transforms.model.calls import BatchRunner
 from transforms.model.locate import read_meta_graphs
+from transforms.model.saved_model import ModelError, check_outputs, select_meta_graph, select_signature
 from transforms.model.session import LoadedModel
 from transforms.rows.codes import Code
-from transforms.signature import ModelError, check_outputs, select_meta_graph, select_signature
 from transforms.specs.models import ModelSpec
 
 
@@ -152,7 +152,7 @@ def test_no_rows_are_no_call(models: Models) -> None:
 
 
 def test_outputs_with_fixed_rows_are_refused_before_the_start() -> None:
-    from transforms.signature import Signature, TensorSpec
+    from transforms.model.saved_model import Signature, TensorSpec
 
     inputs = (TensorSpec("x", "x:0", "float32", (None,)),)
     for shape, words in (((), "one scalar for a whole batch"), ((1, 1), "always has 1 row")):

@@ -16,7 +16,7 @@ from gcp_fixtures import CloudStorage
 from test_job import lines, manifest, run, write_lines
 
 from pipeline import main as program
-from transforms.model import kept
+from transforms.model import kept_between_jobs
 from transforms.model.locate import locate_model
 from transforms.model.model_files import ModelChangedError
 from transforms.model.pool import ModelPool
@@ -176,12 +176,12 @@ def test_a_service_keeps_no_copies_of_its_models(gcs: CloudStorage, tmp_path: Pa
     model = gcs.upload_folder(save(tmp_path / "model", 2.0), f"{gcs.make_bucket()}/model")
     spec = locate_model(model)
     before = {*os.listdir(temporary_folders.own_folder("models"))}
-    kept.keep(2)
+    kept_between_jobs.keep(2)
     try:
-        loaded, is_new = kept.load(spec)
+        loaded, is_new = kept_between_jobs.load(spec)
         assert is_new
         assert {*os.listdir(temporary_folders.own_folder("models"))} == before
         assert float(loaded.call([np.array([5.0], np.float32)])[0][0]) == 10.0
     finally:
-        kept.keep(0)
+        kept_between_jobs.keep(0)
     assert files.is_remote(spec.location)

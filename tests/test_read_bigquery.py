@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from transforms.formats.jsonl.row import RowSpec
+from transforms.model.saved_model import Signature, TensorSpec
 from transforms.read.bigquery import arrow_type, regroup
-from transforms.signature import Signature, TensorSpec
 from transforms.specs.job import BigQuerySpec, InputSpec
 from transforms.specs.models import SpecError
 from transforms.specs.table_name import TableName, name_or_default, parse_table

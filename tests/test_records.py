@@ -12,8 +12,8 @@ import pytest
 
 from transforms import records
 from transforms.elements.batches import FileRange, Shard, Split, SplitCount
+from transforms.model.saved_model import Signature
 from transforms.records import SplitRecord
-from transforms.signature import Signature
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec
 

@@ -10,7 +10,7 @@ import pytest
 
 from transforms.model.locate import find_version, read_meta_graphs
 from transforms.model.reach import unsafe_uses
-from transforms.signature import (
+from transforms.model.saved_model import (
     Batching,
     MetaGraph,
     ModelError,

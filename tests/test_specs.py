@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from transforms.signature import Signature, TensorSpec
+from transforms.model.saved_model import Signature, TensorSpec
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec, SpecError, Structure
 

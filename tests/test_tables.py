@@ -21,9 +21,9 @@ from pipeline.main import main
 from transforms.convert import from_arrow
 from transforms.convert.from_json import Ragged
 from transforms.formats import record_batches
+from transforms.model.saved_model import Signature, TensorSpec
 from transforms.read import splits
 from transforms.rows.codes import Code
-from transforms.signature import Signature, TensorSpec
 
 
 def run(out: Path, **flags: Any) -> int:

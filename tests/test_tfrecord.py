@@ -20,8 +20,8 @@ from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.tfrecord import reader as tfrecord_reader
 from transforms.formats.tfrecord.parse_examples import impossible_inputs
 from transforms.formats.tfrecord.reader import RecordReader
+from transforms.model.saved_model import Signature, TensorSpec
 from transforms.rows.codes import Code
-from transforms.signature import Signature, TensorSpec
 
 
 def signature(**inputs: tuple[str, tuple[int | None, ...] | None]) -> Signature:

@@ -22,9 +22,9 @@ from written import instances, names_in, objects, output_spec, predictions, run,
 
 from transforms.elements.batches import PredictionBatch
 from transforms.formats.csv.writer import CsvEncoder
+from transforms.model.saved_model import TensorSpec
 from transforms.read import splits
 from transforms.rows.codes import Code
-from transforms.signature import TensorSpec
 from transforms.specs.job import OutputSpec
 from transforms.specs.models import SpecError
 

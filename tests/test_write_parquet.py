@@ -26,9 +26,9 @@ from transforms.elements.batches import PredictionBatch
 from transforms.formats.parquet import writer as parquet_writer
 from transforms.formats.parquet.writer import ParquetEncoder
 from transforms.formats.writing import FORMATS
+from transforms.model.saved_model import DTYPES, TensorSpec
 from transforms.read import splits
 from transforms.rows.codes import Code, Stage
-from transforms.signature import DTYPES, TensorSpec
 from transforms.specs.job import OUTPUT_FORMATS, OutputSpec
 from transforms.specs.models import SpecError
 

@@ -23,9 +23,9 @@ from transforms.convert.from_json import Column, Ragged
 from transforms.elements.batches import PredictionBatch
 from transforms.formats.tfrecord.encode_examples import head, varint
 from transforms.formats.tfrecord.writer import ExampleEncoder, record
+from transforms.model.saved_model import TensorSpec
 from transforms.read import splits
 from transforms.rows.codes import Code
-from transforms.signature import TensorSpec
 from transforms.specs.job import OutputSpec
 from transforms.specs.models import SpecError
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.main import main
 from transforms.convert.from_json import Column
 from transforms.elements.batches import InstanceBatch, PredictionBatch, RowTexts
-from transforms.signature import Signature, TensorSpec
+from transforms.model.saved_model import Signature, TensorSpec
 
 X = TensorSpec("x", "x:0", "float32", (None,))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from transforms.signature import Signature
+from transforms.model.saved_model import Signature
 from transforms.specs.job import OWN_FIELDS, JobSpec
 from transforms.specs.models import ModelSpec, RouteSpec, SpecError
 

@@ -137,7 +137,7 @@ def import_heavy() -> None:
         gcp_fixtures._stand_ins.start()
     except gcp_fixtures.BinaryMissingError as error:
         print(f"tests on buckets are left out: {error}")
-    from transforms.imports import import_tensorflow
+    from transforms.model.import_tensorflow import import_tensorflow
 
     import_tensorflow()
     import tensorflow as tf

@@ -22,8 +22,8 @@ from transforms.convert.to_arrow import as_text, not_utf8, output_array, refuse_
 from transforms.elements.batches import PredictionBatch
 from transforms.formats.join_files import Sink
 from transforms.formats.parquet.writer import ParquetEncoder
+from transforms.model.saved_model import Signature
 from transforms.rows.codes import Code
-from transforms.signature import Signature
 from transforms.specs.job import OutputSpec
 from transforms.specs.models import SpecError
 

@@ -17,8 +17,8 @@ import pyarrow.types as pt
 from transforms.convert.from_json import Column, Ragged, numpy_dtype
 from transforms.convert.json_values import innermost, integer_bounds, is_ones, out_of_range, regular_shape
 from transforms.convert.python_values import python_values
+from transforms.model.saved_model import Shape, Signature, TensorSpec
 from transforms.rows.codes import Code, RowError
-from transforms.signature import Shape, Signature, TensorSpec
 
 Errors = dict[int, RowError]
 

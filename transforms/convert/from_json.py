@@ -19,8 +19,8 @@ import msgspec
 import numpy as np
 
 from transforms.convert.json_values import B64, has_shape, innermost, integer_bounds, is_ones, json_shape, out_of_range, regular_shape, wrap
+from transforms.model.saved_model import Shape, Signature, TensorSpec
 from transforms.rows.codes import Code, RowError
-from transforms.signature import Shape, Signature, TensorSpec
 
 # NumPy's arrays have at most 64 dimensions, and a column one more than a row.
 MAX_DEPTH = 63

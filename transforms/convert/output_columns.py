@@ -10,7 +10,7 @@ import dataclasses
 
 import pyarrow as pa
 
-from transforms.signature import Batching, Shape, Signature, TensorSpec
+from transforms.model.saved_model import Batching, Shape, Signature, TensorSpec
 from transforms.specs.job import OutputSpec
 from transforms.specs.models import SpecError
 

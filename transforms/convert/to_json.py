@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from transforms.convert.from_json import Column, Ragged
 from transforms.convert.json_texts import quote
-from transforms.signature import TensorSpec
+from transforms.model.saved_model import TensorSpec
 
 NON_FINITE = {
     "null": {"nan": "null", "inf": "null", "-inf": "null"},

@@ -16,7 +16,7 @@ from transforms.elements.batches import PredictionBatch
 from transforms.formats import reading as read_formats
 from transforms.formats.blocks import compression_of
 from transforms.formats.join_files import Sink
-from transforms.signature import Signature
+from transforms.model.saved_model import Signature
 from transforms.specs.job import JobSpec, OutputSpec
 
 

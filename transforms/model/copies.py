@@ -20,8 +20,8 @@ from pathlib import Path
 
 import google_crc32c
 
+from transforms.model.saved_model import ModelError
 from transforms.runtime import processes, temporary_folders
-from transforms.signature import ModelError
 from transforms.storage import files
 from transforms.storage.gcs import StorageError
 

@@ -17,12 +17,12 @@ from apache_beam.ml.inference.base import ModelHandler, RunInference
 
 from transforms.convert.from_json import Column
 from transforms.elements.batches import InstanceBatch, PredictionBatch
-from transforms.model.batches import BatchRunner
+from transforms.model.calls import BatchRunner
 from transforms.model.pool import ModelPool
+from transforms.model.saved_model import ModelError
 from transforms.rows.codes import Code, Stage
 from transforms.rows.keys import hash_keys
 from transforms.runtime import metrics, worker_causes
-from transforms.signature import ModelError
 from transforms.specs.models import NO_COMPARISON, VARIANT, CompareSpec, ModelSpec
 
 # The finest share of the keys that a second model can be given.
@@ -49,7 +49,7 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool])
         self.first, self.memory_bytes, self.processes, self.compare, self.staging = first, memory_bytes, processes, compare, staging
 
     def load_model(self) -> ModelPool:
-        from transforms.imports import import_tensorflow
+        from transforms.model.import_tensorflow import import_tensorflow
 
         with worker_causes.kept(self.staging) if self.staging is not None else contextlib.nullcontext():
             import_tensorflow()

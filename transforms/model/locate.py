@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from transforms.model.fingerprint import PROTOBUFS, fingerprint
 from transforms.model.reach import check_ops
-from transforms.model.registry import find_artifact, is_registered
+from transforms.model.saved_model import MetaGraph, ModelError, check_outputs, parse_saved_model, select_meta_graph, select_signature
 from transforms.model.structure import structure_of
-from transforms.signature import MetaGraph, ModelError, check_outputs, parse_saved_model, select_meta_graph, select_signature
+from transforms.model.vertex_registry import find_artifact, is_registered
 from transforms.specs.models import ModelSpec, RouteSpec
 from transforms.storage import files
 

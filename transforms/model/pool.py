@@ -14,11 +14,11 @@ from collections import OrderedDict
 
 import numpy as np
 
-from transforms.model import kept
+from transforms.model import kept_between_jobs
 from transforms.model.crashes import Notes
+from transforms.model.saved_model import ModelError
 from transforms.model.session import LoadedModel, SharedSession
 from transforms.runtime import machine
-from transforms.signature import ModelError
 from transforms.specs.models import ModelSpec
 
 LOG = logging.getLogger("nightshift")
@@ -107,7 +107,7 @@ class ModelPool:
 
     def _load(self, name: str, spec: ModelSpec) -> LoadedModel:
         before, started = machine.resident_bytes(), time.perf_counter()
-        model, is_new = kept.load(spec)
+        model, is_new = kept_between_jobs.load(spec)
         self.has_loaded = self.has_loaded or is_new
         if is_new:
             self._load_seconds.append(time.perf_counter() - started)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from transforms.model.ops import PYTHON, OpClass, Origin, Place, Text, class_of
-from transforms.signature import INIT_SIGNATURE, MetaGraph, ModelError, Signature
+from transforms.model.saved_model import INIT_SIGNATURE, MetaGraph, ModelError, Signature
 
 NOTHING: Mapping[str, Text] = {}
 ANYTHING, ASSET, CHECKPOINT = Text(Origin.ANYTHING), Text(Origin.ASSET), Text(Origin.CHECKPOINT)

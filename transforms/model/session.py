@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from transforms.convert import from_json
-from transforms.imports import import_keras
 from transforms.model.fingerprint import PARTS
+from transforms.model.import_tensorflow import import_keras
 from transforms.model.model_files import ModelFiles
+from transforms.model.saved_model import Batching, ModelError, Signature, parse_proto
 from transforms.runtime import metrics
-from transforms.signature import Batching, ModelError, Signature, parse_proto
 from transforms.specs.models import ModelSpec, Structure
 
 Call = Callable[..., Sequence[np.ndarray]]

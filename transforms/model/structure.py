@@ -16,7 +16,7 @@ from typing import Any
 
 from transforms.model.reach import initializers
 from transforms.model.restoring import VARIABLES, UnreadableRestoreError, restored_entries
-from transforms.signature import MetaGraph, Signature
+from transforms.model.saved_model import MetaGraph, Signature
 from transforms.specs.models import Structure
 from transforms.storage import files
 

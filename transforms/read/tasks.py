@@ -15,10 +15,10 @@ from transforms.elements.coders import Piece
 from transforms.formats.reading import FormatError, format_of
 from transforms.formats.writing import make_encoder
 from transforms.model.locate import locate_model
+from transforms.model.saved_model import ModelError
 from transforms.read.bigquery import PlanStreams
 from transforms.read.instances import row_spec
 from transforms.read.splits import SPLIT_BYTES, PlanSplits, split_file
-from transforms.signature import ModelError
 from transforms.specs.job import JobSpec, OutputSpec
 from transforms.specs.models import SpecError
 from transforms.specs.own_names import is_own

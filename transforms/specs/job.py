@@ -6,7 +6,7 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING
 
-from transforms.signature import Signature
+from transforms.model.saved_model import Signature
 from transforms.specs.models import NO_COMPARISON, CompareSpec, ModelSpec, RouteSpec, SpecError, check_choice, check_names
 from transforms.specs.table_name import is_table, parse_table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from transforms.signature import Signature
+from transforms.model.saved_model import Signature
 from transforms.specs.messagepack import Interned
 
 

@@ -8,7 +8,7 @@ from transforms.formats.csv.rows import Header, read_header, read_rows, take_hea
 from transforms.formats.damage import DamagedFileError
 from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.needed_columns import find_twins
-from transforms.signature import TensorSpec
+from transforms.model.saved_model import TensorSpec
 from transforms.storage import files
 
 

@@ -19,9 +19,9 @@ from transforms.convert.json_texts import MUST_ESCAPE, is_utf8
 from transforms.convert.json_values import B64, TooLarge, normalize
 from transforms.formats.jsonl.packing import Gatherer, Packing, pieces
 from transforms.formats.limits import LONG_ROW_BYTES, MAX_ROW_VALUES
+from transforms.model.saved_model import Signature, TensorSpec
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import take_key
-from transforms.signature import Signature, TensorSpec
 
 PACKED_ROWS = 32
 ESCAPED = re.compile(MUST_ESCAPE)

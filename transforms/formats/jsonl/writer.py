@@ -15,7 +15,7 @@ from transforms.convert.refuse_rows import pieces
 from transforms.convert.to_json import json_texts
 from transforms.elements.batches import PredictionBatch, is_json, row_as_json
 from transforms.formats.join_files import Sink, concatenate
-from transforms.signature import Signature
+from transforms.model.saved_model import Signature
 from transforms.specs.job import OutputSpec
 
 # Text made at once: far below the 2 GB that Arrow's strings can hold, and flat in memory.

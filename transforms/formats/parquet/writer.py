@@ -13,7 +13,7 @@ from transforms.convert.refuse_rows import pieces
 from transforms.convert.to_arrow import make_columns, not_utf8, refuse_unfit
 from transforms.elements.batches import PredictionBatch
 from transforms.formats.join_files import Sink
-from transforms.signature import Signature
+from transforms.model.saved_model import Signature
 from transforms.specs.job import OutputSpec
 from transforms.storage import files
 

@@ -22,8 +22,8 @@ from transforms.convert.json_texts import scalar_texts
 from transforms.convert.json_values import integer_bounds, out_of_range
 from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.record_batches import json_text
+from transforms.model.saved_model import TensorSpec
 from transforms.rows.codes import Code, RowError
-from transforms.signature import TensorSpec
 
 Errors = dict[int, RowError]
 

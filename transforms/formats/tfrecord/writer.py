@@ -19,7 +19,7 @@ from transforms.convert.to_arrow import flatten, refuse_unfit, text_columns
 from transforms.elements.batches import PredictionBatch
 from transforms.formats.join_files import Sink, concatenate
 from transforms.formats.tfrecord.encode_examples import Kind, bytes_lists, examples, features, float_lists, integer_lists
-from transforms.signature import Signature
+from transforms.model.saved_model import Signature
 from transforms.specs.job import OutputSpec
 from transforms.specs.models import SpecError
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from transforms.convert.from_json import Column, Ragged, take
 from transforms.elements.batches import FailedRow, InstanceBatch, PredictionBatch
+from transforms.model.saved_model import Batching, ModelError
 from transforms.model.session import LoadedModel, cant_run, first_line
 from transforms.rows.codes import Code, Stage
 from transforms.runtime import metrics
-from transforms.signature import Batching, ModelError
 
 # 64 rows a call cost ten times as much a row as 1,024, and a call of many inputs costs a millisecond or two by itself:
 # 4 MB of small rows, up to 16,384, go in one. A string of a kilobyte or more is an image or the like, of which the

@@ -10,7 +10,7 @@ import enum
 import math
 from typing import Any
 
-from transforms.imports import import_tensorflow
+from transforms.model.import_tensorflow import import_tensorflow
 from transforms.specs.messagepack import Interned
 
 Shape = tuple[int | None, ...] | None
