@@ -34,8 +34,8 @@ from transforms.rows.keys import DuplicateKey, Duplicates
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec, Structure
 from transforms.statistics import stored
-from transforms.statistics.comparison import Comparison
-from transforms.statistics.gather import Statistics
+from transforms.statistics.agreement import Comparison
+from transforms.statistics.statistics import Statistics
 from transforms.storage.files import FoundFile
 from transforms.storage.pins import Pin
 from transforms.tasks import RunSpec

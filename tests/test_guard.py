@@ -13,17 +13,17 @@ import pytest
 from saved_models import Models
 from test_job import lines, manifest, run, write_lines
 
-from transforms.statistics import comparison, drift, effort, gather, metadata, sketches, stored
-from transforms.statistics.comparison import Comparison
+from transforms.statistics import agreement, drift, effort, sketches, statistics, stored, tf_metadata
+from transforms.statistics.agreement import Comparison
 from transforms.statistics.drift import UNMEASURED
 from transforms.statistics.effort import Effort
-from transforms.statistics.gather import Statistics
 from transforms.statistics.guard import LONGEST, guarded, warnings
 from transforms.statistics.sketches import Moments, NumberSketch
+from transforms.statistics.statistics import Statistics
 from transforms.write import charts, differences, report
 from transforms.write import manifest as manifests
 
-MODULES = (comparison, drift, effort, gather, metadata, sketches, stored, charts, differences, report)
+MODULES = (agreement, drift, effort, statistics, tf_metadata, sketches, stored, charts, differences, report)
 # What holds the guard itself, or makes an empty object.
 HOLDERS = {
     "with_drift", "describe", "report_files", "run_report", "encode_or_say", "decode_or_say",
@@ -45,7 +45,7 @@ def functions_of(module: ModuleType) -> Iterator[tuple[Any, str]]:
             yield from ((thing, each) for each, method in vars(thing).items() if inspect.isfunction(method) and not each.startswith("__"))
 
 
-FUNCTIONS = [(owner, name) for module in MODULES for owner, name in functions_of(module) if name not in HOLDERS or owner is metadata]
+FUNCTIONS = [(owner, name) for module in MODULES for owner, name in functions_of(module) if name not in HOLDERS or owner is tf_metadata]
 NAMES = [f"{owner.__name__.rsplit('.', 1)[-1]}.{name}" for owner, name in FUNCTIONS]
 
 

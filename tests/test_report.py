@@ -13,7 +13,7 @@ from saved_models import Models
 from test_job import check_output, lines, manifest, run, write_lines
 
 from transforms.specs.job import InputSpec, KeySpec, OutputSpec
-from transforms.statistics import metadata
+from transforms.statistics import tf_metadata
 from transforms.tasks import RunSpec
 from transforms.write import report
 
@@ -23,8 +23,8 @@ CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrom
 ALONE = ("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run", "--no-proxy-server")
 
 
-def statistics_of(out: Path, data: str = metadata.PREDICTIONS) -> dict[str, Any]:
-    described = metadata.decode((out / "statistics.json").read_bytes())
+def statistics_of(out: Path, data: str = tf_metadata.PREDICTIONS) -> dict[str, Any]:
+    described = tf_metadata.decode((out / "statistics.json").read_bytes())
     return {one.path.step[0]: one for each in described.datasets if each.name == data for one in each.features}
 
 
@@ -40,7 +40,7 @@ def reported(models: Models, tmp_path: Path) -> Path:
 
 
 def test_a_run_is_described(reported: Path) -> None:
-    found, inputs = statistics_of(reported), statistics_of(reported, metadata.INPUTS)
+    found, inputs = statistics_of(reported), statistics_of(reported, tf_metadata.INPUTS)
     predicted = lines(reported)
     double = np.array([line["prediction"]["double"] for line in predicted])
     assert found["double"].num_stats.common_stats.num_non_missing == len(double) == 2998

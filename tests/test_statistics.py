@@ -22,10 +22,10 @@ from transforms.elements.batches import FailedRow, PredictionBatch
 from transforms.rows.codes import Code, Stage
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec
-from transforms.statistics import gather, metadata, stored
+from transforms.statistics import statistics, stored, tf_metadata
 from transforms.statistics.effort import MOST_PARTS, Effort
-from transforms.statistics.gather import MergeStatistics, Statistics
 from transforms.statistics.sketches import NumberSketch, TextSketch, count_moments
+from transforms.statistics.statistics import MergeStatistics, Statistics
 from transforms.write import report
 
 # KLL's rank error at k = 200, and what a sample of a thousand rows adds.
@@ -52,8 +52,8 @@ def gathered(*batches) -> Statistics:
     return statistics
 
 
-def feature(statistics, name, data=metadata.PREDICTIONS):
-    described = metadata.describe(statistics)
+def feature(statistics, name, data=tf_metadata.PREDICTIONS):
+    described = tf_metadata.describe(statistics)
     return next(one for each in described.datasets if each.name == data for one in each.features if one.path.step[0] == name)
 
 
@@ -82,7 +82,7 @@ def test_numbers_are_those_of_numpy(size: int) -> None:
     assert share == pytest.approx(0.5, abs=RANK_ERROR)
     check_ranks(values, numbers.histograms[0])
     check_ranks(values, numbers.histograms[1])
-    assert any(custom.name == metadata.SAMPLED for custom in found.custom_stats) == (size > 2 * min(gather.SAMPLED_ROWS))
+    assert any(custom.name == tf_metadata.SAMPLED for custom in found.custom_stats) == (size > 2 * min(statistics.SAMPLED_ROWS))
 
 
 def test_batches_of_all_sizes_count_alike() -> None:
@@ -157,9 +157,9 @@ def test_missing_inputs_and_examples_come_from_the_failed_rows() -> None:
         for place in range(7)
     ]
     statistics = gathered(batch_of({"y": np.ones(3, np.float32)}, {"y": "float32"}, failed))
-    assert feature(statistics, "y", metadata.INPUTS).num_stats.common_stats.num_missing == 7
+    assert feature(statistics, "y", tf_metadata.INPUTS).num_stats.common_stats.num_missing == 7
     (examples,) = statistics.examples.values()
-    assert len(examples) == gather.EXAMPLES_A_CODE
+    assert len(examples) == statistics.EXAMPLES_A_CODE
     assert json.loads(examples[0])["instance"] == {"z": "<b>"}
 
 
@@ -230,7 +230,7 @@ def test_any_numbers_are_described(parts: list[np.ndarray]) -> None:
     made = [gathered(batch_of({"y": part}, {"y": parts[0].dtype.name})) for part in parts]
     merged = merge.merge_accumulators([stored.decode(stored.encode(one)) for one in made])
     found = feature(pickle.loads(pickle.dumps(merged)), "y")
-    assert metadata.decode(metadata.encode(metadata.describe(merged)))
+    assert tf_metadata.decode(tf_metadata.encode(tf_metadata.describe(merged)))
     numbers, values = found.num_stats, [value for part in parts for value in part.ravel().tolist()]
     finite = [Fraction(value) for value in values if math.isfinite(value)]
     histogram = numbers.histograms[0]
@@ -272,7 +272,7 @@ def test_what_a_signature_says_falsely_is_left_out(dtype: str) -> None:
     for first, second in itertools.permutations(columns, 2):
         statistics = gathered(batch_of({"y": first}, {"y": dtype}), batch_of({"y": second}, {"y": dtype}))
         failures: dict[str, str] = {}
-        assert metadata.encode(metadata.describe(stored.decode(stored.encode(statistics)), failures))
+        assert tf_metadata.encode(tf_metadata.describe(stored.decode(stored.encode(statistics)), failures))
         assert not failures
 
 
@@ -320,7 +320,7 @@ def test_a_timeline_stays_bounded_and_keeps_all_rows() -> None:
 
 def test_statistics_are_read_back() -> None:
     statistics = gathered(batch_of({"y": np.ones(3, np.float32)}, {"y": "float32"}))
-    described = metadata.describe(statistics)
-    assert metadata.decode(metadata.encode(described)) == described
+    described = tf_metadata.describe(statistics)
+    assert tf_metadata.decode(tf_metadata.encode(described)) == described
     with pytest.raises(ValueError, match=r"expected the statistics.json of a run"):
-        metadata.decode(b'{"rows": 3}')
+        tf_metadata.decode(b'{"rows": 3}')

@@ -14,7 +14,7 @@ from transforms.elements.batches import Plan, Shard, Split, SplitCount, Task
 from transforms.rows.keys import DuplicateKey, Duplicates
 from transforms.specs.messagepack import packer
 from transforms.statistics import stored
-from transforms.statistics.gather import Statistics
+from transforms.statistics.statistics import Statistics
 from transforms.storage.files import FoundFile
 
 

@@ -27,7 +27,7 @@ from transforms.runtime.read_ahead import read_ahead
 from transforms.specs.job import OWN_FIELDS, JobSpec
 from transforms.specs.models import VARIANT
 from transforms.statistics import stored
-from transforms.statistics.gather import Statistics
+from transforms.statistics.statistics import Statistics
 from transforms.tasks import RunSpec, job_of
 
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
-from transforms.statistics import metadata
-from transforms.statistics.gather import Statistics
+from transforms.statistics import tf_metadata
 from transforms.statistics.sketches import NumberSketch, Sketch, TextSketch
+from transforms.statistics.statistics import Statistics
 
 # Of fewer rows, chance alone moves a tenth of them into another decile.
 FEWEST_ROWS = 200
@@ -58,8 +58,8 @@ def compare(baseline: statistics_pb2.DatasetFeatureStatisticsList, statistics: S
     """Gives the drift of each feature of either run, the largest first."""
     before = {data.name: {feature.path.step[0]: feature for feature in data.features} for data in baseline.datasets}
     found: list[Drift] = []
-    for data, sketches in ((metadata.INPUTS, statistics.inputs), (metadata.PREDICTIONS, statistics.outputs)):
-        missing = statistics.missing if data == metadata.INPUTS else {}
+    for data, sketches in ((tf_metadata.INPUTS, statistics.inputs), (tf_metadata.PREDICTIONS, statistics.outputs)):
+        missing = statistics.missing if data == tf_metadata.INPUTS else {}
         found += _compare_features(data, before.get(data, {}), sketches, missing)
     return sorted(found, key=lambda drift: (-drift.value, drift.data, drift.feature))
 
@@ -119,7 +119,7 @@ def _counted(sketch: Sketch, values: Sequence[str]) -> dict[str, float] | None:
     if isinstance(sketch, TextSketch):
         found: dict[str, float] = {value: sketch.frequent.get_estimate(value) for value in values}
         scale = sketch.values / sketch.sampled if sketch.sampled else 1.0
-        return {value: rows * scale for value, rows in (found | dict(sketch.top(metadata.TOP_VALUES))).items()}
+        return {value: rows * scale for value, rows in (found | dict(sketch.top(tf_metadata.TOP_VALUES))).items()}
     if not sketch.whole or sketch.classes is None:
         return None
     return {str(value): float(rows) for value, rows in sketch.classes.items()}

@@ -9,11 +9,11 @@ from typing import Any
 import datasketches
 import msgspec
 
-from transforms.statistics.comparison import Comparison
+from transforms.statistics.agreement import Comparison
 from transforms.statistics.effort import Effort
-from transforms.statistics.gather import Statistics
 from transforms.statistics.guard import STATISTICS, Failures, guarded
 from transforms.statistics.sketches import NumberSketch, Sketch, TextSketch
+from transforms.statistics.statistics import Statistics
 
 SERIALIZED = {
     datasketches.kll_doubles_sketch: lambda sketch: sketch.serialize(),

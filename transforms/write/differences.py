@@ -9,10 +9,10 @@ import msgspec
 
 from transforms.specs.job import JobSpec
 from transforms.specs.models import ModelSpec
-from transforms.statistics import metadata
+from transforms.statistics import tf_metadata
 from transforms.statistics.drift import WARNED_DRIFT, Drift, compare
-from transforms.statistics.gather import Statistics
 from transforms.statistics.guard import COMPARISON, DRIFT, Failures, guarded
+from transforms.statistics.statistics import Statistics
 from transforms.storage import files
 from transforms.write.gate import Accounts
 
@@ -39,7 +39,7 @@ def read_baseline(baseline: str) -> Any:
     if not files.exists(path):
         raise BaselineError(f"--baseline={baseline}: there is no {path}; give the folder of a run that wrote a report, or its {STATISTICS}")
     try:
-        return metadata.decode(files.read_bytes(path))
+        return tf_metadata.decode(files.read_bytes(path))
     except ValueError as error:
         raise BaselineError(f"--baseline={baseline}: {error}") from None
 

@@ -12,10 +12,10 @@ from transforms.formats.writing import FORMATS
 from transforms.rows.codes import EXPLANATIONS, Code
 from transforms.rows.keys import DuplicateKey, Duplicates
 from transforms.specs.job import JobSpec
-from transforms.statistics.comparison import Comparison
+from transforms.statistics.agreement import Comparison
 from transforms.statistics.drift import NO_MEASURE, UNMEASURED, Drift
-from transforms.statistics.gather import Statistics
 from transforms.statistics.guard import COMPARISON, DRIFT, STATISTICS, Failures
+from transforms.statistics.statistics import Statistics
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from transforms.elements.batches import Plan, Shard, SplitCount
 from transforms.elements.coders import Piece, PieceCoder
 from transforms.rows.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs.job import JobSpec
-from transforms.statistics.gather import MergeStatistics, Statistics
+from transforms.statistics.statistics import MergeStatistics, Statistics
 from transforms.tasks import RunSpec
 from transforms.write.gate import Accounts
 from transforms.write.publish_tasks import TaskGroup

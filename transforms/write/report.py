@@ -21,12 +21,12 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 from transforms.runtime import temporary_folders
 from transforms.specs.job import JobSpec
 from transforms.specs.own_names import REPORT, STATISTICS
-from transforms.statistics import metadata
+from transforms.statistics import tf_metadata
 from transforms.statistics.effort import STEPS, Effort
-from transforms.statistics.gather import Statistics
 from transforms.statistics.guard import EFFORT, Failures, guarded
 from transforms.statistics.guard import REPORT as REPORTING
 from transforms.statistics.guard import STATISTICS as GATHERING
+from transforms.statistics.statistics import Statistics
 from transforms.tasks import RunSpec
 from transforms.write import charts
 from transforms.write.gate import Accounts
@@ -64,8 +64,8 @@ def report_files(job: JobSpec, report: dict[str, Any], accounts: Accounts, model
     statistics = accounts.statistics or Statistics()
     described = statistics_pb2.DatasetFeatureStatisticsList()
     with guarded(GATHERING, failures):
-        described = metadata.describe(statistics, failures)
-        files[STATISTICS] = metadata.encode(described)
+        described = tf_metadata.describe(statistics, failures)
+        files[STATISTICS] = tf_metadata.encode(described)
     with guarded(REPORTING, failures):
         parts = _parts(report, statistics, described, failures)
         warn(report, failures)
@@ -84,7 +84,7 @@ def _parts(
         parts["errors"] = _errors(report, statistics)
     with guarded(EFFORT, failures):
         parts["effort"] = _effort(statistics.effort)
-    titles = {metadata.PREDICTIONS: "Predictions", metadata.INPUTS: "Inputs"}
+    titles = {tf_metadata.PREDICTIONS: "Predictions", tf_metadata.INPUTS: "Inputs"}
     for data in sorted(described.datasets, key=lambda data: list(titles).index(data.name)):
         parts["sections"].append((titles[data.name], _features(data, failures), len(data.features)))
     return parts
@@ -178,7 +178,7 @@ def _features(data: statistics_pb2.DatasetFeatureStatistics, failures: Failures)
 
 def _feature(feature: statistics_pb2.FeatureNameStatistics) -> Feature:
     name = _cut(feature.path.step[0])
-    sampled = any(custom.name == metadata.SAMPLED for custom in feature.custom_stats)
+    sampled = any(custom.name == tf_metadata.SAMPLED for custom in feature.custom_stats)
     note = "≈ " if sampled else ""
     if feature.HasField("num_stats"):
         kind = "whole numbers" if feature.type == statistics_pb2.FeatureNameStatistics.INT else "numbers"
@@ -235,7 +235,7 @@ def _histogram(numbers: statistics_pb2.NumericStatistics) -> Markup:
 def _classes(feature: statistics_pb2.FeatureNameStatistics) -> list[tuple[str, int, float]]:
     values = feature.num_stats.common_stats.tot_num_values or 1
     for custom in feature.custom_stats:
-        if custom.name == "top_values" and len(custom.rank_histogram.buckets) <= metadata.TOP_VALUES:
+        if custom.name == "top_values" and len(custom.rank_histogram.buckets) <= tf_metadata.TOP_VALUES:
             return [(one.label, round(one.sample_count), one.sample_count / values) for one in custom.rank_histogram.buckets[:10]]
     return []
 

@@ -26,9 +26,9 @@ from transforms.records import SplitRecord
 from transforms.runtime import metrics
 from transforms.specs.job import JobSpec
 from transforms.statistics import stored
-from transforms.statistics.comparison import Comparison
-from transforms.statistics.gather import Statistics
+from transforms.statistics.agreement import Comparison
 from transforms.statistics.guard import COMPARISON, EFFORT, STATISTICS, guarded
+from transforms.statistics.statistics import Statistics
 from transforms.storage import files
 from transforms.write.comparison import compare_batch
 from transforms.write.failed import failed_row_writer

@@ -11,9 +11,9 @@ import itertools
 from google.protobuf import json_format
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
-from transforms.statistics.gather import Statistics
 from transforms.statistics.guard import STATISTICS, Failures, guarded
 from transforms.statistics.sketches import NumberSketch, Sketch, TextSketch
+from transforms.statistics.statistics import Statistics
 
 INPUTS, PREDICTIONS = "inputs", "predictions"
 BUCKETS = 20

@@ -15,7 +15,7 @@ from transforms.convert.from_json import Column, Ragged
 from transforms.elements.batches import FailedRow, PredictionBatch
 from transforms.model.saved_model import TensorSpec
 from transforms.rows.codes import Code
-from transforms.statistics.comparison import Comparison
+from transforms.statistics.agreement import Comparison
 from transforms.statistics.effort import Effort
 from transforms.statistics.guard import COMPARISON, EFFORT, STATISTICS, Failures, guarded
 from transforms.statistics.sketches import NumberSketch, Sketch, TextSketch, count_moments
