@@ -202,7 +202,7 @@ def _execute(
 
 def _stop_publishing(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> None:
     """Keep a job that an engine runs from publishing, however long the engine takes to cancel it."""
-    from transforms import cancelled
+    from transforms.staging import cancelled
 
     try:
         cancelled.mark(spec)
@@ -247,7 +247,7 @@ def _is_done(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> bool:
 
 def _leave_staging(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> None:
     """Says how to go on where something is finished, and else leaves nothing behind."""
-    from transforms import records
+    from transforms.staging import split_records
     from transforms.storage import files
     from transforms.tasks import folders
     from transforms.write import publisher
@@ -255,8 +255,8 @@ def _leave_staging(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> 
     if publisher.is_cut_off(spec):
         complain(f"what it has staged stays: the next run to {spec.folder} finishes the change first")
         return
-    finished = records.recorded(spec.staging_in(spec.folder)) if isinstance(spec, JobSpec) else []
-    if records.are_worth_keeping(finished):
+    finished = split_records.recorded(spec.staging_in(spec.folder)) if isinstance(spec, JobSpec) else []
+    if split_records.are_worth_keeping(finished):
         kept = f"{len(finished)} splits of the input are finished, in {spec.staging_in(spec.folder)}"
         complain(f"{kept}: the same flags with --run_id={spec.run_id} --resume=true predict the rest; a run without takes them away")
         return

@@ -26,7 +26,6 @@ from pipeline import comparing
 from pipeline import options as flags
 from pipeline.options import Options
 from pipeline.routing import stand_in_model, with_columns
-from transforms import records
 from transforms.bigquery.client import TableError
 from transforms.bigquery.load import check_table
 from transforms.formats.field_types import known_types
@@ -44,6 +43,7 @@ from transforms.specs.job import JobSpec, OutputSpec
 from transforms.specs.models import ModelSpec, SpecError
 from transforms.specs.own_names import is_own
 from transforms.specs.table_name import parse_table
+from transforms.staging import split_records
 from transforms.storage import files
 from transforms.storage.files import FoundFile
 from transforms.write import journal
@@ -122,7 +122,7 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
         if probe_output:
             finish_publishing(job.output.folder, job.output.errors)
         _check_disposition(job)
-        job = dataclasses.replace(job, identity=records.identify(job))
+        job = dataclasses.replace(job, identity=split_records.identify(job))
         if options.resume:
             job = dataclasses.replace(job, resumed=_find_launches(job))
         if probe_output:
@@ -143,7 +143,7 @@ def _find_launches(job: JobSpec) -> tuple[str, ...]:
     reason = "the streams of a table are others on every launch" if job.input.is_bigquery else None
     if not job.identity:
         raise SpecError("resume", f"is for a run of one model on files: {reason or 'two models or a model a row are predicted in one go'}")
-    return records.find_launches(job)
+    return split_records.find_launches(job)
 
 
 # --- model -----------------------------------------------------------------------------------------------------------------

@@ -23,13 +23,13 @@ from gcp_fixtures import CloudStorage
 from saved_models import Models
 from test_job import lines, manifest, run, write_lines
 
-from transforms import records
 from transforms.elements.batches import FileRange, InstanceBatch, Split
 from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.reading import RangeReader, format_of
 from transforms.model.saved_model import Signature, TensorSpec
 from transforms.read import duplicates, splits
 from transforms.rows.codes import Code
+from transforms.staging import split_records
 from transforms.storage import files
 from transforms.storage.pins import Pin
 
@@ -194,7 +194,7 @@ def test_the_same_size_and_another_moment_is_a_change_to_the_nanosecond(tmp_path
     path.write_bytes(jsonl(NEW))
     os.utime(path, ns=(before + 1, before + 1))
     assert values_and_failed(reader_of("rows.jsonl").read(piece, ("", 0))) == ([], [Code.FILE_CHANGED])
-    assert records.name_of(Split((piece,))) != records.name_of(Split(tuple(ranges_of(path)))), "no record of it is used either"
+    assert split_records.name_of(Split((piece,))) != split_records.name_of(Split(tuple(ranges_of(path)))), "no record of it is used either"
 
 
 # --- lists of files -------------------------------------------------------------------------------------------------------------

@@ -19,12 +19,12 @@ from gcp_fixtures import CloudStorage
 from saved_models import Models
 from test_job import check_output, lines, manifest, names_in, run, write_lines
 
-from transforms import records
 from transforms.elements.batches import InstanceBatch
 from transforms.model import crashes
 from transforms.model.saved_model import ModelError
-from transforms.records import SplitRecord
 from transforms.specs.job import JobSpec
+from transforms.staging import split_records
+from transforms.staging.split_records import SplitRecord
 
 ROWS = 20_000
 
@@ -233,13 +233,13 @@ def test_a_run_dies_with_the_process_that_waits_for_it(models: Models, tmp_path:
 
 def test_a_record_whose_shards_another_run_took_away_is_not_kept(models: Models, rows: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     """The other run published, and removed all staging, between the last shard of a split and its record."""
-    real = records.write
+    real = split_records.write
 
     def late(job: JobSpec, name: str, record: SplitRecord) -> None:
         shutil.rmtree(tmp_path / "out" / "_staging")
         real(job, name, record)
 
-    monkeypatch.setattr(records, "write", late)
+    monkeypatch.setattr(split_records, "write", late)
     flags = {"model": models.get("half_plus_two"), "input": rows, "key_field": "id"}
     assert run(tmp_path / "out", **flags) == 1
     said = capsys.readouterr().err

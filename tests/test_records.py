@@ -10,12 +10,12 @@ from typing import Any
 import google_crc32c
 import pytest
 
-from transforms import records
 from transforms.elements.batches import FileRange, Shard, Split, SplitCount
 from transforms.model.saved_model import Signature
-from transforms.records import SplitRecord
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec
+from transforms.staging import split_records
+from transforms.staging.split_records import SplitRecord
 
 SPLIT = Split((FileRange("/in/a.jsonl", 0, None, 10, "a.jsonl"), FileRange("/in/b.jsonl", 0, None, 10, "b.jsonl")))
 CONTENT = b"predictions\n"
@@ -41,8 +41,8 @@ def found(job: JobSpec, shards: list[Shard], **others: Any) -> SplitRecord | Non
     record = SplitRecord("same", {}, SplitCount(SPLIT.order, 3, 20, 2), b"", shards, None)
     for name, value in others.items():
         setattr(record, name, value)
-    records.write(dataclasses.replace(job, launch="first"), records.name_of(SPLIT), record)
-    return records.find(job, SPLIT)
+    split_records.write(dataclasses.replace(job, launch="first"), split_records.name_of(SPLIT), record)
+    return split_records.find(job, SPLIT)
 
 
 def test_an_honest_record_is_found(tmp_path: Path) -> None:

@@ -34,12 +34,25 @@ import loading  # noqa: E402
 import mutations  # noqa: E402
 
 MODULES = (
-    "transforms.rows.keys", "transforms.read.duplicates", "transforms.records", "transforms.write.gate", "transforms.write.publish",
-    "transforms.write.publisher", "transforms.write.publish_tasks", "transforms.write.run", "transforms.write.commit",
-    "transforms.write.placing", "transforms.write.journal", "transforms.write.locks", "transforms.convert.content_digest",
-    "transforms.model.pool", "transforms.model.structure", "transforms.model.restoring", "transforms.model.session",
+    "transforms.rows.keys",
+    "transforms.read.duplicates",
+    "transforms.staging.split_records",
+    "transforms.write.gate",
+    "transforms.write.publish",
+    "transforms.write.publisher",
+    "transforms.write.publish_tasks",
+    "transforms.write.run",
+    "transforms.write.commit",
+    "transforms.write.placing",
+    "transforms.write.journal",
+    "transforms.write.locks",
+    "transforms.convert.content_digest",
+    "transforms.model.pool",
+    "transforms.model.structure",
+    "transforms.model.restoring",
+    "transforms.model.session",
     "transforms.model.crashes",
-)  # fmt: skip
+)
 FILES = (
     "commit", "commit_bucket", "content", "journal", "keys", "records", "structure", "pool", "model", "verify", "job", "many", "resume",
     "mirror", "own_names", "compare", "faults",
@@ -54,7 +67,7 @@ MUTANT_SECONDS = 60.0
 ALSO = {
     "transforms.model.crashes": ("faults",),
     "transforms.model.session": ("faults",),
-    "transforms.records": ("resume",),
+    "transforms.staging.split_records": ("resume",),
     "transforms.write.locks": ("faults", "commit"),
     "transforms.write.journal": ("faults", "commit"),
     "transforms.write.publisher": ("faults", "job"),

@@ -20,10 +20,10 @@ from transforms.elements.batches import Shard
 from transforms.specs.job import JobSpec
 from transforms.specs.own_names import MANIFEST, SUCCESS
 from transforms.specs.table_name import TableName, parse_table
+from transforms.staging.failed_row_files import SCHEMA
 from transforms.storage import files
 from transforms.write import manifest, models
 from transforms.write.differences import with_drift
-from transforms.write.failed import SCHEMA
 from transforms.write.gate import check_gate
 from transforms.write.journal import Locks
 from transforms.write.names import REPORT_FILES

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 
-from transforms import records
 from transforms.elements.batches import FileRange, Incomplete, InstanceBatch, Split, SplitCount, SplitEnd
 from transforms.elements.coders import Piece
 from transforms.formats.blocks import BLOCK_BYTES
@@ -26,6 +25,7 @@ from transforms.runtime import metrics
 from transforms.runtime.read_ahead import read_ahead
 from transforms.specs.job import OWN_FIELDS, JobSpec
 from transforms.specs.models import VARIANT
+from transforms.staging import split_records
 from transforms.statistics import stored
 from transforms.statistics.statistics import Statistics
 from transforms.tasks import RunSpec, job_of
@@ -73,13 +73,13 @@ class _ReadInstances(beam.DoFn):
 
     def process(self, split: Split) -> Iterator[InstanceBatch | TaggedOutput]:
         job = job_of(self.spec, split.plan)
-        record = records.find(job, split) if job.resumed else None
+        record = split_records.find(job, split) if job.resumed else None
         if record is None:
             yield from self._read(job, split)
         else:
             yield from self._take_up(job, split, record)
 
-    def _take_up(self, job: JobSpec, split: Split, record: records.SplitRecord) -> Iterator[TaggedOutput]:
+    def _take_up(self, job: JobSpec, split: Split, record: split_records.SplitRecord) -> Iterator[TaggedOutput]:
         """Gives what an earlier launch made of the split as this one's."""
         count = dataclasses.replace(record.count, resumed=True)
         predicted, failed = (sum(shard.rows for shard in record.shards if shard.kind == kind) for kind in ("results", "errors"))
@@ -107,7 +107,7 @@ class _ReadInstances(beam.DoFn):
                 yield dataclasses.replace(reader.nothing(piece, split.order), job=job)
         count = account.finish()
         if job.identity and not any(file.code is Code.FILE_CHANGED for file in count.incomplete):
-            end = SplitEnd(records.name_of(split), count, b"".join(some.tobytes() for some in account.hashes))
+            end = SplitEnd(split_records.name_of(split), count, b"".join(some.tobytes() for some in account.hashes))
             yield dataclasses.replace(reader.nothing(split.ranges[-1], split.order), job=job, end=end)
         yield from account.tagged(count)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from transforms import records
 from transforms.elements.batches import Plan, Shard
 from transforms.rows.codes import Code
 from transforms.specs.job import JobSpec
 from transforms.specs.own_names import MANIFEST
+from transforms.staging import split_records
 from transforms.statistics.effort import STEPS, Effort
 from transforms.statistics.guard import EFFORT, Failures, guarded, warnings
 from transforms.storage import files
@@ -42,7 +42,7 @@ def find_done(folder: str, run_id: str, flags: dict[str, str]) -> dict[str, Any]
     report = read(files.join(folder, MANIFEST))
     if report is None or (report["status"], report["run_id"]) != ("done", run_id):
         return None
-    return report if records.decisive(report["flags"]) == records.decisive(flags) else None
+    return report if split_records.decisive(report["flags"]) == split_records.decisive(flags) else None
 
 
 def make(

@@ -10,11 +10,11 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms import cancelled
 from transforms.elements.batches import Plan, Shard, SplitCount
 from transforms.elements.coders import Piece, PieceCoder
 from transforms.rows.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs.job import JobSpec
+from transforms.staging import cancelled
 from transforms.statistics.statistics import MergeStatistics, Statistics
 from transforms.tasks import RunSpec
 from transforms.write.gate import Accounts

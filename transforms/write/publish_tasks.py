@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from transforms import cancelled
 from transforms.elements.batches import Plan
 from transforms.specs.own_names import MANIFEST, SUCCESS
+from transforms.staging import cancelled
 from transforms.storage import files
 from transforms.tasks import RunSpec
 from transforms.write import journal, manifest

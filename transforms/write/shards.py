@@ -17,21 +17,21 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms import records
 from transforms.convert.refuse_rows import refuse_non_finite
 from transforms.elements.batches import FailedRow, PredictionBatch, Shard, SplitEnd
 from transforms.elements.coders import Piece
 from transforms.formats.writing import make_encoder
-from transforms.records import SplitRecord
 from transforms.runtime import metrics
 from transforms.specs.job import JobSpec
+from transforms.staging import split_records
+from transforms.staging.failed_row_files import failed_row_writer
+from transforms.staging.split_records import SplitRecord
 from transforms.statistics import stored
 from transforms.statistics.agreement import Comparison
 from transforms.statistics.guard import COMPARISON, EFFORT, STATISTICS, guarded
 from transforms.statistics.statistics import Statistics
 from transforms.storage import files
 from transforms.write.comparison import compare_batch
-from transforms.write.failed import failed_row_writer
 
 EXAMPLE_CHARACTERS = 300
 # Order of the split, and in a mirrored layout the relative path and path of the one file its rows come from.
@@ -153,7 +153,7 @@ class _WriteShards(beam.DoFn):
                     self.gathered[job.task].merge(statistics)
             else:
                 self.gathered[job.task] = statistics
-        records.write(job, end.record, SplitRecord(job.identity, dict(job.flags), end.count, end.hashes, self.of_split, encoded))
+        split_records.write(job, end.record, SplitRecord(job.identity, dict(job.flags), end.count, end.hashes, self.of_split, encoded))
         self.of_split = []
 
     def _write_comparison(self, batch: PredictionBatch, job: JobSpec, place: Place) -> None:
