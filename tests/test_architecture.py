@@ -23,6 +23,7 @@ ROOMS: tuple[str, ...] = (
     "transforms.elements",
     "transforms.formats",
     "transforms.bigquery",
+    "transforms.compare",
 )
 
 

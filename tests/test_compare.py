@@ -14,9 +14,9 @@ from scipy.spatial.distance import jensenshannon
 from test_job import check_output, lines, manifest, run, write_lines
 
 from pipeline.main import main
+from transforms.compare.drift import jensen_shannon, stability_index
 from transforms.convert.from_json import Ragged
 from transforms.statistics.agreement import differ
-from transforms.statistics.drift import jensen_shannon, stability_index
 
 
 def rows_of(values: Any) -> list[dict[str, Any]]:

@@ -13,9 +13,10 @@ import pytest
 from saved_models import Models
 from test_job import lines, manifest, run, write_lines
 
-from transforms.statistics import agreement, drift, effort, sketches, statistics, stored, tf_metadata
+from transforms.compare import drift
+from transforms.compare.drift import UNMEASURED
+from transforms.statistics import agreement, effort, sketches, statistics, stored, tf_metadata
 from transforms.statistics.agreement import Comparison
-from transforms.statistics.drift import UNMEASURED
 from transforms.statistics.effort import Effort
 from transforms.statistics.guard import LONGEST, guarded, warnings
 from transforms.statistics.sketches import Moments, NumberSketch
@@ -151,12 +152,12 @@ def test_a_run_that_has_nothing_in_common_with_its_baseline(models: Models, nigh
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [("transforms.write.comparison", "differ"), (Comparison, "merge"), (stored, "encode"), (Effort, "add")],
+    [("transforms.compare.comparison_lines", "differ"), (Comparison, "merge"), (stored, "encode"), (Effort, "add")],
 )
 def test_a_disagreement_that_is_not_known_shuts_its_gate(
     night: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str
 ) -> None:
-    from transforms.write import comparison as lines_of
+    from transforms.compare import comparison_lines as lines_of
 
     owner = lines_of if isinstance(owner, str) else owner
     monkeypatch.setattr(owner, name, Broken(getattr(owner, name), 0).method())

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from transforms.compare.drift import WARNED_DRIFT, Drift, compare
 from transforms.specs.job import JobSpec
 from transforms.specs.models import ModelSpec
 from transforms.statistics import tf_metadata
-from transforms.statistics.drift import WARNED_DRIFT, Drift, compare
 from transforms.statistics.guard import COMPARISON, DRIFT, Failures, guarded
 from transforms.statistics.statistics import Statistics
 from transforms.storage import files

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from transforms.compare.drift import NO_MEASURE, UNMEASURED, Drift
 from transforms.elements.batches import Incomplete, Shard, SplitCount
 from transforms.formats.writing import FORMATS
 from transforms.rows.codes import EXPLANATIONS, Code
 from transforms.rows.keys import DuplicateKey, Duplicates
 from transforms.specs.job import JobSpec
 from transforms.statistics.agreement import Comparison
-from transforms.statistics.drift import NO_MEASURE, UNMEASURED, Drift
 from transforms.statistics.guard import COMPARISON, DRIFT, STATISTICS, Failures
 from transforms.statistics.statistics import Statistics
 

@@ -17,6 +17,7 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
+from transforms.compare.comparison_lines import compare_batch
 from transforms.convert.refuse_rows import refuse_non_finite
 from transforms.elements.batches import FailedRow, PredictionBatch, Shard, SplitEnd
 from transforms.elements.coders import Piece
@@ -31,7 +32,6 @@ from transforms.statistics.agreement import Comparison
 from transforms.statistics.guard import COMPARISON, EFFORT, STATISTICS, guarded
 from transforms.statistics.statistics import Statistics
 from transforms.storage import files
-from transforms.write.comparison import compare_batch
 
 EXAMPLE_CHARACTERS = 300
 # Order of the split, and in a mirrored layout the relative path and path of the one file its rows come from.

@@ -1,0 +1,1 @@
+"""This run compared with another model or an earlier run."""
