@@ -6,10 +6,10 @@ import dataclasses
 
 from pipeline import options as flags
 from pipeline.options import Options
+from transforms.accounts.differences import read_baseline
 from transforms.model.locate import locate_model
 from transforms.model.saved_model import Signature
 from transforms.specs.models import CompareSpec, ModelSpec, SpecError
-from transforms.write.differences import read_baseline
 
 
 def compare_spec(options: Options, model: ModelSpec, threads: int) -> CompareSpec:

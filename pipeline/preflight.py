@@ -26,6 +26,7 @@ from pipeline import comparing
 from pipeline import options as flags
 from pipeline.options import Options
 from pipeline.routing import stand_in_model, with_columns
+from transforms.accounts.differences import BaselineError
 from transforms.bigquery.client import TableError
 from transforms.bigquery.load import check_table
 from transforms.formats.field_types import known_types
@@ -47,7 +48,6 @@ from transforms.staging import split_records
 from transforms.storage import files
 from transforms.storage.files import FoundFile
 from transforms.write import journal
-from transforms.write.differences import BaselineError
 from transforms.write.journal import JournalError
 from transforms.write.mirror import MirrorCheck
 from transforms.write.names import PUBLISHED

@@ -16,6 +16,7 @@ import pytest
 from saved_models import Models
 
 from pipeline.main import main
+from transforms.accounts.gate import Accounts
 from transforms.elements.batches import Shard
 from transforms.model.saved_model import Signature
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
@@ -24,7 +25,6 @@ from transforms.tasks import RunSpec
 from transforms.write import commit as module
 from transforms.write import manifest, publisher
 from transforms.write.commit import Change, FolderChange, NameTwiceError, commit
-from transforms.write.gate import Accounts
 from transforms.write.journal import alone
 from transforms.write.placing import LostShardError
 from transforms.write.verify import MismatchError

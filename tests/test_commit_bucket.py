@@ -16,6 +16,7 @@ from gcp_fixtures import CloudStorage
 from saved_models import Models
 from test_commit import FOREIGN, NEW, OLD, RESULT0, RESULT1, Killed, an_output, crc32c, described, make
 
+from transforms.accounts.gate import Accounts
 from transforms.elements.batches import Shard, SplitCount
 from transforms.model.saved_model import Signature
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
@@ -24,7 +25,6 @@ from transforms.storage import gcs as storage
 from transforms.storage.gcs import ChangedError
 from transforms.write import locks
 from transforms.write.commit import Change, FolderChange
-from transforms.write.gate import Accounts
 from transforms.write.journal import alone
 from transforms.write.placing import LostShardError
 from transforms.write.publisher import Publisher

@@ -37,7 +37,7 @@ MODULES = (
     "transforms.rows.keys",
     "transforms.read.duplicates",
     "transforms.staging.split_records",
-    "transforms.write.gate",
+    "transforms.accounts.gate",
     "transforms.write.publish",
     "transforms.write.publisher",
     "transforms.write.publish_tasks",

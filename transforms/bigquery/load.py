@@ -13,6 +13,9 @@ import msgspec
 from google.api_core.exceptions import Conflict, NotFound
 from google.cloud import bigquery
 
+from transforms.accounts import by_model as models
+from transforms.accounts.differences import with_drift
+from transforms.accounts.gate import check_gate
 from transforms.bigquery.client import ERRORS, TableError, client, reason
 from transforms.bigquery.table_writer import TableEncoder, schema_field
 from transforms.convert.content_digest import merge
@@ -22,9 +25,7 @@ from transforms.specs.own_names import MANIFEST, SUCCESS
 from transforms.specs.table_name import TableName, parse_table
 from transforms.staging.failed_row_files import SCHEMA
 from transforms.storage import files
-from transforms.write import manifest, models
-from transforms.write.differences import with_drift
-from transforms.write.gate import check_gate
+from transforms.write import manifest
 from transforms.write.journal import Locks
 from transforms.write.names import REPORT_FILES
 from transforms.write.publisher import Publisher

@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from transforms.accounts.differences import describe
+from transforms.accounts.gate import Accounts, count_codes
 from transforms.elements.batches import Plan, Shard
 from transforms.rows.codes import Code
 from transforms.specs.job import JobSpec
@@ -17,8 +19,6 @@ from transforms.statistics.effort import STEPS, Effort
 from transforms.statistics.guard import EFFORT, Failures, guarded, warnings
 from transforms.storage import files
 from transforms.tasks import RunSpec
-from transforms.write.differences import describe
-from transforms.write.gate import Accounts, count_codes
 
 
 def encode(report: dict[str, Any]) -> bytes:

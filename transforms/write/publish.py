@@ -10,6 +10,7 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
+from transforms.accounts.gate import Accounts
 from transforms.elements.batches import Plan, Shard, SplitCount
 from transforms.elements.coders import Piece, PieceCoder
 from transforms.rows.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
@@ -17,7 +18,6 @@ from transforms.specs.job import JobSpec
 from transforms.staging import cancelled
 from transforms.statistics.statistics import MergeStatistics, Statistics
 from transforms.tasks import RunSpec
-from transforms.write.gate import Accounts
 from transforms.write.publish_tasks import TaskGroup
 from transforms.write.publisher import GateShutError, Publisher
 from transforms.write.run import publish_run

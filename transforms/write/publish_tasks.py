@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from transforms.accounts.gate import Accounts
 from transforms.elements.batches import Plan
 from transforms.specs.own_names import MANIFEST, SUCCESS
 from transforms.staging import cancelled
@@ -13,7 +14,6 @@ from transforms.storage import files
 from transforms.tasks import RunSpec
 from transforms.write import journal, manifest
 from transforms.write.commit import Change, FolderChange, NameTwiceError, prepare, sync
-from transforms.write.gate import Accounts
 from transforms.write.journal import JournalError
 from transforms.write.placing import LostShardError
 from transforms.write.publisher import GateShutError, OccupiedError, Publication, Publisher

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
+from transforms.accounts.gate import Accounts
 from transforms.specs.job import JobSpec
 from transforms.specs.own_names import MODELS
-from transforms.write.gate import Accounts
 
 NAME = f"{MODELS}-00000-of-00001.jsonl"
 PUBLISHED = re.compile(rf"{MODELS}-\d+-of-\d+\.jsonl")

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from transforms.accounts.gate import Accounts
 from transforms.compare.drift import WARNED_DRIFT, Drift, compare
 from transforms.specs.job import JobSpec
 from transforms.specs.models import ModelSpec
@@ -14,7 +15,6 @@ from transforms.statistics import tf_metadata
 from transforms.statistics.guard import COMPARISON, DRIFT, Failures, guarded
 from transforms.statistics.statistics import Statistics
 from transforms.storage import files
-from transforms.write.gate import Accounts
 
 STATISTICS = "statistics.json"
 LISTED_DRIFTS = 50

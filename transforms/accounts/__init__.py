@@ -1,0 +1,1 @@
+"""What a run counted, and whether it adds up: read = predicted + failed."""
