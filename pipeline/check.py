@@ -19,7 +19,7 @@ from pipeline.terminal import say
 from transforms.formats.reading import format_of
 from transforms.model.locate import find_folder, read_meta_graphs
 from transforms.model.saved_model import ModelError, select_meta_graph
-from transforms.write import journal
+from transforms.output import journal
 
 # Other signatures are tried on so many rows: enough to see whether they fit.
 TRIED_ROWS = 20

@@ -167,7 +167,7 @@ def _execute(
     import apache_beam as beam
 
     from pipeline import engine, graph, preflight, summary
-    from transforms.write import publisher
+    from transforms.output import publisher
 
     # The collector would walk all that TensorFlow and Beam have made, again and again while the graph is built.
     gc.freeze()
@@ -233,7 +233,7 @@ def _crashed(spec: JobSpec | RunSpec) -> str | None:
 def _is_done(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> bool:
     """Whether an earlier launch has done the whole run that is to be gone on with; says so, or that nothing of it is there."""
     from pipeline import summary
-    from transforms.write import manifest, publisher
+    from transforms.output import manifest, publisher
 
     report = manifest.find_done(spec.folder, spec.run_id, dict(spec.flags))
     if report is not None:
@@ -247,10 +247,10 @@ def _is_done(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> bool:
 
 def _leave_staging(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> None:
     """Says how to go on where something is finished, and else leaves nothing behind."""
+    from transforms.output import publisher
     from transforms.staging import split_records
     from transforms.storage import files
     from transforms.tasks import folders
-    from transforms.write import publisher
 
     if publisher.is_cut_off(spec):
         complain(f"what it has staged stays: the next run to {spec.folder} finishes the change first")

@@ -36,6 +36,11 @@ from transforms.model.import_tensorflow import import_tensorflow
 from transforms.model.locate import locate_model
 from transforms.model.saved_model import ModelError
 from transforms.model.vertex_registry import is_registered
+from transforms.output import journal
+from transforms.output.journal import JournalError
+from transforms.output.mirror import MirrorCheck
+from transforms.output.published_names import PUBLISHED
+from transforms.output.publisher import OccupiedError, refuse_occupied
 from transforms.read.bigquery import find_table
 from transforms.read.instances import row_spec
 from transforms.routes import check_format, check_route
@@ -47,11 +52,6 @@ from transforms.specs.table_name import parse_table
 from transforms.staging import split_records
 from transforms.storage import files
 from transforms.storage.files import FoundFile
-from transforms.write import journal
-from transforms.write.journal import JournalError
-from transforms.write.mirror import MirrorCheck
-from transforms.write.names import PUBLISHED
-from transforms.write.publisher import OccupiedError, refuse_occupied
 
 # Enough to be sure of the formats and to show progress by bytes; more would cost a launcher memory and minutes.
 LOOKED_AT_FILES = 10_000

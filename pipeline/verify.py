@@ -41,7 +41,7 @@ def verify(arguments: Sequence[str]) -> int:
     from apache_beam.io.filesystems import FileSystems
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from transforms.write import verify as comparing
+    from transforms.output import verify as comparing
 
     FileSystems.set_options(PipelineOptions([]))
     folder, seen = given[0].rstrip("/") or given[0], _Seen()
@@ -63,10 +63,10 @@ def verify(arguments: Sequence[str]) -> int:
 
 def _differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[str]:
     """Yield what differs in one output and, of a run of many, in those of its tasks."""
+    from transforms.output import journal
+    from transforms.output import verify as comparing
     from transforms.specs.own_names import SUCCESS
     from transforms.storage import files
-    from transforms.write import journal
-    from transforms.write import verify as comparing
 
     seen.outputs += 1
     entries = [*report.get("results", ()), *report.get("failed_rows", ()), *report.get("failed_rows_stats", ()), *report.get("files", ())]
@@ -90,9 +90,9 @@ def _differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[s
 def _task_differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[str]:
     import msgspec
 
+    from transforms.output import verify as comparing
     from transforms.storage import files
     from transforms.tasks import resolve
-    from transforms.write import verify as comparing
 
     number = 0
     for name in report["tasks"]["files"]:

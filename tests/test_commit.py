@@ -19,15 +19,15 @@ from pipeline.main import main
 from transforms.accounts.gate import Accounts
 from transforms.elements.batches import Shard
 from transforms.model.saved_model import Signature
+from transforms.output import folder_change as module
+from transforms.output import manifest, publisher
+from transforms.output.folder_change import Change, FolderChange, NameTwiceError, commit
+from transforms.output.journal import alone
+from transforms.output.placing import LostShardError
+from transforms.output.verify import MismatchError
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec
 from transforms.tasks import RunSpec
-from transforms.write import commit as module
-from transforms.write import manifest, publisher
-from transforms.write.commit import Change, FolderChange, NameTwiceError, commit
-from transforms.write.journal import alone
-from transforms.write.placing import LostShardError
-from transforms.write.verify import MismatchError
 
 RESULT0, RESULT1 = "prediction.results-00000-of-00002", "prediction.results-00001-of-00002"
 

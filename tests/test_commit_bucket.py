@@ -19,16 +19,16 @@ from test_commit import FOREIGN, NEW, OLD, RESULT0, RESULT1, Killed, an_output, 
 from transforms.accounts.gate import Accounts
 from transforms.elements.batches import Shard, SplitCount
 from transforms.model.saved_model import Signature
+from transforms.output import locks
+from transforms.output.folder_change import Change, FolderChange
+from transforms.output.journal import alone
+from transforms.output.placing import LostShardError
+from transforms.output.publisher import Publisher
+from transforms.output.verify import MismatchError
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec
 from transforms.storage import gcs as storage
 from transforms.storage.gcs import ChangedError
-from transforms.write import locks
-from transforms.write.commit import Change, FolderChange
-from transforms.write.journal import alone
-from transforms.write.placing import LostShardError
-from transforms.write.publisher import Publisher
-from transforms.write.verify import MismatchError
 
 LAUNCHES = itertools.count()
 CHANGES = ("write_over", "copy_over", "delete_seen", "delete", "open_writer")
@@ -284,7 +284,7 @@ def test_success_is_written_last_and_taken_away_first(gcs: CloudStorage, models:
 
 
 def test_rows_that_were_lost_or_doubled_shut_the_gate(gcs: CloudStorage, tmp_path: Any) -> None:
-    from transforms.write.publisher import GateShutError
+    from transforms.output.publisher import GateShutError
 
     for number, read_rows in enumerate((2, 4)):
         folder = f"{tmp_path}/{number}"

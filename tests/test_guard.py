@@ -16,6 +16,7 @@ from test_job import lines, manifest, run, write_lines
 from transforms.accounts import differences
 from transforms.compare import drift
 from transforms.compare.drift import UNMEASURED
+from transforms.output import manifest as manifests
 from transforms.statistics import agreement, effort, sketches, statistics, stored, tf_metadata
 from transforms.statistics.agreement import Comparison
 from transforms.statistics.effort import Effort
@@ -23,7 +24,6 @@ from transforms.statistics.guard import LONGEST, guarded, warnings
 from transforms.statistics.sketches import Moments, NumberSketch
 from transforms.statistics.statistics import Statistics
 from transforms.write import charts, report
-from transforms.write import manifest as manifests
 
 MODULES = (agreement, drift, effort, statistics, tf_metadata, sketches, stored, charts, differences, report)
 # What holds the guard itself, or makes an empty object.
@@ -175,7 +175,7 @@ def test_a_disagreement_that_is_not_known_shuts_its_gate(
 def test_a_resumed_run_whose_statistics_were_not_kept(night: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the first launch could not keep, the second does not know: it says so, and a limit of drift refuses."""
     from transforms.accounts import gate
-    from transforms.write import publisher
+    from transforms.output import publisher
 
     flags = {flag: value for flag, value in night.items() if flag != "compare_model"} | {"run_id": "night"}
     for limits, status in (({}, 0), ({"max_drift": 100}, 3)):

@@ -13,8 +13,8 @@ from test_commit import OLD, crc32c, in_place, read, write
 from test_job import check_output, lines, run, write_lines
 
 from pipeline.main import main
-from transforms.write import journal
-from transforms.write.journal import JournalError, alone
+from transforms.output import journal
+from transforms.output.journal import JournalError, alone
 
 Capture = pytest.CaptureFixture[str]
 

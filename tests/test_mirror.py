@@ -10,10 +10,10 @@ from saved_models import Models
 from test_job import lines, names_in, run, write_lines
 
 from pipeline import preflight
+from transforms.output.mirror import MirrorCheck
 from transforms.specs.job import OutputSpec
 from transforms.specs.models import SpecError
 from transforms.storage.files import FoundFile
-from transforms.write.mirror import MirrorCheck
 
 CLASHES = [
     (["east/rows.jsonl", "west/rows.jsonl"], "{in}/east/*.jsonl,{in}/west", "mirror' would write rows.jsonl for several input files"),

@@ -13,12 +13,12 @@ import pytest
 from saved_models import Models
 from test_job import lines, manifest, run, write_lines
 
+from transforms.output.journal import alone
+from transforms.output.manifest import result_names
 from transforms.specs.job import InputSpec, KeySpec, OutputSpec
 from transforms.storage import files
 from transforms.tasks import RunSpec
 from transforms.write import shards
-from transforms.write.journal import alone
-from transforms.write.manifest import result_names
 from transforms.write.run import publish_run
 
 

@@ -182,9 +182,9 @@ def _run(argv: list[str], settings: Settings, control: Connection) -> None:
 
 def _watch_publishing(watch: Watch, settings: Settings) -> None:
     """Marks what publishing does, hands its work to a twin, or does it again after a failure, as engines do."""
+    from transforms.output.publish_tasks import TaskGroup
+    from transforms.output.publisher import Publisher
     from transforms.write import run
-    from transforms.write.publish_tasks import TaskGroup
-    from transforms.write.publisher import Publisher
 
     begin, publish = Publisher.begin, Publisher.publish
 
@@ -228,7 +228,7 @@ def publish_as_twin(argv: list[str], settings: Settings, control: Connection) ->
     """Publishes what another process of the same launch publishes: a worker that was thought dead."""
     watch = _begin(settings, control)
     faults.install(watch)
-    from transforms.write.publisher import Publisher
+    from transforms.output.publisher import Publisher
 
     assert settings.twin is not None
     job, accounts = pickle.loads(Path(settings.twin).read_bytes())

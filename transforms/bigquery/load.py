@@ -20,15 +20,15 @@ from transforms.bigquery.client import ERRORS, TableError, client, reason
 from transforms.bigquery.table_writer import TableEncoder, schema_field
 from transforms.convert.content_digest import merge
 from transforms.elements.batches import Shard
+from transforms.output import manifest
+from transforms.output.journal import Locks
+from transforms.output.published_names import REPORT_FILES
+from transforms.output.publisher import Publisher
 from transforms.specs.job import JobSpec
 from transforms.specs.own_names import MANIFEST, SUCCESS
 from transforms.specs.table_name import TableName, parse_table
 from transforms.staging.failed_row_files import SCHEMA
 from transforms.storage import files
-from transforms.write import manifest
-from transforms.write.journal import Locks
-from transforms.write.names import REPORT_FILES
-from transforms.write.publisher import Publisher
 from transforms.write.report import report_files
 
 DISPOSITIONS = {"truncate": "WRITE_TRUNCATE", "append": "WRITE_APPEND", "empty": "WRITE_EMPTY"}

@@ -13,10 +13,10 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.elements.batches import FileRange, Split
 from transforms.formats.reading import Format, format_of
+from transforms.output.mirror import CheckMirror
 from transforms.specs.job import InputSpec, OutputSpec
 from transforms.storage import files
 from transforms.storage.files import FoundFile
-from transforms.write.mirror import CheckMirror
 
 # A split is long enough that its fixed cost (open, seek, a shard of its own) is lost in it, and short enough that
 # the last one does not keep one worker busy alone: 32 MB are parsed in about a fifth of a second.

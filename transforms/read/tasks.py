@@ -16,6 +16,8 @@ from transforms.formats.reading import FormatError, format_of
 from transforms.formats.writing import make_encoder
 from transforms.model.locate import locate_model
 from transforms.model.saved_model import ModelError
+from transforms.output import journal, manifest
+from transforms.output.mirror import MirrorCheck
 from transforms.read.bigquery import PlanStreams
 from transforms.read.instances import row_spec
 from transforms.read.splits import SPLIT_BYTES, PlanSplits, split_file
@@ -25,8 +27,6 @@ from transforms.specs.own_names import is_own
 from transforms.storage import files
 from transforms.storage.files import FoundFile
 from transforms.tasks import RunSpec, read_tasks
-from transforms.write import journal, manifest
-from transforms.write.mirror import MirrorCheck
 
 # Splits that one worker gets in one go, so that it loads their model once.
 GROUP_BYTES = 128 << 20

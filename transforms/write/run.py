@@ -8,15 +8,15 @@ from typing import Any
 
 import msgspec
 
+from transforms.output import manifest
+from transforms.output.folder_change import Change, FolderChange, commit, entries
+from transforms.output.journal import Locks, alone
+from transforms.output.published_names import is_published
+from transforms.output.publisher import published_by
 from transforms.specs.job import STAGING
 from transforms.specs.own_names import MANIFEST, SUCCESS, TASKS
 from transforms.storage import files
 from transforms.tasks import RunSpec
-from transforms.write import manifest
-from transforms.write.commit import Change, FolderChange, commit, entries
-from transforms.write.journal import Locks, alone
-from transforms.write.names import is_published
-from transforms.write.publisher import published_by
 from transforms.write.report import run_report
 
 TASKS_A_FILE = 10_000

@@ -8,16 +8,16 @@ from typing import Any
 
 from transforms.accounts.gate import Accounts
 from transforms.elements.batches import Plan
+from transforms.output import journal, manifest
+from transforms.output.folder_change import Change, FolderChange, NameTwiceError, prepare, sync
+from transforms.output.journal import JournalError
+from transforms.output.placing import LostShardError
+from transforms.output.publisher import GateShutError, OccupiedError, Publication, Publisher
+from transforms.output.verify import MismatchError
 from transforms.specs.own_names import MANIFEST, SUCCESS
 from transforms.staging import cancelled
 from transforms.storage import files
 from transforms.tasks import RunSpec
-from transforms.write import journal, manifest
-from transforms.write.commit import Change, FolderChange, NameTwiceError, prepare, sync
-from transforms.write.journal import JournalError
-from transforms.write.placing import LostShardError
-from transforms.write.publisher import GateShutError, OccupiedError, Publication, Publisher
-from transforms.write.verify import MismatchError
 
 # Two handles each are held; a call of the disk for 50 tasks is a fiftieth of what one for each would be.
 GROUP_TASKS = 50

@@ -14,15 +14,15 @@ from transforms.accounts.differences import with_drift
 from transforms.accounts.gate import Accounts, check_gate, count_codes, shard_order
 from transforms.elements.batches import Shard
 from transforms.formats.writing import FORMATS, make_encoder
+from transforms.output import journal, manifest
+from transforms.output.folder_change import Change, FolderChange, Prepared, entries, prepare, sync
+from transforms.output.journal import Locks
+from transforms.output.locks import LostLockError
+from transforms.output.published_names import PUBLISHED, is_published, of_kind
 from transforms.specs.job import STAGING, JobSpec
 from transforms.specs.own_names import COMPARISON, ERRORS, MANIFEST, RESULTS, STATS, SUCCESS
 from transforms.storage import files
 from transforms.tasks import RunSpec
-from transforms.write import journal, manifest
-from transforms.write.commit import Change, FolderChange, Prepared, entries, prepare, sync
-from transforms.write.journal import Locks
-from transforms.write.locks import LostLockError
-from transforms.write.names import PUBLISHED, is_published, of_kind
 from transforms.write.report import report_files
 from transforms.write.shards import Place, ShardFile
 

@@ -15,10 +15,10 @@ from typing import Protocol
 import google_crc32c
 import msgspec
 
+from transforms.output.published_names import leaves_folder
 from transforms.specs.job import STAGING
 from transforms.specs.own_names import SUCCESS
 from transforms.storage import files, gcs
-from transforms.write.names import leaves_folder
 
 BLOCK_BYTES = 1 << 20
 

@@ -9,10 +9,10 @@ from typing import Any, NotRequired, TypedDict
 
 import msgspec
 
+from transforms.output.placing import checksum, list_bucket
+from transforms.output.published_names import is_published
 from transforms.specs.own_names import ERRORS, MANIFEST, SUCCESS
 from transforms.storage import files
-from transforms.write.names import is_published
-from transforms.write.placing import checksum, list_bucket
 
 NAMED_DIFFERENCES = 3
 

@@ -20,13 +20,13 @@ from typing import Any
 import google_crc32c
 
 from transforms.elements.batches import Shard
+from transforms.output import journal, verify
+from transforms.output.journal import JOURNAL, Journal, Locks
+from transforms.output.locks import LOCK
+from transforms.output.placing import LostShardError, Part, Placed, lost, sync_files
 from transforms.specs.job import STAGING
 from transforms.specs.own_names import MANIFEST, STATE, SUCCESS
 from transforms.storage import files
-from transforms.write import journal, verify
-from transforms.write.journal import JOURNAL, Journal, Locks
-from transforms.write.locks import LOCK
-from transforms.write.placing import LostShardError, Part, Placed, lost, sync_files
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2  # linux/fs.h

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from transforms.output import verify
+from transforms.output.locks import FolderLock, acquire
+from transforms.output.placing import LostShardError, Part, Placing, lies_in_staging, lost, placing, sync_files
+from transforms.output.published_names import leaves_folder
 from transforms.specs.job import RUN_ID, STAGING
 from transforms.specs.own_names import MANIFEST, STATE, SUCCESS
 from transforms.storage import files, gcs
-from transforms.write import verify
-from transforms.write.locks import FolderLock, acquire
-from transforms.write.names import leaves_folder
-from transforms.write.placing import LostShardError, Part, Placing, lies_in_staging, lost, placing, sync_files
 
 LOG = logging.getLogger("nightshift")
 JOURNAL = f"{STATE}/journal"
