@@ -17,15 +17,15 @@ from transforms.accounts import differences
 from transforms.compare import drift
 from transforms.compare.drift import UNMEASURED
 from transforms.output import manifest as manifests
+from transforms.report import charts, page
 from transforms.statistics import agreement, effort, sketches, statistics, stored, tf_metadata
 from transforms.statistics.agreement import Comparison
 from transforms.statistics.effort import Effort
 from transforms.statistics.guard import LONGEST, guarded, warnings
 from transforms.statistics.sketches import Moments, NumberSketch
 from transforms.statistics.statistics import Statistics
-from transforms.write import charts, report
 
-MODULES = (agreement, drift, effort, statistics, tf_metadata, sketches, stored, charts, differences, report)
+MODULES = (agreement, drift, effort, statistics, tf_metadata, sketches, stored, charts, differences, page)
 # What holds the guard itself, or makes an empty object.
 HOLDERS = {
     "with_drift", "describe", "report_files", "run_report", "encode_or_say", "decode_or_say",
@@ -91,8 +91,8 @@ def test_a_run_is_published_whatever_part_of_its_report_fails(
     night: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], owner: Any, name: str
 ) -> None:
     broken = Broken(getattr(owner, name), int(name in BEFORE))
-    report._template.cache_clear()
-    report.versions.cache_clear()
+    page._template.cache_clear()
+    page.versions.cache_clear()
     monkeypatch.setattr(owner, name, broken.method())
     capsys.readouterr()
     assert run(tmp_path / "out", **night) == 0
@@ -194,7 +194,7 @@ def test_the_report_of_many(
 ) -> None:
     source = write_lines(tmp_path / "in.jsonl", [{"x": 1.0}])
     tasks = write_lines(tmp_path / "tasks.jsonl", [{"model": models.get("half_plus_two"), "input": str(source), "output": "a"}])
-    monkeypatch.setattr(report, name, Broken(getattr(report, name), 0).method())
+    monkeypatch.setattr(page, name, Broken(getattr(page, name), 0).method())
     assert run(tmp_path / "out", model_map=tasks) == 0
     assert (tmp_path / "out/_SUCCESS").exists()
     assert not (tmp_path / "out/report.html").exists()

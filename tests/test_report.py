@@ -12,10 +12,10 @@ import pytest
 from saved_models import Models
 from test_job import check_output, lines, manifest, run, write_lines
 
+from transforms.report import page
 from transforms.specs.job import InputSpec, KeySpec, OutputSpec
 from transforms.statistics import tf_metadata
 from transforms.tasks import RunSpec
-from transforms.write import report
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 
@@ -142,7 +142,7 @@ def page_of_many(count: int) -> bytes:
         "run_id": "nightly", "status": "failed", "reason": "some tasks failed", "started": spec.started, "seconds": 60.0, "flags": {},
         "counts": {"read": 20 * count, "predicted": 20 * count, "failed": 0}, "tasks": {"count": count, "done": count, "failed": 0},
     }  # fmt: skip
-    return report.run_report(spec, said, tasks)["report.html"]
+    return page.run_report(spec, said, tasks)["report.html"]
 
 
 def test_thousands_of_models_stay_small() -> None:

@@ -19,6 +19,7 @@ from written import instances, output_spec, signature_of
 
 from transforms.convert.from_json import Ragged
 from transforms.elements.batches import FailedRow, PredictionBatch
+from transforms.report import page
 from transforms.rows.codes import Code, Stage
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec
@@ -26,7 +27,6 @@ from transforms.statistics import statistics, stored, tf_metadata
 from transforms.statistics.effort import MOST_PARTS, Effort
 from transforms.statistics.sketches import NumberSketch, TextSketch, count_moments
 from transforms.statistics.statistics import MergeStatistics, Statistics
-from transforms.write import report
 
 # KLL's rank error at k = 200, and what a sample of a thousand rows adds.
 RANK_ERROR = 0.05
@@ -245,7 +245,7 @@ def test_any_numbers_are_described(parts: list[np.ndarray]) -> None:
         assert (numbers.min, numbers.max) == (float(min(finite)), float(max(finite)))
         assert abs(Fraction(numbers.mean) - mean) <= widest * Fraction(1, 10**12)
         assert numbers.std_dev == pytest.approx(deviation, rel=1e-6, abs=float(widest * Fraction(1, 10**12)))
-    assert report._feature(found).name == "y"
+    assert page._feature(found).name == "y"
 
 
 def test_integers_keep_all_their_digits() -> None:

@@ -24,12 +24,12 @@ from transforms.output import manifest
 from transforms.output.journal import Locks
 from transforms.output.published_names import REPORT_FILES
 from transforms.output.publisher import Publisher
+from transforms.report.page import report_files
 from transforms.specs.job import JobSpec
 from transforms.specs.own_names import MANIFEST, SUCCESS
 from transforms.specs.table_name import TableName, parse_table
 from transforms.staging.failed_row_files import SCHEMA
 from transforms.storage import files
-from transforms.write.report import report_files
 
 DISPOSITIONS = {"truncate": "WRITE_TRUNCATE", "append": "WRITE_APPEND", "empty": "WRITE_EMPTY"}
 # Failed rows are loaded also when the gate stays shut: those beside an empty table are of a run that never came to it.

@@ -19,11 +19,11 @@ from transforms.output.folder_change import Change, FolderChange, Prepared, entr
 from transforms.output.journal import Locks
 from transforms.output.locks import LostLockError
 from transforms.output.published_names import PUBLISHED, is_published, of_kind
+from transforms.report.page import report_files
 from transforms.specs.job import STAGING, JobSpec
 from transforms.specs.own_names import COMPARISON, ERRORS, MANIFEST, RESULTS, STATS, SUCCESS
 from transforms.storage import files
 from transforms.tasks import RunSpec
-from transforms.write.report import report_files
 from transforms.write.shards import Place, ShardFile
 
 

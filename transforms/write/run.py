@@ -13,11 +13,11 @@ from transforms.output.folder_change import Change, FolderChange, commit, entrie
 from transforms.output.journal import Locks, alone
 from transforms.output.published_names import is_published
 from transforms.output.publisher import published_by
+from transforms.report.page import run_report
 from transforms.specs.job import STAGING
 from transforms.specs.own_names import MANIFEST, SUCCESS, TASKS
 from transforms.storage import files
 from transforms.tasks import RunSpec
-from transforms.write.report import run_report
 
 TASKS_A_FILE = 10_000
 NAMED_FAILURES = 3

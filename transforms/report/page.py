@@ -20,6 +20,7 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from transforms.accounts.gate import Accounts
 from transforms.output.manifest import warn
+from transforms.report import charts
 from transforms.runtime import temporary_folders
 from transforms.specs.job import JobSpec
 from transforms.specs.own_names import REPORT, STATISTICS
@@ -30,7 +31,6 @@ from transforms.statistics.guard import REPORT as REPORTING
 from transforms.statistics.guard import STATISTICS as GATHERING
 from transforms.statistics.statistics import Statistics
 from transforms.tasks import RunSpec
-from transforms.write import charts
 
 # 3,000 models are below 2 MB; of more, those that failed and then the slowest are shown.
 MOST_MODELS = 3000
@@ -254,7 +254,7 @@ def _compiled() -> jinja2.BytecodeCache | None:
 @functools.cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("transforms.write", "."),
+        loader=jinja2.PackageLoader("transforms.report", "."),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
