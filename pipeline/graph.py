@@ -5,13 +5,13 @@ from __future__ import annotations
 import apache_beam as beam
 
 from transforms.bigquery.load import TablePublisher
+from transforms.many.tasks import RunSpec
 from transforms.model.handler import Predict
 from transforms.read.duplicates import CheckKeys
 from transforms.read.instances import ReadInstances
 from transforms.read.route import RouteRows
 from transforms.read.tasks import PlanJob, PlanTasks
 from transforms.specs.job import JobSpec
-from transforms.tasks import RunSpec
 from transforms.write.publish import Publish, Publisher
 from transforms.write.shards import WriteShards
 

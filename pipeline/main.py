@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from pipeline.preflight import InputFound
-    from transforms.tasks import RunSpec
+    from transforms.many.tasks import RunSpec
 
 DONE, ANYTHING_ELSE, REFUSED, GATE_SHUT, INTERRUPTED = 0, 1, 2, 3, 130
 LOG = logging.getLogger("nightshift")
@@ -247,10 +247,10 @@ def _is_done(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> bool:
 
 def _leave_staging(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> None:
     """Says how to go on where something is finished, and else leaves nothing behind."""
+    from transforms.many.tasks import folders
     from transforms.output import publisher
     from transforms.staging import split_records
     from transforms.storage import files
-    from transforms.tasks import folders
 
     if publisher.is_cut_off(spec):
         complain(f"what it has staged stays: the next run to {spec.folder} finishes the change first")

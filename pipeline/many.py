@@ -30,13 +30,13 @@ from pipeline.preflight import (
 )
 from transforms.bigquery.client import ERRORS, client, reason
 from transforms.elements.batches import Task
+from transforms.many.tasks import OPTIONAL, REQUIRED, RunSpec, TaskError, check_tasks, make_tasks, read_tasks, resolve, write_tasks
 from transforms.model.import_tensorflow import import_tensorflow
 from transforms.output import manifest
 from transforms.output.journal import JournalError
 from transforms.specs.models import SpecError
 from transforms.specs.table_name import is_table, parse_table
 from transforms.storage import files
-from transforms.tasks import OPTIONAL, REQUIRED, RunSpec, TaskError, check_tasks, make_tasks, read_tasks, resolve, write_tasks
 
 
 def is_many(options: Options) -> bool:

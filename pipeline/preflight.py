@@ -32,6 +32,7 @@ from transforms.bigquery.load import check_table
 from transforms.formats.field_types import known_types
 from transforms.formats.reading import FormatError, format_of
 from transforms.formats.writing import make_encoder
+from transforms.many.row_models import check_format, check_route
 from transforms.model.import_tensorflow import import_tensorflow
 from transforms.model.locate import locate_model
 from transforms.model.saved_model import ModelError
@@ -43,7 +44,6 @@ from transforms.output.published_names import PUBLISHED
 from transforms.output.publisher import OccupiedError, refuse_occupied
 from transforms.read.bigquery import find_table
 from transforms.read.instances import row_spec
-from transforms.routes import check_format, check_route
 from transforms.runtime import machine
 from transforms.specs.job import JobSpec, OutputSpec
 from transforms.specs.models import ModelSpec, SpecError

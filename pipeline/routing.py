@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from transforms.many.row_models import fixed_folder, folder_of, stand_in
 from transforms.model.locate import locate_named
 from transforms.model.saved_model import ModelError, Signature
 from transforms.model.vertex_registry import is_registered
-from transforms.routes import fixed_folder, folder_of, stand_in
 from transforms.specs.job import JobSpec
 from transforms.specs.models import ModelSpec, RouteSpec, SpecError
 from transforms.storage import files

@@ -16,11 +16,11 @@ from rich.text import Text
 
 from pipeline.preflight import InputFound
 from pipeline.terminal import one_line, say
+from transforms.many.tasks import RunSpec
 from transforms.runtime.metrics import read_progress
 from transforms.specs.job import JobSpec
 from transforms.specs.table_name import is_table
 from transforms.statistics.guard import SUMMARY, Failures, guarded, warnings
-from transforms.tasks import RunSpec
 
 LOG = logging.getLogger("nightshift")
 NAMED = 5  # features that drifted

@@ -90,9 +90,9 @@ def _differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[s
 def _task_differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[str]:
     import msgspec
 
+    from transforms.many.tasks import resolve
     from transforms.output import verify as comparing
     from transforms.storage import files
-    from transforms.tasks import resolve
 
     number = 0
     for name in report["tasks"]["files"]:

@@ -24,6 +24,7 @@ ROOMS: tuple[str, ...] = (
     "transforms.formats",
     "transforms.bigquery",
     "transforms.compare",
+    "transforms.many",
 )
 
 

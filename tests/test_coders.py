@@ -27,8 +27,9 @@ from pipeline import options as flags
 from transforms.elements.batches import FailedRow, FileRange, Incomplete, Plan, Shard, Split, SplitCount, Task
 from transforms.elements.coders import MessageCoder, PieceCoder
 from transforms.formats.csv.rows import Header
+from transforms.many.tasks import RunSpec
+from transforms.many.waiting_rows import RowBlock, RowBlockCoder
 from transforms.model.saved_model import Signature, TensorSpec
-from transforms.read.kept_rows import RowBlock, RowBlockCoder
 from transforms.rows.codes import Code, Stage
 from transforms.rows.keys import DuplicateKey, Duplicates
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
@@ -38,7 +39,6 @@ from transforms.statistics.agreement import Comparison
 from transforms.statistics.statistics import Statistics
 from transforms.storage.files import FoundFile
 from transforms.storage.pins import Pin
-from transforms.tasks import RunSpec
 
 FALLBACKS = (
     beams.FastPrimitivesCoder, beams.DeterministicFastPrimitivesCoder, beams.DeterministicFastPrimitivesCoderV2, beams._PickleCoderBase,

@@ -15,8 +15,8 @@ from saved_models import Models
 
 from pipeline.main import main
 from transforms.elements.batches import Task
+from transforms.many.tasks import RunSpec, TaskError, check_tasks
 from transforms.specs.job import InputSpec, KeySpec, OutputSpec
-from transforms.tasks import RunSpec, TaskError, check_tasks
 
 MODELS = 300
 BROKEN = 10

@@ -13,13 +13,13 @@ import pytest
 from saved_models import Models
 from test_job import lines, manifest, run, write_lines
 
+from transforms.many.run_manifest import publish_run
+from transforms.many.tasks import RunSpec
 from transforms.output.journal import alone
 from transforms.output.manifest import result_names
 from transforms.specs.job import InputSpec, KeySpec, OutputSpec
 from transforms.storage import files
-from transforms.tasks import RunSpec
 from transforms.write import shards
-from transforms.write.run import publish_run
 
 
 def test_a_batch_that_the_write_step_loses_shuts_the_gate(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,8 @@ from test_many import export, read_lines, run
 from transforms.elements.batches import FileRange
 from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.parquet.reader import ParquetReader
+from transforms.many.waiting_rows import keep
 from transforms.model.saved_model import Signature
-from transforms.read.kept_rows import keep
 from transforms.storage import files
 
 Weights = dict[str, tuple[np.ndarray, float]]

@@ -182,9 +182,9 @@ def _run(argv: list[str], settings: Settings, control: Connection) -> None:
 
 def _watch_publishing(watch: Watch, settings: Settings) -> None:
     """Marks what publishing does, hands its work to a twin, or does it again after a failure, as engines do."""
+    from transforms.many import run_manifest
     from transforms.output.publish_tasks import TaskGroup
     from transforms.output.publisher import Publisher
-    from transforms.write import run
 
     begin, publish = Publisher.begin, Publisher.publish
 
@@ -210,7 +210,7 @@ def _watch_publishing(watch: Watch, settings: Settings) -> None:
     Publisher.begin = begin_with_twin  # type: ignore[method-assign]
     Publisher.publish = publish_again if settings.publish_again else _marked(watch, publish)  # type: ignore[method-assign]
     TaskGroup.end = _marked(watch, TaskGroup.end)  # type: ignore[method-assign]
-    run._publish = _marked(watch, run._publish)
+    run_manifest._publish = _marked(watch, run_manifest._publish)
 
 
 def _marked(watch: Watch, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -41,7 +41,7 @@ MODULES = (
     "transforms.write.publish",
     "transforms.output.publisher",
     "transforms.output.publish_tasks",
-    "transforms.write.run",
+    "transforms.many.run_manifest",
     "transforms.output.folder_change",
     "transforms.output.placing",
     "transforms.output.journal",

@@ -11,6 +11,7 @@ import msgspec
 from transforms.accounts.differences import describe
 from transforms.accounts.gate import Accounts, count_codes
 from transforms.elements.batches import Plan, Shard
+from transforms.many.tasks import RunSpec
 from transforms.rows.codes import Code
 from transforms.specs.job import JobSpec
 from transforms.specs.own_names import MANIFEST
@@ -18,7 +19,6 @@ from transforms.staging import split_records
 from transforms.statistics.effort import STEPS, Effort
 from transforms.statistics.guard import EFFORT, Failures, guarded, warnings
 from transforms.storage import files
-from transforms.tasks import RunSpec
 
 
 def encode(report: dict[str, Any]) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 from transforms.accounts.gate import Accounts
 from transforms.elements.batches import Plan
+from transforms.many.tasks import RunSpec
 from transforms.output import journal, manifest
 from transforms.output.folder_change import Change, FolderChange, NameTwiceError, prepare, sync
 from transforms.output.journal import JournalError
@@ -17,7 +18,6 @@ from transforms.output.verify import MismatchError
 from transforms.specs.own_names import MANIFEST, SUCCESS
 from transforms.staging import cancelled
 from transforms.storage import files
-from transforms.tasks import RunSpec
 
 # Two handles each are held; a call of the disk for 50 tasks is a fiftieth of what one for each would be.
 GROUP_TASKS = 50

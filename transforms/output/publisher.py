@@ -14,6 +14,7 @@ from transforms.accounts.differences import with_drift
 from transforms.accounts.gate import Accounts, check_gate, count_codes, shard_order
 from transforms.elements.batches import Shard
 from transforms.formats.writing import FORMATS, make_encoder
+from transforms.many.tasks import RunSpec
 from transforms.output import journal, manifest
 from transforms.output.folder_change import Change, FolderChange, Prepared, entries, prepare, sync
 from transforms.output.journal import Locks
@@ -23,7 +24,6 @@ from transforms.report.page import report_files
 from transforms.specs.job import STAGING, JobSpec
 from transforms.specs.own_names import COMPARISON, ERRORS, MANIFEST, RESULTS, STATS, SUCCESS
 from transforms.storage import files
-from transforms.tasks import RunSpec
 from transforms.write.shards import Place, ShardFile
 
 

@@ -19,6 +19,7 @@ from transforms.elements.coders import Piece
 from transforms.formats.blocks import BLOCK_BYTES
 from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.reading import RangeReader
+from transforms.many.tasks import RunSpec, job_of
 from transforms.rows.codes import INCOMPLETE, Code
 from transforms.rows.keys import hash_keys
 from transforms.runtime import metrics
@@ -28,7 +29,6 @@ from transforms.specs.models import VARIANT
 from transforms.staging import split_records
 from transforms.statistics import stored
 from transforms.statistics.statistics import Statistics
-from transforms.tasks import RunSpec, job_of
 
 
 def row_spec(job: JobSpec) -> RowSpec:

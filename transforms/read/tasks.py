@@ -14,6 +14,7 @@ from transforms.elements.batches import FileRange, Plan, Split, Task
 from transforms.elements.coders import Piece
 from transforms.formats.reading import FormatError, format_of
 from transforms.formats.writing import make_encoder
+from transforms.many.tasks import RunSpec, read_tasks
 from transforms.model.locate import locate_model
 from transforms.model.saved_model import ModelError
 from transforms.output import journal, manifest
@@ -26,7 +27,6 @@ from transforms.specs.models import SpecError
 from transforms.specs.own_names import is_own
 from transforms.storage import files
 from transforms.storage.files import FoundFile
-from transforms.tasks import RunSpec, read_tasks
 
 # Splits that one worker gets in one go, so that it loads their model once.
 GROUP_BYTES = 128 << 20

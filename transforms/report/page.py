@@ -19,6 +19,7 @@ from markupsafe import Markup
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from transforms.accounts.gate import Accounts
+from transforms.many.tasks import RunSpec
 from transforms.output.manifest import warn
 from transforms.report import charts
 from transforms.runtime import temporary_folders
@@ -30,7 +31,6 @@ from transforms.statistics.guard import EFFORT, Failures, guarded
 from transforms.statistics.guard import REPORT as REPORTING
 from transforms.statistics.guard import STATISTICS as GATHERING
 from transforms.statistics.statistics import Statistics
-from transforms.tasks import RunSpec
 
 # 3,000 models are below 2 MB; of more, those that failed and then the slowest are shown.
 MOST_MODELS = 3000

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from transforms.many.tasks import RunSpec
 from transforms.specs.job import JobSpec
 from transforms.storage import files
-from transforms.tasks import RunSpec
 
 MARK = "cancelled"
 

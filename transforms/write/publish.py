@@ -13,14 +13,14 @@ from apache_beam.utils.windowed_value import WindowedValue
 from transforms.accounts.gate import Accounts
 from transforms.elements.batches import Plan, Shard, SplitCount
 from transforms.elements.coders import Piece, PieceCoder
+from transforms.many.run_manifest import publish_run
+from transforms.many.tasks import RunSpec
 from transforms.output.publish_tasks import TaskGroup
 from transforms.output.publisher import GateShutError, Publisher
 from transforms.rows.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs.job import JobSpec
 from transforms.staging import cancelled
 from transforms.statistics.statistics import MergeStatistics, Statistics
-from transforms.tasks import RunSpec
-from transforms.write.run import publish_run
 
 
 def _add_up(pieces: Iterable[Any]) -> tuple[Plan, Accounts]:

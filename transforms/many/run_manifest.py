@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from transforms.many.tasks import RunSpec
 from transforms.output import manifest
 from transforms.output.folder_change import Change, FolderChange, commit, entries
 from transforms.output.journal import Locks, alone
@@ -17,7 +18,6 @@ from transforms.report.page import run_report
 from transforms.specs.job import STAGING
 from transforms.specs.own_names import MANIFEST, SUCCESS, TASKS
 from transforms.storage import files
-from transforms.tasks import RunSpec
 
 TASKS_A_FILE = 10_000
 NAMED_FAILURES = 3
