@@ -5,15 +5,15 @@ from __future__ import annotations
 import apache_beam as beam
 
 from transforms.bigquery.load import TablePublisher
+from transforms.check_keys import CheckKeys
 from transforms.many.tasks import RunSpec
 from transforms.model.handler import Predict
-from transforms.read.duplicates import CheckKeys
-from transforms.read.instances import ReadInstances
-from transforms.read.route import RouteRows
-from transforms.read.tasks import PlanJob, PlanTasks
+from transforms.plan_tasks import PlanJob, PlanTasks
+from transforms.publish import Publish, Publisher
+from transforms.read_instances import ReadInstances
+from transforms.route_rows import RouteRows
 from transforms.specs.job import JobSpec
-from transforms.write.publish import Publish, Publisher
-from transforms.write.shards import WriteShards
+from transforms.write_shards import WriteShards
 
 
 def build(pipeline: beam.Pipeline, spec: JobSpec | RunSpec) -> beam.PCollection:

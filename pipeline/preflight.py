@@ -42,8 +42,8 @@ from transforms.output.journal import JournalError
 from transforms.output.mirror import MirrorCheck
 from transforms.output.published_names import PUBLISHED
 from transforms.output.publisher import OccupiedError, refuse_occupied
-from transforms.read.bigquery import find_table
-from transforms.read.instances import row_spec
+from transforms.plan_streams import find_table
+from transforms.read_instances import row_spec
 from transforms.runtime import machine
 from transforms.specs.job import JobSpec, OutputSpec
 from transforms.specs.models import ModelSpec, SpecError

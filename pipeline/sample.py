@@ -21,8 +21,8 @@ from transforms.formats.reading import format_of
 from transforms.formats.writing import Encoder, make_encoder
 from transforms.model.calls import BatchRunner
 from transforms.model.session import LoadedModel
-from transforms.read.instances import range_reader
-from transforms.read.splits import PACKED_FILES, SPLIT_BYTES, split_file
+from transforms.plan_splits import PACKED_FILES, SPLIT_BYTES, split_file
+from transforms.read_instances import range_reader
 from transforms.specs.job import JobSpec
 from transforms.storage import files
 from transforms.storage.files import FoundFile

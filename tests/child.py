@@ -36,13 +36,13 @@ def start(
 
 def _run(argv: list[str], split_bytes: int | None, said: Path | None, file_bytes: int | None) -> None:
     from pipeline.main import console
-    from transforms.read import splits
+    from transforms import plan_splits
 
     handle = os.open(said or os.devnull, os.O_WRONLY | os.O_CREAT)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     if split_bytes:
-        splits.SPLIT_BYTES = split_bytes
+        plan_splits.SPLIT_BYTES = split_bytes
     if file_bytes is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from saved_models import Models
 from test_job import check_output, lines, manifest, run
 
+from transforms import plan_splits
 from transforms.convert import from_json
 from transforms.elements.batches import FileRange, InstanceBatch
 from transforms.formats import blocks
@@ -31,8 +32,7 @@ from transforms.formats.csv.rows import inside
 from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.reading import FORMATS, format_of
 from transforms.model.saved_model import Signature, TensorSpec
-from transforms.read import splits
-from transforms.read.splits import split_file
+from transforms.plan_splits import split_file
 from transforms.rows.codes import Code
 from transforms.storage.files import FoundFile
 
@@ -387,7 +387,7 @@ def test_inputs_that_csv_can_not_feed() -> None:
 
 
 def test_only_a_large_file_without_quotes_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "SPLIT_BYTES", 1000)
+    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 1000)
     plain, quoted, small = (tmp_path / name for name in ("plain.csv", "quoted.CSV", "small.csv"))
     plain.write_bytes(b"a,b\n" + b"1,2\n" * 1000)
     quoted.write_bytes(b"a,b\n" + b"1,2\n" * 999 + b'1,"2"')
@@ -414,7 +414,7 @@ def write_table(path: Path, rows: int) -> Path:
 
 @pytest.mark.parametrize("quotes", [True, False])
 def test_a_job_on_csv(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quotes: bool) -> None:
-    monkeypatch.setattr(splits, "SPLIT_BYTES", 5000)
+    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 5000)
     data = write_table(tmp_path / "rows.csv", 3000)
     if not quotes:
         data.write_text("id,s,x\n" + "".join(f"k{n},plain,{n}\n" for n in range(3000)))

@@ -18,7 +18,7 @@ from test_job import check_output, lines, run, write_lines
 
 from pipeline.main import main
 from transforms.elements.batches import Split
-from transforms.read.splits import PlanSplits
+from transforms.plan_splits import PlanSplits
 from transforms.specs.job import InputSpec
 from transforms.storage import files
 from transforms.storage.files import LeavesFolderError

@@ -28,7 +28,7 @@ from transforms.formats.jsonl.reader import LineParser
 from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.jsonl.writer import LineEncoder
 from transforms.model.saved_model import Signature, TensorSpec
-from transforms.read.instances import row_spec
+from transforms.read_instances import row_spec
 from transforms.rows.codes import Code, Stage
 from transforms.specs.job import NAN_POLICIES, OUTPUT_STYLES, OWN_FIELDS, InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec, SpecError

@@ -13,19 +13,19 @@ import pytest
 from saved_models import Models
 from test_job import lines, manifest, run, write_lines
 
+from transforms import write_shards
 from transforms.many.run_manifest import publish_run
 from transforms.many.tasks import RunSpec
 from transforms.output.journal import alone
 from transforms.output.manifest import result_names
 from transforms.specs.job import InputSpec, KeySpec, OutputSpec
 from transforms.storage import files
-from transforms.write import shards
 
 
 def test_a_batch_that_the_write_step_loses_shuts_the_gate(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_lines(tmp_path / "rows.jsonl", [{"x": number} for number in range(5)])
     assert run(tmp_path / "out", model=models.get("half_plus_two"), input=data) == 0
-    monkeypatch.setattr(shards._WriteShards, "_write_results", lambda *_: None)
+    monkeypatch.setattr(write_shards._WriteShards, "_write_results", lambda *_: None)
     assert run(tmp_path / "out", model=models.get("half_plus_two"), input=data, run_id="loses") == 3
     assert manifest(tmp_path / "out")["reason"] == "5 rows were read, but 0 predicted + 0 failed = 0: rows were lost or doubled"
     assert not (tmp_path / "out" / "_SUCCESS").exists()

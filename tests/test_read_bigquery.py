@@ -9,7 +9,7 @@ import pytest
 
 from transforms.formats.jsonl.row import RowSpec
 from transforms.model.saved_model import Signature, TensorSpec
-from transforms.read.bigquery import arrow_type, regroup
+from transforms.plan_streams import arrow_type, regroup
 from transforms.specs.job import BigQuerySpec, InputSpec
 from transforms.specs.models import SpecError
 from transforms.specs.table_name import TableName, name_or_default, parse_table
@@ -77,7 +77,7 @@ def test_query(numbers, run, tmp_path):
 
 def test_only_the_columns_needed_are_asked_for(numbers, gcs):
     from transforms.bigquery.client import read_client
-    from transforms.read.bigquery import _make_session, _MakeStreams
+    from transforms.plan_streams import _make_session, _MakeStreams
 
     job = job_of(numbers)
     (split,) = _MakeStreams(job).process(None)

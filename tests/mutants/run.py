@@ -35,10 +35,10 @@ import mutations  # noqa: E402
 
 MODULES = (
     "transforms.rows.keys",
-    "transforms.read.duplicates",
+    "transforms.check_keys",
     "transforms.staging.split_records",
     "transforms.accounts.gate",
-    "transforms.write.publish",
+    "transforms.publish",
     "transforms.output.publisher",
     "transforms.output.publish_tasks",
     "transforms.many.run_manifest",

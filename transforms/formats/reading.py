@@ -107,7 +107,7 @@ FORMATS = {
             "transforms.formats.tfrecord.reader:RecordReader",
             refusal="transforms.formats.tfrecord.parse_examples:refusal",
         ),
-        Format("bigquery", (), "transforms.read.bigquery:StreamReader"),
+        Format("bigquery", (), "transforms.plan_streams:StreamReader"),
         Format(
             "file-list",
             (),

@@ -24,7 +24,7 @@ from transforms.report.page import report_files
 from transforms.specs.job import STAGING, JobSpec
 from transforms.specs.own_names import COMPARISON, ERRORS, MANIFEST, RESULTS, STATS, SUCCESS
 from transforms.storage import files
-from transforms.write.shards import Place, ShardFile
+from transforms.write_shards import Place, ShardFile
 
 
 class GateShutError(Exception):

@@ -23,7 +23,7 @@ from transforms.convert import from_arrow
 from transforms.elements.batches import FileRange, InstanceBatch, Split
 from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.record_batches import TableBatcher, batch_rows, needed_columns
-from transforms.read.instances import row_spec
+from transforms.read_instances import row_spec
 from transforms.rows.codes import Code
 from transforms.specs.job import JobSpec
 from transforms.specs.table_name import TableName, parse_table

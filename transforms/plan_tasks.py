@@ -19,9 +19,9 @@ from transforms.model.locate import locate_model
 from transforms.model.saved_model import ModelError
 from transforms.output import journal, manifest
 from transforms.output.mirror import MirrorCheck
-from transforms.read.bigquery import PlanStreams
-from transforms.read.instances import row_spec
-from transforms.read.splits import SPLIT_BYTES, PlanSplits, split_file
+from transforms.plan_splits import SPLIT_BYTES, PlanSplits, split_file
+from transforms.plan_streams import PlanStreams
+from transforms.read_instances import row_spec
 from transforms.specs.job import JobSpec, OutputSpec
 from transforms.specs.models import SpecError
 from transforms.specs.own_names import is_own

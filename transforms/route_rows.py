@@ -24,7 +24,7 @@ from transforms.many.row_models import folder_of, stand_in
 from transforms.many.waiting_rows import InstanceMaker, RowBlock, keep, keep_failed
 from transforms.model.locate import locate_named
 from transforms.model.saved_model import ModelError
-from transforms.read.instances import ACCOUNT_TYPES, RowsRead, SplitAccount, row_spec, timed
+from transforms.read_instances import ACCOUNT_TYPES, RowsRead, SplitAccount, row_spec, timed
 from transforms.rows.codes import Code, RowError, Stage
 from transforms.runtime import metrics
 from transforms.specs.job import JobSpec

@@ -12,7 +12,7 @@ import numpy as np
 from transforms.elements.batches import InstanceBatch, Split
 from transforms.elements.coders import Piece
 from transforms.many.tasks import RunSpec, job_of
-from transforms.read.instances import hashes_of, range_reader
+from transforms.read_instances import hashes_of, range_reader
 from transforms.rows.codes import Code
 from transforms.rows.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs.job import JobSpec
