@@ -74,7 +74,7 @@ checkov: setup  ## look through what is deployed (Dockerfile, Kubernetes, Terraf
 
 template: docs  ## write the Flex Template's container spec; IMAGE=… names the image, TEMPLATE=… the file, local or gs://
 	@test -n "$(IMAGE)" || { echo "make template: name the image that was pushed, such as IMAGE=us-docker.pkg.dev/PROJECT/nightshift/nightshift:0.1.0" >&2; exit 2; }
-	$(BIN)/python -m pipeline.template '$(IMAGE)' '$(or $(TEMPLATE),build/nightshift.json)'
+	$(BIN)/python -m pipeline.dataflow.template '$(IMAGE)' '$(or $(TEMPLATE),build/nightshift.json)'
 
 lock: setup  ## resolve the dependencies anew
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml -o requirements.lock

@@ -9,7 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from pipeline import options, template  # noqa: E402
+from pipeline.dataflow import template  # noqa: E402
+from pipeline.flags import options  # noqa: E402
 from transforms.rows.codes import EXPLANATIONS  # noqa: E402
 
 

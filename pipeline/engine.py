@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, PortableOptions
 from apache_beam.runners.runner import PipelineState
 
-from pipeline import preflight
+from pipeline.preflight import job as preflight
 
 LOG = logging.getLogger("nightshift")
 # Flink and Dataflow take some seconds to end a job; a scheduler that sent SIGTERM kills after 10 to 30 s, and a person gives up sooner.

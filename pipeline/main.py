@@ -13,13 +13,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import check_flags, jobfile, stopping
-from pipeline import options as flags
-from pipeline.check_flags import CheckOptions
-from pipeline.flags import UsageError
-from pipeline.options import Options
-from pipeline.terminal import complain as to_terminal
-from pipeline.terminal import log_to_stderr, say
+from pipeline.check import flags as check_flags
+from pipeline.check.flags import CheckOptions
+from pipeline.console.terminal import complain as to_terminal
+from pipeline.console.terminal import log_to_stderr, say
+from pipeline.flags import job_file
+from pipeline.flags import options as flags
+from pipeline.flags.options import Options
+from pipeline.flags.table import UsageError
+from pipeline.process import stopping
 from transforms.runtime import temporary_folders
 from transforms.specs.job import JobSpec
 from transforms.specs.models import SpecError
@@ -27,7 +29,7 @@ from transforms.specs.models import SpecError
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from pipeline.preflight import InputFound
+    from pipeline.preflight.job import InputFound
     from transforms.many.tasks import RunSpec
 
 DONE, ANYTHING_ELSE, REFUSED, GATE_SHUT, INTERRUPTED = 0, 1, 2, 3, 130
@@ -43,12 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
     try:
         if command == "serve":
-            from pipeline import serve
+            from pipeline.serve import service
 
             _quiet(False)
-            return serve.serve(arguments, run)
+            return service.serve(arguments, run)
         if command in ("launch", "schedule"):
-            from pipeline import launch, schedule
+            from pipeline.dataflow import launch, schedule
 
             _quiet(False)
             return launch.launch(arguments) if command == "launch" else schedule.schedule(arguments)
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UsageError("the first argument is no flag and no command; the commands are run, check, verify, launch, schedule, serve")
         if {"--help", "-h"} & set(arguments):
             return DONE if say(flags.help_text() if command == "run" else check_flags.help_text()) else ANYTHING_ELSE
-        arguments = jobfile.expand(arguments)
+        arguments = job_file.expand(arguments)
         return run(flags.parse(arguments)) if command == "run" else check(check_flags.parse(arguments))
     except (UsageError, SpecError) as error:
         to_terminal(str(error))
@@ -94,10 +96,11 @@ def _run(options: Options, complain: Callable[[str], None]) -> int:
 
 
 def _run_in(folder: Path, options: Options, beam_options: PipelineOptions, complain: Callable[[str], None]) -> int:
-    from pipeline import many, preflight
+    from pipeline.preflight import job as preflight
+    from pipeline.preflight import tasks
 
     try:
-        spec, found = many.prepare(options, beam_options) if many.is_many(options) else preflight.prepare(options, beam_options)
+        spec, found = tasks.prepare(options, beam_options) if tasks.is_many(options) else preflight.prepare(options, beam_options)
     except preflight.PreflightError as error:
         complain(str(error))
         return REFUSED
@@ -122,7 +125,7 @@ def _run_in(folder: Path, options: Options, beam_options: PipelineOptions, compl
 def check(options: CheckOptions) -> int:
     """Looks at the job that ``options`` describe, and runs nothing."""
     beam_options = _start(options.run)
-    from pipeline import check as checking
+    from pipeline.check import command as checking
 
     return DONE if checking.check(options, beam_options) else REFUSED
 
@@ -166,7 +169,9 @@ def _execute(
     """Runs the pipeline to its end and reports; the manifest, not the engine, says how it ended."""
     import apache_beam as beam
 
-    from pipeline import engine, graph, preflight, summary
+    from pipeline import engine, graph
+    from pipeline.console import summary
+    from pipeline.preflight import job as preflight
     from transforms.output import publisher
 
     # The collector would walk all that TensorFlow and Beam have made, again and again while the graph is built.
@@ -232,7 +237,7 @@ def _crashed(spec: JobSpec | RunSpec) -> str | None:
 
 def _is_done(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> bool:
     """Whether an earlier launch has done the whole run that is to be gone on with; says so, or that nothing of it is there."""
-    from pipeline import summary
+    from pipeline.console import summary
     from transforms.output import manifest, publisher
 
     report = manifest.find_done(spec.folder, spec.run_id, dict(spec.flags))
@@ -278,7 +283,7 @@ def _quiet(verbose: bool) -> None:
 
 def console() -> None:
     """Ends the process with ``main``'s status, not waiting for threads of an engine that was interrupted."""
-    from pipeline.supervisor import supervise
+    from pipeline.process.supervisor import supervise
 
     status = supervise(_work)
     os._exit(status) if status == INTERRUPTED else sys.exit(status)

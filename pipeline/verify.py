@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.flags import UsageError
-from pipeline.terminal import complain, one_line, say
+from pipeline.console.terminal import complain, one_line, say
+from pipeline.flags.table import UsageError
 
 RIGHT, NOTHING_THERE, DIFFERS = 0, 2, 3
 SHOWN = 20

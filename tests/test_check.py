@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from saved_models import Models
 
-from pipeline import prices
-from pipeline.estimate import estimate
+from pipeline.check import prices
+from pipeline.check.estimate import estimate
+from pipeline.check.misfits import kind_of
+from pipeline.check.sample import InputPlan, Sample, Speed
 from pipeline.main import main
-from pipeline.misfits import kind_of
-from pipeline.sample import InputPlan, Sample, Speed
 
 POOL = Path(__file__).resolve().parents[2] / "shared" / "pool"
 needs_pool = pytest.mark.skipif(not POOL.exists(), reason="the pool of real models (../shared/pool) is not beside this checkout")

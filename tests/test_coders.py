@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 from saved_models import Models
 from test_job import lines, manifest, run, write_lines
 
-from pipeline import graph, many, preflight
-from pipeline import options as flags
+from pipeline import graph
+from pipeline.flags import options as flags
+from pipeline.preflight import job as preflight
+from pipeline.preflight import tasks
 from transforms.elements.batches import FailedRow, FileRange, Incomplete, Plan, Shard, Split, SplitCount, Task
 from transforms.elements.coders import MessageCoder, PieceCoder
 from transforms.formats.csv.rows import Header
@@ -58,7 +60,7 @@ FLATTEN = "beam:transform:flatten:v1"
 def prepare(tmp_path: Path, **values: Any) -> JobSpec | RunSpec:
     options = flags.parse([f"--output={tmp_path / 'out'}", *(f"--{name}={value}" for name, value in values.items())])
     beam_options = PipelineOptions(list(options.beam))
-    return (many if many.is_many(options) else preflight).prepare(options, beam_options)[0]
+    return (tasks if tasks.is_many(options) else preflight).prepare(options, beam_options)[0]
 
 
 def one(models: Models, tmp_path: Path) -> JobSpec:

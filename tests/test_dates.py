@@ -7,9 +7,9 @@ import zoneinfo
 
 import pytest
 
-from pipeline import dates
-from pipeline.flags import UsageError
-from pipeline.options import parse
+from pipeline.flags import dates
+from pipeline.flags.options import parse
+from pipeline.flags.table import UsageError
 from transforms.specs.models import SpecError
 
 NEEDED = [

@@ -154,7 +154,7 @@ def test_native_code_that_exits_is_no_success(tmp_path: Path, status: int) -> No
 
 
 def _exit_while_working(said: Path, status: int) -> None:
-    from pipeline.supervisor import supervise
+    from pipeline.process.supervisor import supervise
 
     os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
     supervise(lambda: os._exit(status))
@@ -170,7 +170,7 @@ def test_a_status_that_was_reached_is_the_waiting_processs(status: int) -> None:
 
 
 def _crash_after_work(status: int) -> None:
-    from pipeline.supervisor import supervise
+    from pipeline.process.supervisor import supervise
 
     supervise(lambda: status)
     os.abort()

@@ -203,7 +203,7 @@ def test_the_report_of_many(
 
 
 def test_the_summary(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline import summary
+    from pipeline.console import summary
 
     source = write_lines(tmp_path / "in.jsonl", [{"x": 1.0}])
     monkeypatch.setattr(summary, "_job_lines", Broken(summary._job_lines, 0).method())

@@ -12,12 +12,12 @@ import pytest
 from google.cloud.aiplatform_v1.types import BatchPredictionJob
 from saved_models import Models
 
-from pipeline import jobfile
-from pipeline.arguments import beam_flags
-from pipeline.flags import BY_NAME, UsageError
-from pipeline.jobfile import AI_PLATFORM, VERTEX, expand
+from pipeline.flags import job_file
+from pipeline.flags.arguments import beam_flags
+from pipeline.flags.job_file import AI_PLATFORM, VERTEX, expand
+from pipeline.flags.options import parse
+from pipeline.flags.table import BY_NAME, UsageError
 from pipeline.main import main
-from pipeline.options import parse
 
 VERTEX_BODY: dict[str, Any] = {
     "displayName": "nightly",
@@ -73,7 +73,7 @@ def changed(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 def as_snake(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name if name == "team" else jobfile._snake(name): as_snake(inner) for name, inner in value.items()}
+        return {name if name == "team" else job_file._snake(name): as_snake(inner) for name, inner in value.items()}
     return value
 
 

@@ -11,7 +11,7 @@ import launcher
 import pytest
 from gcp_fixtures import CloudStorage
 
-from pipeline import launch, template
+from pipeline.dataflow import launch, template
 from pipeline.main import main
 
 TARGET = ("--template=gs://templates-here/nightshift.json", "--project=test-project", "--region=europe-west1")

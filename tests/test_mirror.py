@@ -9,7 +9,7 @@ import pytest
 from saved_models import Models
 from test_job import lines, names_in, run, write_lines
 
-from pipeline import preflight
+from pipeline.preflight import job as preflight
 from transforms.output.mirror import MirrorCheck
 from transforms.specs.job import OutputSpec
 from transforms.specs.models import SpecError

@@ -41,8 +41,8 @@ def test_guards_are_changed_and_messages_types_and_assertions_are_not() -> None:
 
 
 def test_every_mutant_compiles_and_keeps_its_lines() -> None:
-    for path in ("gate", "publisher", "locks"):
-        source = (Path(__file__).parents[1] / f"transforms/write/{path}.py").read_text(encoding="utf-8")
+    for path in ("accounts/gate", "output/publisher", "output/locks"):
+        source = (Path(__file__).parents[1] / f"transforms/{path}.py").read_text(encoding="utf-8")
         there = list(mutations.mutants(path, source))
         assert len(there) > 50
         for mutant in there:

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from gcp_fixtures import CloudStorage
 
-from pipeline import serve
-from pipeline import template as templates
+from pipeline.dataflow import template as templates
 from pipeline.main import main
+from pipeline.serve import service
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -85,8 +85,8 @@ def test_the_makes_verbs_and_files_are_there() -> None:
 def test_the_service_knows_what_the_page_asks_of_it() -> None:
     (command,) = commands(".venv/bin/nightshift serve")
     given = {argument.split("=")[0].removeprefix("--") for argument in command[2:]}
-    assert given <= {flag.name for flag in serve.FLAGS}
-    assert {"model", "input", "output"} <= set(serve.ASKED)
+    assert given <= {flag.name for flag in service.FLAGS}
+    assert {"model", "input", "output"} <= set(service.ASKED)
 
 
 def test_every_role_of_terraform_is_explained_and_none_else() -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import arguments
-from pipeline.flags import BY_NAME, FLAGS, UsageError, default_text
-from pipeline.options import help_text, parse
+from pipeline.flags import arguments
+from pipeline.flags.options import help_text, parse
+from pipeline.flags.table import BY_NAME, FLAGS, UsageError, default_text
 from transforms.specs.models import SpecError
 
 ROOT = Path(__file__).resolve().parents[1]

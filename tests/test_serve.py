@@ -325,7 +325,7 @@ def test_a_get_starts_no_job_unless_allowed(serving: Serving) -> None:
     """And with 0.0.0.0 any address of the machine is its name, but no name that could be made to lead to it."""
     from starlette.requests import Request
 
-    from pipeline.service_requests import Callers, ProblemError
+    from pipeline.serve.requests import Callers, ProblemError
 
     def asked(host: str, method: str = "POST") -> Request:
         headers = [(b"host", host.encode()), (b"content-type", b"application/json")]

@@ -15,7 +15,8 @@ import pytest
 from gcp_fixtures import CloudStorage
 from saved_models import Models
 
-from pipeline import flags, options, template
+from pipeline.dataflow import template
+from pipeline.flags import options, table
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGE = "us-docker.pkg.dev/test-project/nightshift/nightshift:0.1.0"
@@ -30,7 +31,7 @@ def test_metadata_is_as_generated() -> None:
 
 def test_every_flag_is_a_parameter_of_the_right_type() -> None:
     parameters = {parameter["name"]: parameter for parameter in template.metadata()["parameters"]}
-    assert list(parameters) == [flag.name for flag in flags.FLAGS]
+    assert list(parameters) == [flag.name for flag in table.FLAGS]
     kinds = {name: parameter["paramType"] for name, parameter in parameters.items()}
     assert kinds["batch_size"] == kinds["max_error_ratio"] == "NUMBER"
     assert kinds["verbose"] == kinds["allow_unsafe_ops"] == "BOOLEAN"
@@ -51,7 +52,7 @@ def test_service_takes_metadata_and_container_spec() -> None:
     read = dataflow.ContainerSpec.from_json(json.dumps(spec), ignore_unknown_fields=False)
     assert read.image == read.default_environment.sdk_container_image == IMAGE
     assert read.sdk_info.language == dataflow.SDKInfo.Language.PYTHON
-    assert len(read.metadata.parameters) == len(flags.FLAGS)
+    assert len(read.metadata.parameters) == len(table.FLAGS)
     assert {parameter.param_type.name for parameter in read.metadata.parameters} == {"TEXT", "NUMBER", "BOOLEAN", "ENUM"}
     for parameter in read.metadata.parameters:
         assert parameter.label

@@ -58,7 +58,7 @@ FILES = (
     "mirror", "own_names", "compare", "faults",
 )  # fmt: skip
 # These bring the clients of Google's services, too.
-HEAVY = ("apache_beam", "google.cloud.bigquery", "google.cloud.storage", "hypothesis", "pipeline.main", "pipeline.many")
+HEAVY = ("apache_beam", "google.cloud.bigquery", "google.cloud.storage", "hypothesis", "pipeline.main", "pipeline.preflight.tasks")
 # A test that takes longer would be asked of every survivor.
 TEST_SECONDS = 40.0
 MUTANT_SECONDS = 60.0

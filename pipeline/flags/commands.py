@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.flags import Flag, default_text
+from pipeline.flags.table import Flag, default_text
 
 
 def folders(text: str) -> tuple[str, ...]:

@@ -22,10 +22,10 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
-from pipeline import comparing
-from pipeline import options as flags
-from pipeline.options import Options
-from pipeline.routing import stand_in_model, with_columns
+from pipeline.flags import options as flags
+from pipeline.flags.options import Options
+from pipeline.preflight import comparison
+from pipeline.preflight.row_models import stand_in_model, with_columns
 from transforms.accounts.differences import BaselineError
 from transforms.bigquery.client import TableError
 from transforms.bigquery.load import check_table
@@ -101,7 +101,7 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
             processes=processes(beam_options),
             route=route,
             report=options.report != "false",
-            compare=comparing.compare_spec(options, model, threads(beam_options)),
+            compare=comparison.compare_spec(options, model, threads(beam_options)),
         )
         check_route(job)
         if route is None:

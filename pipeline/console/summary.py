@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from pipeline.preflight import InputFound
-from pipeline.terminal import one_line, say
+from pipeline.console.terminal import one_line, say
+from pipeline.preflight.job import InputFound
 from transforms.many.tasks import RunSpec
 from transforms.runtime.metrics import read_progress
 from transforms.specs.job import JobSpec

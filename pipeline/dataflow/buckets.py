@@ -11,8 +11,8 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline import template
-from pipeline.flags import UsageError
+from pipeline.dataflow import template
+from pipeline.flags.table import UsageError
 
 LOG = logging.getLogger("nightshift")
 SCHEME = "gs://"

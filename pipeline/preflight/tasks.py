@@ -12,9 +12,9 @@ import msgspec
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from pipeline import options as flags
-from pipeline.options import Options
-from pipeline.preflight import (
+from pipeline.flags import options as flags
+from pipeline.flags.options import Options
+from pipeline.preflight.job import (
     InputFound,
     PreflightError,
     check_engine,

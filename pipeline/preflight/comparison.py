@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipeline import options as flags
-from pipeline.options import Options
+from pipeline.flags import options as flags
+from pipeline.flags.options import Options
 from transforms.accounts.differences import read_baseline
 from transforms.model.locate import locate_model
 from transforms.model.saved_model import Signature

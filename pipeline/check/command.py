@@ -8,14 +8,15 @@ from collections.abc import Iterator
 import msgspec
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipeline import check_text, preflight
-from pipeline.check_flags import CheckOptions
-from pipeline.estimate import estimate
-from pipeline.findings import Findings
-from pipeline.misfits import candidate_keys, find_misfits
-from pipeline.options import Options
-from pipeline.sample import plan_input, predict_sample, read_sample
-from pipeline.terminal import say
+from pipeline.check import text
+from pipeline.check.estimate import estimate
+from pipeline.check.findings import Findings
+from pipeline.check.flags import CheckOptions
+from pipeline.check.misfits import candidate_keys, find_misfits
+from pipeline.check.sample import plan_input, predict_sample, read_sample
+from pipeline.console.terminal import say
+from pipeline.flags.options import Options
+from pipeline.preflight import job as preflight
 from transforms.formats.reading import format_of
 from transforms.model.locate import find_folder, read_meta_graphs
 from transforms.model.saved_model import ModelError, select_meta_graph
@@ -31,7 +32,7 @@ def check(options: CheckOptions, beam_options: PipelineOptions) -> bool:
     findings = look(options, beam_options)
     if findings.job is not None:
         findings.unfinished = journal.pending(findings.job.folder)
-    said = say(check_text.text(findings))
+    said = say(text.text(findings))
     if options.json is not None:
         with open(options.json, "wb") as stream:
             stream.write(msgspec.json.format(msgspec.json.encode(findings.as_json()), indent=2) + b"\n")

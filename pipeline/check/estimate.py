@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from pipeline import prices
-from pipeline.sample import InputPlan, Sample
+from pipeline.check import prices
+from pipeline.check.sample import InputPlan, Sample
 
 # A job of half an hour: start-up is a small part of it, and a lost worker costs little.
 AIMED_SECONDS = 1800

@@ -18,13 +18,13 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from pipeline import commands
-from pipeline import options as flags
-from pipeline.arguments import Arguments, read_arguments, read_values
-from pipeline.flags import Flag, UsageError
-from pipeline.options import Options
-from pipeline.service_requests import MAX_CONNECTIONS, Callers, ProblemError, Protocol, is_host, parameters
-from pipeline.terminal import say
+from pipeline.console.terminal import say
+from pipeline.flags import commands
+from pipeline.flags import options as flags
+from pipeline.flags.arguments import Arguments, read_arguments, read_values
+from pipeline.flags.options import Options
+from pipeline.flags.table import Flag, UsageError
+from pipeline.serve.requests import MAX_CONNECTIONS, Callers, ProblemError, Protocol, is_host, parameters
 from transforms.specs.models import SpecError
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def serve(arguments: Sequence[str], run: Run) -> int:
 
 def _load_all(keep_models: int) -> None:
     """Loads TensorFlow and all that a job imports, so that the first caller does not wait for it."""
-    from pipeline import graph, preflight, summary  # noqa: F401
+    from pipeline.console import summary  # noqa: F401
     from transforms.model import kept_between_jobs
     from transforms.model.import_tensorflow import import_tensorflow
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from pipeline.estimate import Estimate
-from pipeline.misfits import Misfit
-from pipeline.sample import InputPlan, Sample
+from pipeline.check.estimate import Estimate
+from pipeline.check.misfits import Misfit
+from pipeline.check.sample import InputPlan, Sample
 from transforms.bigquery.table_writer import column_types, schema_field
 from transforms.convert.output_columns import make_table
 from transforms.specs.job import JobSpec

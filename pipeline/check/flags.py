@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from pipeline import options as flags
-from pipeline.arguments import read_arguments, read_values
-from pipeline.flags import FLAGS, MANY, Flag, UsageError
-from pipeline.options import Options
+from pipeline.flags import options as flags
+from pipeline.flags.arguments import read_arguments, read_values
+from pipeline.flags.options import Options
+from pipeline.flags.table import FLAGS, MANY, Flag, UsageError
 
 MOST_ROWS = 100_000
 

@@ -6,12 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline import commands, places
-from pipeline import launch as launching
-from pipeline.arguments import read_arguments, read_values
-from pipeline.flags import FLAGS as RUN_FLAGS
-from pipeline.flags import Flag, UsageError
-from pipeline.terminal import say
+from pipeline.console.terminal import say
+from pipeline.dataflow import buckets
+from pipeline.dataflow import launch as launching
+from pipeline.flags import commands
+from pipeline.flags.arguments import read_arguments, read_values
+from pipeline.flags.table import FLAGS as RUN_FLAGS
+from pipeline.flags.table import Flag, UsageError
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 FLAGS = (
@@ -38,7 +39,7 @@ def schedule(arguments: Sequence[str]) -> int:
     zone = asked.body["launchParameter"]["parameters"].get("time_zone", "UTC")
     if own["dry_run"]:
         return 0 if say(json.dumps(scheduler_job(own, asked, zone) | {"body": asked.body}, indent=2, ensure_ascii=False)) else 1
-    places.check(asked.project, asked.body["launchParameter"])
+    buckets.check(asked.project, asked.body["launchParameter"])
     say(f"{put(scheduler_job(own, asked, zone), asked)} {own['job_name']}: {own['schedule']}, {zone}")
     return 0
 

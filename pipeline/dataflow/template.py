@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline import flags
-from pipeline.flags import Flag, UsageError
-from pipeline.terminal import complain, say
+from pipeline.console.terminal import complain, say
+from pipeline.flags import table
+from pipeline.flags.table import Flag, UsageError
 
 METADATA = "templates/metadata.json"
 NAME = "Nightshift"
@@ -50,7 +50,7 @@ SHOWN = {
 
 def metadata() -> dict[str, Any]:
     """Gives the template's metadata, as the proto ``TemplateMetadata`` has it."""
-    return {"name": NAME, "description": DESCRIPTION, "parameters": [_parameter(flag) for flag in flags.FLAGS]}
+    return {"name": NAME, "description": DESCRIPTION, "parameters": [_parameter(flag) for flag in table.FLAGS]}
 
 
 def metadata_text() -> str:
@@ -63,7 +63,7 @@ def _parameter(flag: Flag) -> dict[str, Any]:
     found: dict[str, Any] = {
         "name": flag.name,
         "label": flag.name.replace("_", " ").capitalize(),
-        "helpText": f"{flag.help}. Expected: {flag.allowed}. Default: {flags.default_text(flag)}.",
+        "helpText": f"{flag.help}. Expected: {flag.allowed}. Default: {table.default_text(flag)}.",
         "groupName": flag.group,
         "isOptional": True,  # each flag that a job needs has others in its place (--model_map, --job); the launch says which is missing
         "paramType": kind,
@@ -75,7 +75,7 @@ def _parameter(flag: Flag) -> dict[str, Any]:
     if shown.parent:
         found |= {"parentName": shown.parent, "parentTriggerValues": list(shown.parent_values)}
     if flag.default not in (None, ()) and not flag.default_help:
-        found["defaultValue"] = flags.default_text(flag)
+        found["defaultValue"] = table.default_text(flag)
     return found
 
 
@@ -130,7 +130,7 @@ def refuse(spec: dict[str, Any], parameters: dict[str, str]) -> str | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Writes the container spec: ``python -m pipeline.template IMAGE FILE``."""
+    """Writes the container spec: ``python -m pipeline.dataflow.template IMAGE FILE``."""
     image, path = arguments
     try:
         text = json.dumps(container_spec(image), indent=2, ensure_ascii=False) + "\n"

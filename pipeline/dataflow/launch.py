@@ -10,13 +10,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline import commands, places, template
-from pipeline import options as flags
-from pipeline.arguments import Arguments, read_arguments, read_values
-from pipeline.flags import FLAGS as RUN_FLAGS
-from pipeline.flags import Flag, UsageError
-from pipeline.options import Options
-from pipeline.terminal import say
+from pipeline.console.terminal import say
+from pipeline.dataflow import buckets, template
+from pipeline.flags import commands
+from pipeline.flags import options as flags
+from pipeline.flags.arguments import Arguments, read_arguments, read_values
+from pipeline.flags.options import Options
+from pipeline.flags.table import FLAGS as RUN_FLAGS
+from pipeline.flags.table import Flag, UsageError
 
 LOG = logging.getLogger("nightshift")
 POLL_SECONDS = 10.0
@@ -130,7 +131,7 @@ def launch(arguments: Sequence[str]) -> int:
         return (
             0 if say(json.dumps({"projectId": asked.project, "location": asked.region, **asked.body}, indent=2, ensure_ascii=False)) else 1
         )
-    places.check(asked.project, asked.body["launchParameter"])
+    buckets.check(asked.project, asked.body["launchParameter"])
     job_id = submit(asked)
     say(f"launched {own['job_name']}: https://console.cloud.google.com/dataflow/jobs/{asked.region}/{job_id}?project={asked.project}")
     return wait(asked, job_id) if own["wait"] else 0

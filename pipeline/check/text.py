@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pipeline.findings import Findings, bigquery_schema, signature_rows
-from pipeline.misfits import Misfit
-from pipeline.sample import SAMPLED_SPLITS, InputPlan, Sample
-from pipeline.terminal import one_line
+from pipeline.check.findings import Findings, bigquery_schema, signature_rows
+from pipeline.check.misfits import Misfit
+from pipeline.check.sample import SAMPLED_SPLITS, InputPlan, Sample
+from pipeline.console.terminal import one_line
 
 LONGEST_LINE = 300
 

@@ -7,7 +7,7 @@ import datetime
 from collections.abc import Callable
 from typing import Any
 
-from pipeline import dates
+from pipeline.flags import dates
 from transforms.specs.job import (
     CSV_FORMULAS,
     DUPLICATE_KEYS,

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline import dates
-from pipeline.arguments import Arguments, read_arguments, read_values
-from pipeline.flags import BY_NAME, FLAGS, MANY, REQUIRED, UsageError, default_text
+from pipeline.flags import dates
+from pipeline.flags.arguments import Arguments, read_arguments, read_values
+from pipeline.flags.table import BY_NAME, FLAGS, MANY, REQUIRED, UsageError, default_text
 from transforms.specs import table_name
 from transforms.specs.job import RUN_ID, BigQuerySpec, InputSpec, KeySpec, OutputSpec
 from transforms.specs.models import VARIANT, CompareSpec, RouteSpec, SpecError

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.arguments import beam_flags
-from pipeline.flags import UsageError
-from pipeline.terminal import complain
+from pipeline.console.terminal import complain
+from pipeline.flags.arguments import beam_flags
+from pipeline.flags.table import UsageError
 
 
 class _FieldError(ValueError):

@@ -1,0 +1,1 @@
+"""Jobs on Google Dataflow: launched, scheduled, as a Flex Template."""

@@ -1,0 +1,1 @@
+"""argv and job files → checked options → specs."""

@@ -1,0 +1,1 @@
+"""``nightshift serve``: jobs over HTTP."""

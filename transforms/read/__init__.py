@@ -1,1 +1,0 @@
-"""From patterns to splits to batches of instances: one file a format."""

@@ -1,1 +1,0 @@
-"""From batches of predictions to staged shards to published output."""
