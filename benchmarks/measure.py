@@ -54,10 +54,10 @@ def job_of(arguments: Sequence[str]) -> Callable[[], None]:
     import apache_beam.runners.direct.direct_runner
     import apache_beam.runners.portability.fn_api_runner.fn_runner  # noqa: F401
 
-    import pipeline.console.summary
     import pipeline.graph
     import pipeline.main
     import pipeline.preflight.job
+    import pipeline.summary
     import transforms.formats.jsonl.reader
     import transforms.formats.jsonl.writer  # noqa: F401
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import apache_beam as beam
 
-from transforms.bigquery.load import TablePublisher
+from transforms.bigquery.publisher import TablePublisher
 from transforms.check_keys import CheckKeys
-from transforms.many.tasks import RunSpec
-from transforms.model.handler import Predict
 from transforms.plan_tasks import PlanJob, PlanTasks
+from transforms.predict import Predict
 from transforms.publish import Publish, Publisher
 from transforms.read_instances import ReadInstances
 from transforms.route_rows import RouteRows
 from transforms.specs.job import JobSpec
+from transforms.specs.run import RunSpec
 from transforms.write_shards import WriteShards
 
 

@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING
 
 from pipeline.check import flags as check_flags
 from pipeline.check.flags import CheckOptions
-from pipeline.console.terminal import complain as to_terminal
-from pipeline.console.terminal import log_to_stderr, say
 from pipeline.flags import job_file
 from pipeline.flags import options as flags
+from pipeline.flags.flag import UsageError
 from pipeline.flags.options import Options
-from pipeline.flags.table import UsageError
 from pipeline.process import stopping
+from pipeline.process.terminal import complain as to_terminal
+from pipeline.process.terminal import log_to_stderr, say
 from transforms.runtime import temporary_folders
+from transforms.specs.errors import SpecError
 from transforms.specs.job import JobSpec
-from transforms.specs.models import SpecError
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from pipeline.preflight.job import InputFound
-    from transforms.many.tasks import RunSpec
+    from transforms.specs.run import RunSpec
 
 DONE, ANYTHING_ELSE, REFUSED, GATE_SHUT, INTERRUPTED = 0, 1, 2, 3, 130
 LOG = logging.getLogger("nightshift")
@@ -169,8 +169,7 @@ def _execute(
     """Runs the pipeline to its end and reports; the manifest, not the engine, says how it ended."""
     import apache_beam as beam
 
-    from pipeline import engine, graph
-    from pipeline.console import summary
+    from pipeline import engine, graph, summary
     from pipeline.preflight import job as preflight
     from transforms.output import publisher
 
@@ -237,7 +236,7 @@ def _crashed(spec: JobSpec | RunSpec) -> str | None:
 
 def _is_done(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> bool:
     """Whether an earlier launch has done the whole run that is to be gone on with; says so, or that nothing of it is there."""
-    from pipeline.console import summary
+    from pipeline import summary
     from transforms.output import manifest, publisher
 
     report = manifest.find_done(spec.folder, spec.run_id, dict(spec.flags))

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.console.terminal import complain, one_line, say
-from pipeline.flags.table import UsageError
+from pipeline.flags.flag import UsageError
+from pipeline.process.terminal import complain, one_line, say
 
 RIGHT, NOTHING_THERE, DIFFERS = 0, 2, 3
 SHOWN = 20
@@ -66,7 +66,7 @@ def _differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[s
     from transforms.output import journal
     from transforms.output import verify as comparing
     from transforms.specs.own_names import SUCCESS
-    from transforms.storage import files
+    from transforms.storage import files, paths
 
     seen.outputs += 1
     entries = [*report.get("results", ()), *report.get("failed_rows", ()), *report.get("failed_rows_stats", ()), *report.get("files", ())]
@@ -80,8 +80,8 @@ def _differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[s
         yield left
     if report.get("status") != "done":
         yield f"{folder}: run {report.get('run_id')} published no results: {report.get('reason')}"
-    elif not files.exists(files.join(folder, SUCCESS)):
-        yield f"{files.join(folder, SUCCESS)} is missing: the output is not complete"
+    elif not files.exists(paths.join(folder, SUCCESS)):
+        yield f"{paths.join(folder, SUCCESS)} is missing: the output is not complete"
     yield from comparing.differences(report, folder, report.get("failed_rows_folder"), is_deep=True)
     if "tasks" in report:
         yield from _task_differences(folder, report, seen)
@@ -90,13 +90,13 @@ def _differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[s
 def _task_differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[str]:
     import msgspec
 
-    from transforms.many.tasks import resolve
     from transforms.output import verify as comparing
-    from transforms.storage import files
+    from transforms.specs.run import resolve
+    from transforms.storage import files, paths
 
     number = 0
     for name in report["tasks"]["files"]:
-        path = files.join(folder, name)
+        path = paths.join(folder, name)
         for text in files.read_bytes(path).splitlines() if files.exists(path) else ():
             number += 1
             line = msgspec.json.decode(text)

@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from backports import zstd
 
-from transforms import plan_splits
-from transforms.formats.jsonl.row import RowSpec
+from transforms.formats import splitting
 from transforms.formats.reading import RangeReader, format_of
-from transforms.model.saved_model import Signature, TensorSpec
+from transforms.rows.row_spec import RowSpec
+from transforms.specs.signature import Signature, TensorSpec
 from transforms.storage import files
 
 MB = 1 << 20
@@ -120,7 +120,7 @@ def measure(path: Path, bomb: Bomb) -> dict[str, Any]:
     """Read ``path``, and say what came of it; to be called in a process that has read nothing else."""
     before, rows, codes = memory("VmRSS"), 0, []
     (found,) = files.match(str(path))
-    for piece in plan_splits.split_file(found, format_of(found.path, None)):
+    for piece in splitting.split_file(found, format_of(found.path, None)):
         for batch in RangeReader(RowSpec(bomb.signature, passthrough_fields=bomb.passthrough), None).read(piece, ("", 0)):
             rows += len(batch)
             codes += [str(failed.code) for failed in batch.failed]

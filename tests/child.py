@@ -20,7 +20,7 @@ from transforms.model import crashes
 
 CONTEXT = multiprocessing.get_context("forkserver")
 RUNNER = "apache_beam.runners.portability.fn_api_runner.fn_runner"
-OWN = ("main", "graph", "preflight", "many", "summary", "engine", "stopping")
+OWN = ("main", "graph", "preflight.job", "preflight.tasks", "summary", "engine", "process.stopping")
 CONTEXT.set_forkserver_preload(["tensorflow", "apache_beam.runners.direct.direct_runner", RUNNER, *(f"pipeline.{name}" for name in OWN)])
 
 
@@ -36,13 +36,13 @@ def start(
 
 def _run(argv: list[str], split_bytes: int | None, said: Path | None, file_bytes: int | None) -> None:
     from pipeline.main import console
-    from transforms import plan_splits
+    from transforms.formats import splitting
 
     handle = os.open(said or os.devnull, os.O_WRONLY | os.O_CREAT)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     if split_bytes:
-        plan_splits.SPLIT_BYTES = split_bytes
+        splitting.SPLIT_BYTES = split_bytes
     if file_bytes is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from transforms import plan_splits
-from transforms.elements.batches import FileRange
-from transforms.formats import blocks
+from transforms.elements.splits import FileRange
+from transforms.formats import blocks, splitting
 from transforms.formats.blocks import Block, DamagedFileError, compression_of, read_blocks
 from transforms.formats.jsonl.reader import find_lines
 from transforms.formats.reading import FORMATS
@@ -251,8 +251,8 @@ def test_compression_is_told_by_the_last_extension() -> None:
 def test_ranges_cover_a_file_without_gap_or_overlap(size: int, split_bytes: int) -> None:
     patch = pytest.MonkeyPatch()
     with patch.context() as context:
-        context.setattr(plan_splits, "SPLIT_BYTES", split_bytes)
-        ranges = list(plan_splits.split_file(plan_splits.FoundFile("a/rows.jsonl", size, "rows.jsonl"), FORMATS["jsonl"]))
+        context.setattr(splitting, "SPLIT_BYTES", split_bytes)
+        ranges = list(splitting.split_file(plan_splits.FoundFile("a/rows.jsonl", size, "rows.jsonl"), FORMATS["jsonl"]))
     covered = [place for piece in ranges for place in range(piece.start, piece.stop or 0)]
     assert covered == list(range(size))
     assert sum(piece.size_bytes for piece in ranges) == size

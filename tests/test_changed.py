@@ -23,12 +23,14 @@ from gcp_fixtures import CloudStorage
 from saved_models import Models
 from test_job import lines, manifest, run, write_lines
 
-from transforms import check_keys, plan_splits
-from transforms.elements.batches import FileRange, InstanceBatch, Split
-from transforms.formats.jsonl.row import RowSpec
+from transforms import check_keys
+from transforms.elements.batches import InstanceBatch
+from transforms.elements.splits import FileRange, Split
+from transforms.formats import splitting
 from transforms.formats.reading import RangeReader, format_of
-from transforms.model.saved_model import Signature, TensorSpec
 from transforms.rows.codes import Code
+from transforms.rows.row_spec import RowSpec
+from transforms.specs.signature import Signature, TensorSpec
 from transforms.staging import split_records
 from transforms.storage import files
 from transforms.storage.pins import Pin
@@ -121,7 +123,7 @@ def wait_a_tick() -> None:
 
 def ranges_of(path: Path | str) -> list[FileRange]:
     (found,) = files.match(str(path))
-    return list(plan_splits.split_file(found, format_of(found.path, None)))
+    return list(splitting.split_file(found, format_of(found.path, None)))
 
 
 def values_and_failed(batches: Iterator[InstanceBatch]) -> tuple[list[float], list[Code]]:
@@ -177,7 +179,7 @@ def test_a_file_that_nobody_touches_is_read(name: str, tmp_path: Path) -> None:
 
 
 def test_a_later_range_of_csv_takes_the_header_of_the_planned_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 500)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 500)
     path = tmp_path / "rows.csv"
     path.write_bytes(csv(OLD))
     last = ranges_of(path)[-1]
@@ -215,7 +217,7 @@ def test_a_listed_file_that_changes_between_listing_and_reading_is_named(tmp_pat
         return real(path, pin)
 
     monkeypatch.setattr(files, "read_bytes", read_late)
-    (piece,) = plan_splits.split_file(found, format_of("files.txt", "file-list"))
+    (piece,) = splitting.split_file(found, format_of("files.txt", "file-list"))
     (batch,) = RangeReader(RowSpec(TEXTS), "file-list").read(piece, ("", 0))
     assert batch.columns["t"].tolist() == [b"old", b"old"]
     (failed,) = batch.failed
@@ -260,7 +262,7 @@ def test_a_run_whose_input_changes_publishes_nothing_and_names_it(
     if way == "packed":  # several small files in one split
         write_lines(tmp_path / "in" / "a.jsonl", [{"x": 1, "id": -1}])
     else:
-        monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 20_000)
+        monkeypatch.setattr(splitting, "SPLIT_BYTES", 20_000)
     if way == "field":
         (tmp_path / "models").mkdir()
         (tmp_path / "models" / "1").symlink_to(models.get("half_plus_two"))
@@ -328,7 +330,7 @@ def test_an_object_without_bytes_that_was_filled_is_an_error(gcs: CloudStorage) 
 def test_a_run_whose_object_is_replaced_between_its_splits_publishes_nothing(
     gcs: CloudStorage, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_first_range: Any
 ) -> None:
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 20_000)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 20_000)
     content = write_lines(tmp_path / "rows.jsonl", rows(4000, 1)).read_bytes()
     path = gcs.write(f"{gcs.make_bucket()}/rows.jsonl", content)
     after_first_range(lambda: gcs.write(path, content.replace(b'"x": 1,', b'"x": 9,')))

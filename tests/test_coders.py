@@ -26,16 +26,18 @@ from pipeline import graph
 from pipeline.flags import options as flags
 from pipeline.preflight import job as preflight
 from pipeline.preflight import tasks
-from transforms.elements.batches import FailedRow, FileRange, Incomplete, Plan, Shard, Split, SplitCount, Task
-from transforms.elements.coders import MessageCoder, PieceCoder
+from transforms.accounts.coders import MessageCoder, PieceCoder
+from transforms.elements.failed_rows import FailedRow
+from transforms.elements.shards import Shard
+from transforms.elements.splits import FileRange, Incomplete, Split, SplitCount
 from transforms.formats.csv.rows import Header
-from transforms.many.tasks import RunSpec
 from transforms.many.waiting_rows import RowBlock, RowBlockCoder
-from transforms.model.saved_model import Signature, TensorSpec
 from transforms.rows.codes import Code, Stage
 from transforms.rows.keys import DuplicateKey, Duplicates
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec, Structure
+from transforms.specs.run import Plan, RunSpec, Task
+from transforms.specs.signature import Signature, TensorSpec
 from transforms.statistics import stored
 from transforms.statistics.agreement import Comparison
 from transforms.statistics.statistics import Statistics

@@ -16,10 +16,8 @@ import pytest
 from saved_models import Models
 
 from pipeline.main import main
-from transforms.accounts.gate import Accounts
-from transforms.elements.batches import Shard
-from transforms.many.tasks import RunSpec
-from transforms.model.saved_model import Signature
+from transforms.accounts.accounts import Accounts
+from transforms.elements.shards import Shard
 from transforms.output import folder_change as module
 from transforms.output import manifest, publisher
 from transforms.output.folder_change import Change, FolderChange, NameTwiceError, commit
@@ -28,6 +26,8 @@ from transforms.output.placing import LostShardError
 from transforms.output.verify import MismatchError
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec
+from transforms.specs.run import RunSpec
+from transforms.specs.signature import Signature
 
 RESULT0, RESULT1 = "prediction.results-00000-of-00002", "prediction.results-00001-of-00002"
 

@@ -16,9 +16,9 @@ from gcp_fixtures import CloudStorage
 from saved_models import Models
 from test_commit import FOREIGN, NEW, OLD, RESULT0, RESULT1, Killed, an_output, crc32c, described, make
 
-from transforms.accounts.gate import Accounts
-from transforms.elements.batches import Shard, SplitCount
-from transforms.model.saved_model import Signature
+from transforms.accounts.accounts import Accounts
+from transforms.elements.shards import Shard
+from transforms.elements.splits import SplitCount
 from transforms.output import locks
 from transforms.output.folder_change import Change, FolderChange
 from transforms.output.journal import alone
@@ -27,6 +27,7 @@ from transforms.output.publisher import Publisher
 from transforms.output.verify import MismatchError
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec
+from transforms.specs.signature import Signature
 from transforms.storage import gcs as storage
 from transforms.storage.gcs import ChangedError
 

@@ -15,7 +15,7 @@ from test_job import check_output, lines, manifest, run, write_lines
 
 from pipeline.main import main
 from transforms.compare.drift import jensen_shannon, stability_index
-from transforms.convert.from_json import Ragged
+from transforms.elements.columns import Ragged
 from transforms.statistics.agreement import differ
 
 

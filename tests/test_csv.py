@@ -20,20 +20,21 @@ from hypothesis import strategies as st
 from saved_models import Models
 from test_job import check_output, lines, manifest, run
 
-from transforms import plan_splits
 from transforms.convert import from_json
-from transforms.elements.batches import FileRange, InstanceBatch
-from transforms.formats import blocks
+from transforms.elements import columns
+from transforms.elements.batches import InstanceBatch
+from transforms.elements.splits import FileRange
+from transforms.formats import blocks, splitting
 from transforms.formats.blocks import DamagedFileError
 from transforms.formats.csv import rows as csv_rows
 from transforms.formats.csv.checks import holds_quote, impossible_inputs, missing_columns
 from transforms.formats.csv.reader import CsvReader, RowParser
 from transforms.formats.csv.rows import inside
-from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.reading import FORMATS, format_of
-from transforms.model.saved_model import Signature, TensorSpec
-from transforms.plan_splits import split_file
+from transforms.formats.splitting import split_file
 from transforms.rows.codes import Code
+from transforms.rows.row_spec import RowSpec
+from transforms.specs.signature import Signature, TensorSpec
 from transforms.storage.files import FoundFile
 
 MANY = settings(deadline=None, derandomize=True, max_examples=300, suppress_health_check=list(HealthCheck))
@@ -61,7 +62,7 @@ def rows_of(batches: list[InstanceBatch]) -> dict[int, Any]:
         for number in range(len(batch)):
             cells = {}
             for name, column in batch.columns.items():
-                cell = column.rows[number] if isinstance(column, from_json.Ragged) else column[number]
+                cell = column.rows[number] if isinstance(column, columns.Ragged) else column[number]
                 cells[name] = cell if isinstance(cell, str) else np.asarray(cell).tolist()
             passed = {name: texts[number].as_py() for name, texts in batch.passthrough.items()}
             assert int(batch.offsets[number]) not in found
@@ -387,7 +388,7 @@ def test_inputs_that_csv_can_not_feed() -> None:
 
 
 def test_only_a_large_file_without_quotes_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 1000)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 1000)
     plain, quoted, small = (tmp_path / name for name in ("plain.csv", "quoted.CSV", "small.csv"))
     plain.write_bytes(b"a,b\n" + b"1,2\n" * 1000)
     quoted.write_bytes(b"a,b\n" + b"1,2\n" * 999 + b'1,"2"')
@@ -414,7 +415,7 @@ def write_table(path: Path, rows: int) -> Path:
 
 @pytest.mark.parametrize("quotes", [True, False])
 def test_a_job_on_csv(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quotes: bool) -> None:
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 5000)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 5000)
     data = write_table(tmp_path / "rows.csv", 3000)
     if not quotes:
         data.write_text("id,s,x\n" + "".join(f"k{n},plain,{n}\n" for n in range(3000)))

@@ -14,10 +14,10 @@ from test_changed import CONTENTS, NUMBERS, ranges_of, reader_of, values_and_fai
 
 from transforms.formats import blocks, field_types, record_batches
 from transforms.formats.damage import DamagedFileError, decoding
-from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.reading import format_of
 from transforms.formats.tfrecord import reader as tfrecord_reader
 from transforms.rows.codes import Code
+from transforms.rows.row_spec import RowSpec
 from transforms.storage import gcs as storage
 
 VALUES = [float(value) for value in random.Random(5).sample(range(10_000_000), 40_000)]

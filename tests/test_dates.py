@@ -8,9 +8,9 @@ import zoneinfo
 import pytest
 
 from pipeline.flags import dates
+from pipeline.flags.flag import UsageError
 from pipeline.flags.options import parse
-from pipeline.flags.table import UsageError
-from transforms.specs.models import SpecError
+from transforms.specs.errors import SpecError
 
 NEEDED = [
     "--model=gs://b/models/{date:%Y}/",

@@ -21,14 +21,13 @@ from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
 from saved_models import Models
 from test_job import run, write_lines
 
-from pipeline import engine
-from pipeline.console import summary
+from pipeline import engine, summary
 from pipeline.preflight import job as preflight
 from transforms.model import crashes
 from transforms.model.handler import SavedModelHandler
 from transforms.model.locate import locate_model
-from transforms.model.saved_model import ModelError
 from transforms.runtime import worker_causes
+from transforms.specs.errors import ModelError
 
 ROOT = Path(__file__).resolve().parents[1]
 STATES = beam_job_api_pb2.JobState

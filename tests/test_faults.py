@@ -21,7 +21,7 @@ from test_job import check_output, lines, manifest, names_in, run, write_lines
 
 from transforms.elements.batches import InstanceBatch
 from transforms.model import crashes
-from transforms.model.saved_model import ModelError
+from transforms.specs.errors import ModelError
 from transforms.specs.job import JobSpec
 from transforms.staging import split_records
 from transforms.staging.split_records import SplitRecord

@@ -11,12 +11,13 @@ import pytest
 from saved_models import Models
 from test_job import check_output, lines, run
 
-from transforms.elements.batches import FileRange, InstanceBatch
+from transforms.elements.batches import InstanceBatch
+from transforms.elements.splits import FileRange
 from transforms.formats.file_list import reader as file_list_reader
 from transforms.formats.file_list.reader import FileListReader, refusal
-from transforms.formats.jsonl.row import RowSpec
-from transforms.model.saved_model import Signature, TensorSpec
 from transforms.rows.codes import Code
+from transforms.rows.row_spec import RowSpec
+from transforms.specs.signature import Signature, TensorSpec
 
 
 def signature(*dims: int | None, dtype: str = "string") -> Signature:

@@ -17,7 +17,7 @@ from saved_models import Models
 from test_job import check_output, lines, run, write_lines
 
 from pipeline.main import main
-from transforms.elements.batches import Split
+from transforms.elements.splits import Split
 from transforms.plan_splits import PlanSplits
 from transforms.specs.job import InputSpec
 from transforms.storage import files

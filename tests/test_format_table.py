@@ -20,8 +20,7 @@ from test_tfrecord import example
 from test_tfrecord import write as write_records
 
 from pipeline.main import main
-from transforms import plan_splits
-from transforms.formats import reading
+from transforms.formats import reading, splitting
 from transforms.formats import writing as write_formats
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
@@ -104,7 +103,7 @@ def is_cut(source: Source, monkeypatch: pytest.MonkeyPatch) -> bool | None:
     path = source.write()
     if isinstance(path, str):
         return None  # BigQuery cuts a table into streams, as many as it sees fit
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", path.stat().st_size // 4)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", path.stat().st_size // 4)
     assert source.run(path) == ROWS
     return len(list((source.folder / "out").glob("prediction.results-*"))) > 1  # a shard a split
 

@@ -16,9 +16,8 @@ from test_job import lines, manifest, run, write_lines
 from transforms.accounts import differences
 from transforms.compare import drift
 from transforms.compare.drift import UNMEASURED
-from transforms.output import manifest as manifests
 from transforms.report import charts, page
-from transforms.statistics import agreement, effort, sketches, statistics, stored, tf_metadata
+from transforms.statistics import agreement, effort, guard, sketches, statistics, stored, tf_metadata
 from transforms.statistics.agreement import Comparison
 from transforms.statistics.effort import Effort
 from transforms.statistics.guard import LONGEST, guarded, warnings
@@ -203,7 +202,7 @@ def test_the_report_of_many(
 
 
 def test_the_summary(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.console import summary
+    from pipeline import summary
 
     source = write_lines(tmp_path / "in.jsonl", [{"x": 1.0}])
     monkeypatch.setattr(summary, "_job_lines", Broken(summary._job_lines, 0).method())
@@ -226,6 +225,6 @@ def test_a_guard_says_one_line_a_part_and_lets_an_interrupt_pass() -> None:
     with pytest.raises(KeyboardInterrupt), guarded("report", failures):
         raise KeyboardInterrupt
     told: dict[str, Any] = {}
-    manifests.warn(told, failures)
-    manifests.warn(told, failures)
+    guard.warn(told, failures)
+    guard.warn(told, failures)
     assert told["warnings"] == warnings(failures)

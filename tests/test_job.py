@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from saved_models import Models
 
 from pipeline.main import main
-from transforms import plan_splits
-from transforms.formats import blocks
+from transforms.formats import blocks, splitting
 
 REPORTED = {"report.html", "statistics.json"}
 
@@ -148,7 +147,7 @@ def test_a_second_run_with_fewer_shards_leaves_nothing_of_the_first(
     models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 200)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 200)
     write_lines(data / "big.jsonl", [{"x": number} for number in range(100)])
     out.mkdir()
     (out / "notes.txt").write_text("not ours")
@@ -174,7 +173,7 @@ def test_an_empty_input_is_a_result(models: Models, tmp_path: Path, capsys: pyte
 
 def test_mirrored_files_keep_name_and_order(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 300)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 300)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 64)
     write_lines(data / "a" / "many.jsonl", [{"x": number} for number in range(500)])
     write_lines(data / "a" / "few.jsonl", [{"x": 7}])
@@ -311,7 +310,7 @@ def test_versions_and_odd_paths(models: Models, tmp_path: Path, monkeypatch: pyt
 
 
 def test_two_worker_processes_give_the_same_rows(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 2000)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 2000)
     write_lines(tmp_path / "rows.jsonl", [{"x": number, "id": number} for number in range(2000)])
     flags = {"model": models.get("half_plus_two"), "input": tmp_path / "rows.jsonl", "key_field": "id"}
     assert run(tmp_path / "one", **flags) == 0

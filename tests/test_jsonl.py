@@ -15,13 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from transforms.convert import from_json
-from transforms.elements.batches import FileRange, InstanceBatch
+from transforms.elements import columns
+from transforms.elements.batches import InstanceBatch
+from transforms.elements.splits import FileRange
 from transforms.formats.blocks import Block
 from transforms.formats.jsonl import reader as jsonl_reader
 from transforms.formats.jsonl.reader import LineParser
-from transforms.formats.jsonl.row import RowSpec
-from transforms.model.saved_model import Signature, TensorSpec
 from transforms.rows.codes import Code, Stage
+from transforms.rows.row_spec import RowSpec
+from transforms.specs.signature import Signature, TensorSpec
 
 FILE = FileRange("data/rows.jsonl", 0, None, 0, "rows.jsonl")
 ORDER = (FILE.path, 0)
@@ -45,7 +47,7 @@ def rows_of(batch: InstanceBatch) -> dict[int, Any]:
     for number in range(len(batch)):
         cells = {}
         for name, column in batch.columns.items():
-            cell = column.rows[number] if isinstance(column, from_json.Ragged) else column[number]
+            cell = column.rows[number] if isinstance(column, columns.Ragged) else column[number]
             cell = np.asarray(cell, object) if not isinstance(cell, np.ndarray) and batch_is_text(column) else np.asarray(cell)
             cells[name] = (str(cell.dtype), cell.shape, cell.tolist() if cell.dtype == object else cell.tobytes())
         passed = {name: texts[number].as_py() for name, texts in batch.passthrough.items()}
@@ -58,7 +60,7 @@ def rows_of(batch: InstanceBatch) -> dict[int, Any]:
     return found
 
 
-def batch_is_text(column: from_json.Column) -> bool:
+def batch_is_text(column: columns.Column) -> bool:
     return isinstance(column, np.ndarray) and column.dtype == object
 
 
@@ -76,7 +78,7 @@ def one(text: bytes | str, sig: Signature, **spec: Any) -> Any:
     if batch.failed:
         (failed,) = batch.failed
         return failed.code, failed.message
-    cells = {name: column.rows[0] if isinstance(column, from_json.Ragged) else column[0] for name, column in batch.columns.items()}
+    cells = {name: column.rows[0] if isinstance(column, columns.Ragged) else column[0] for name, column in batch.columns.items()}
     return next(iter(cells.values())) if len(cells) == 1 else cells
 
 

@@ -17,21 +17,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from transforms.convert.from_json import Column, Ragged
 from transforms.convert.output_columns import check_members
 from transforms.convert.refuse_rows import refuse_non_finite
 from transforms.convert.to_json import finite_rows, json_texts
-from transforms.elements.batches import FileRange, InstanceBatch, PredictionBatch, RowTexts
+from transforms.elements.batches import InstanceBatch, PredictionBatch, RowTexts
+from transforms.elements.columns import Column, Ragged
+from transforms.elements.splits import FileRange
 from transforms.formats.blocks import Block
 from transforms.formats.jsonl import writer as jsonl_writer
 from transforms.formats.jsonl.reader import LineParser
-from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.jsonl.writer import LineEncoder
-from transforms.model.saved_model import Signature, TensorSpec
-from transforms.read_instances import row_spec
 from transforms.rows.codes import Code, Stage
+from transforms.rows.row_spec import RowSpec, row_spec
+from transforms.specs.errors import SpecError
 from transforms.specs.job import NAN_POLICIES, OUTPUT_STYLES, OWN_FIELDS, InputSpec, JobSpec, KeySpec, OutputSpec
-from transforms.specs.models import ModelSpec, SpecError
+from transforms.specs.models import ModelSpec
+from transforms.specs.signature import Signature, TensorSpec
 
 GOLDEN = Path(__file__).parent / "golden"
 MANY = settings(deadline=None, derandomize=True, max_examples=150)

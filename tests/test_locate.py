@@ -13,8 +13,8 @@ import pytest
 from transforms.model import copies
 from transforms.model.copies import copy_to_worker
 from transforms.model.locate import find_version, read_meta_graphs
-from transforms.model.saved_model import ModelError
 from transforms.runtime import temporary_folders
+from transforms.specs.errors import ModelError
 from transforms.storage import files
 
 

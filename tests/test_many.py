@@ -14,9 +14,9 @@ import pytest
 from saved_models import Models
 
 from pipeline.main import main
-from transforms.elements.batches import Task
-from transforms.many.tasks import RunSpec, TaskError, check_tasks
+from transforms.many.tasks import TaskError, check_tasks
 from transforms.specs.job import InputSpec, KeySpec, OutputSpec
+from transforms.specs.run import RunSpec, Task
 
 MODELS = 300
 BROKEN = 10

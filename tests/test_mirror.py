@@ -11,8 +11,8 @@ from test_job import lines, names_in, run, write_lines
 
 from pipeline.preflight import job as preflight
 from transforms.output.mirror import MirrorCheck
+from transforms.specs.errors import SpecError
 from transforms.specs.job import OutputSpec
-from transforms.specs.models import SpecError
 from transforms.storage.files import FoundFile
 
 CLASHES = [

@@ -9,13 +9,14 @@ import pyarrow as pa
 import pytest
 from saved_models import Models
 
-from transforms.convert.from_json import Column, Ragged
 from transforms.elements.batches import InstanceBatch, PredictionBatch, RowTexts
+from transforms.elements.columns import Column, Ragged
 from transforms.model.calls import BatchRunner
 from transforms.model.locate import read_meta_graphs
-from transforms.model.saved_model import ModelError, check_outputs, select_meta_graph, select_signature
+from transforms.model.saved_model import check_outputs, select_meta_graph, select_signature
 from transforms.model.session import LoadedModel
 from transforms.rows.codes import Code
+from transforms.specs.errors import ModelError
 from transforms.specs.models import ModelSpec
 
 
@@ -152,7 +153,7 @@ def test_no_rows_are_no_call(models: Models) -> None:
 
 
 def test_outputs_with_fixed_rows_are_refused_before_the_start() -> None:
-    from transforms.model.saved_model import Signature, TensorSpec
+    from transforms.specs.signature import Signature, TensorSpec
 
     inputs = (TensorSpec("x", "x:0", "float32", (None,)),)
     for shape, words in (((), "one scalar for a whole batch"), ((1, 1), "always has 1 row")):

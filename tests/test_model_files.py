@@ -22,7 +22,7 @@ from transforms.model.model_files import ModelChangedError
 from transforms.model.pool import ModelPool
 from transforms.model.session import LoadedModel
 from transforms.runtime import temporary_folders
-from transforms.storage import files
+from transforms.storage import paths
 
 Capture = pytest.CaptureFixture[str]
 
@@ -184,4 +184,4 @@ def test_a_service_keeps_no_copies_of_its_models(gcs: CloudStorage, tmp_path: Pa
         assert float(loaded.call([np.array([5.0], np.float32)])[0][0]) == 10.0
     finally:
         kept_between_jobs.keep(0)
-    assert files.is_remote(spec.location)
+    assert paths.is_remote(spec.location)

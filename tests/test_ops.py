@@ -14,7 +14,7 @@ from test_job import lines, run, write_lines
 
 from transforms.model import classify_ops, ops, reach
 from transforms.model.locate import locate_model
-from transforms.model.saved_model import ModelError
+from transforms.specs.errors import ModelError
 
 # Of the ops that were found to reach files or processes though nothing refused them.
 HOLES = {

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.flags import arguments
+from pipeline.flags.flag import UsageError
 from pipeline.flags.options import help_text, parse
-from pipeline.flags.table import BY_NAME, FLAGS, UsageError, default_text
-from transforms.specs.models import SpecError
+from pipeline.flags.table import BY_NAME, FLAGS, default_text
+from transforms.specs.errors import SpecError
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ["--model=m", "--input=i", "--output=o"]

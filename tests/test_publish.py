@@ -15,10 +15,10 @@ from test_job import lines, manifest, run, write_lines
 
 from transforms import write_shards
 from transforms.many.run_manifest import publish_run
-from transforms.many.tasks import RunSpec
 from transforms.output.journal import alone
 from transforms.output.manifest import result_names
 from transforms.specs.job import InputSpec, KeySpec, OutputSpec
+from transforms.specs.run import RunSpec
 from transforms.storage import files
 
 

@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from transforms.formats.jsonl.row import RowSpec
-from transforms.model.saved_model import Signature, TensorSpec
-from transforms.plan_streams import arrow_type, regroup
+from transforms.bigquery.types import arrow_type
+from transforms.plan_streams import regroup
+from transforms.rows.row_spec import RowSpec
+from transforms.specs.errors import SpecError
 from transforms.specs.job import BigQuerySpec, InputSpec
-from transforms.specs.models import SpecError
+from transforms.specs.signature import Signature, TensorSpec
 from transforms.specs.table_name import TableName, name_or_default, parse_table
 
 BIG = 2**60
@@ -77,7 +78,8 @@ def test_query(numbers, run, tmp_path):
 
 def test_only_the_columns_needed_are_asked_for(numbers, gcs):
     from transforms.bigquery.client import read_client
-    from transforms.plan_streams import _make_session, _MakeStreams
+    from transforms.bigquery.sessions import _make_session
+    from transforms.plan_streams import _MakeStreams
 
     job = job_of(numbers)
     (split,) = _MakeStreams(job).process(None)

@@ -10,10 +10,11 @@ from typing import Any
 import google_crc32c
 import pytest
 
-from transforms.elements.batches import FileRange, Shard, Split, SplitCount
-from transforms.model.saved_model import Signature
+from transforms.elements.shards import Shard
+from transforms.elements.splits import FileRange, Split, SplitCount
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec
+from transforms.specs.signature import Signature
 from transforms.staging import split_records
 from transforms.staging.split_records import SplitRecord
 

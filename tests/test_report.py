@@ -12,9 +12,9 @@ import pytest
 from saved_models import Models
 from test_job import check_output, lines, manifest, run, write_lines
 
-from transforms.many.tasks import RunSpec
 from transforms.report import page
 from transforms.specs.job import InputSpec, KeySpec, OutputSpec
+from transforms.specs.run import RunSpec
 from transforms.statistics import tf_metadata
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)

@@ -17,7 +17,7 @@ from gcp_fixtures import BigQuery, CloudStorage
 from saved_models import Models
 from test_job import check_output, lines, manifest, names_in, run, write_lines
 
-from transforms import plan_splits
+from transforms.formats import splitting
 
 Capture = pytest.CaptureFixture[str]
 ROWS = 30_000
@@ -27,7 +27,7 @@ SPLIT_BYTES = 50_000
 @pytest.fixture
 def job(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Flags of a run of a dozen splits with bad rows in them."""
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", SPLIT_BYTES)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", SPLIT_BYTES)
     rows: list[Any] = [{"x": number % 50, "id": number} if number % 1000 else {"x": "no", "id": number} for number in range(ROWS)]
     data = write_lines(tmp_path / "in" / "rows.jsonl", rows)
     return {"model": models.get("half_plus_two"), "input": data, "key_field": "id", "run_id": "night"}

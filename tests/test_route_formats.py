@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from test_many import export, read_lines, run
 
-from transforms.elements.batches import FileRange
-from transforms.formats.jsonl.row import RowSpec
+from transforms.elements.splits import FileRange
 from transforms.formats.parquet.reader import ParquetReader
 from transforms.many.waiting_rows import keep
-from transforms.model.saved_model import Signature
+from transforms.rows.row_spec import RowSpec
+from transforms.specs.signature import Signature
 from transforms.storage import files
 
 Weights = dict[str, tuple[np.ndarray, float]]

@@ -10,17 +10,9 @@ import pytest
 
 from transforms.model.locate import find_version, read_meta_graphs
 from transforms.model.reach import unsafe_uses
-from transforms.model.saved_model import (
-    Batching,
-    MetaGraph,
-    ModelError,
-    Signature,
-    TensorSpec,
-    check_outputs,
-    parse_saved_model,
-    select_meta_graph,
-    select_signature,
-)
+from transforms.model.saved_model import MetaGraph, check_outputs, parse_saved_model, select_meta_graph, select_signature
+from transforms.specs.errors import ModelError
+from transforms.specs.signature import Batching, Signature, TensorSpec
 
 POOL = Path(__file__).resolve().parents[2] / "shared" / "pool" / "models"
 DT_FLOAT, DT_STRING, DT_RESOURCE, DT_VARIANT, DT_INT64, DT_HALF, DT_BFLOAT16, DT_UINT64 = 1, 7, 20, 21, 9, 19, 14, 23

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from transforms.model.saved_model import Signature, TensorSpec
+from transforms.specs.errors import SpecError
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
-from transforms.specs.models import ModelSpec, SpecError, Structure
+from transforms.specs.models import ModelSpec, Structure
+from transforms.specs.signature import Signature, TensorSpec
 
 SIGNATURE = Signature("s", ("serve",), (TensorSpec("x", "x:0", "float32", (None,)),), (TensorSpec("y", "y:0", "float32", (None,)),))
 

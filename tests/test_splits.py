@@ -9,9 +9,11 @@ import apache_beam as beam
 import pytest
 
 from transforms import plan_splits
-from transforms.elements.batches import FileRange, Split
+from transforms.elements.splits import FileRange, Split
+from transforms.formats import splitting
 from transforms.formats.reading import FORMATS, FormatError, format_of
-from transforms.plan_splits import PlanSplits, split_file
+from transforms.formats.splitting import split_file
+from transforms.plan_splits import PlanSplits
 from transforms.specs.job import InputSpec
 from transforms.storage.files import FoundFile
 from transforms.storage.pins import Pin
@@ -61,7 +63,7 @@ def test_a_plain_file_is_cut_without_gap(size: int) -> None:
 
 
 def test_small_files_are_packed_large_ones_cut_and_each_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 1000)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 1000)
     sizes = {
         "a/1.jsonl": 10,
         "a/2.jsonl": 0,
@@ -97,7 +99,7 @@ def plan(spec: InputSpec, folder: Path) -> list[Split]:
 def test_packing_ends_at_a_splits_size() -> None:
     packer = plan_splits._SplitFiles(InputSpec(("a",)))
     packer.start_bundle()
-    small = plan_splits.SPLIT_BYTES // 4
+    small = splitting.SPLIT_BYTES // 4
     made = [split for number in range(10) for split in packer.process(FoundFile(f"{number}.jsonl", small, f"{number}.jsonl"))]
     made += [windowed.value for windowed in packer.finish_bundle()]
     assert [len(split.ranges) for split in made] == [4, 4, 2]

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_breast_cancer, load_digits
 from written import instances, output_spec, signature_of
 
-from transforms.convert.from_json import Ragged
-from transforms.elements.batches import FailedRow, PredictionBatch
+from transforms.elements.batches import PredictionBatch
+from transforms.elements.columns import Ragged
+from transforms.elements.failed_rows import FailedRow
 from transforms.report import page
 from transforms.rows.codes import Code, Stage
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec

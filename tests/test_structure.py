@@ -14,7 +14,7 @@ import pytest
 from transforms.model.locate import locate_model
 from transforms.model.model_files import ModelChangedError
 from transforms.model.pool import ModelPool, _is_equal
-from transforms.model.saved_model import ModelError
+from transforms.specs.errors import ModelError
 from transforms.specs.models import ModelSpec
 
 

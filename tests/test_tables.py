@@ -18,12 +18,11 @@ import pytest
 from saved_models import Models
 
 from pipeline.main import main
-from transforms import plan_splits
 from transforms.convert import from_arrow
-from transforms.convert.from_json import Ragged
-from transforms.formats import record_batches
-from transforms.model.saved_model import Signature, TensorSpec
+from transforms.elements.columns import Ragged
+from transforms.formats import record_batches, splitting
 from transforms.rows.codes import Code
+from transforms.specs.signature import Signature, TensorSpec
 
 
 def run(out: Path, **flags: Any) -> int:
@@ -139,7 +138,7 @@ def check_rows(out: Path) -> None:
 
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip"])
 def test_parquet(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str) -> None:
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 10_000)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 10_000)
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet", compression=compression, row_group_size=600)
     flags = {"key_field": "id", "passthrough_fields": "note"}
     assert run(tmp_path / "out", model=models.get("half_plus_two"), input=tmp_path / "rows.parquet", **flags) == 0
@@ -149,7 +148,7 @@ def test_parquet(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("codec", ["null", "deflate", "snappy", "zstandard", "bzip2"])
 def test_avro(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str) -> None:
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 5_000)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 5_000)
     data = write_avro(tmp_path / "rows.avro", ROWS, AVRO_TYPES, codec, block=1000)
     assert run(tmp_path / "out", model=models.get("half_plus_two"), input=data, key_field="id", passthrough_fields="note") == 0
     check_rows(tmp_path / "out")

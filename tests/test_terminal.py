@@ -14,7 +14,7 @@ import pytest
 from saved_models import Models
 from test_job import check_output, lines, write_lines
 
-from pipeline.console.terminal import block, one_line, plain
+from pipeline.process.terminal import block, one_line, plain
 
 ROOT = Path(__file__).resolve().parents[1]
 TITLE = "\x1b]0;pwned\x07\x1b[2J\x9b31m\u202e"

@@ -13,15 +13,16 @@ import pytest
 from saved_models import Models
 from test_job import check_output, lines, run
 
-from transforms.elements.batches import FileRange, InstanceBatch
+from transforms.elements.batches import InstanceBatch
+from transforms.elements.splits import FileRange
 from transforms.formats import blocks
 from transforms.formats.blocks import DamagedFileError
-from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.tfrecord import reader as tfrecord_reader
 from transforms.formats.tfrecord.parse_examples import impossible_inputs
 from transforms.formats.tfrecord.reader import RecordReader
-from transforms.model.saved_model import Signature, TensorSpec
 from transforms.rows.codes import Code
+from transforms.rows.row_spec import RowSpec
+from transforms.specs.signature import Signature, TensorSpec
 
 
 def signature(**inputs: tuple[str, tuple[int | None, ...] | None]) -> Signature:

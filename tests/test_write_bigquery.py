@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from transforms.bigquery.table_writer import UNFIT, output_type, schema_field, table_type, typed
+from transforms.formats import splitting
+from transforms.specs.errors import SpecError
 from transforms.specs.job import BigQuerySpec, OutputSpec
-from transforms.specs.models import SpecError
 
 BIG = 2**60
 
@@ -147,12 +148,11 @@ def test_the_same_run_twice_ends_with_the_same_table(bigquery, run, tmp_path):
 
 def test_more_shards_than_a_load_can_name(bigquery, run, tmp_path, gcs, monkeypatch):
     """They are moved to one folder, and a pattern names it; an attempt that was ended in the middle goes on."""
-    from transforms import plan_splits
     from transforms.bigquery import load
     from transforms.storage import files
 
     monkeypatch.setattr(load, "MAX_FILES", 3)
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 1000)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 1000)
     data = write_lines(tmp_path / "rows.jsonl", [{"x": number, "id": f"{number:03d}"} for number in range(400)])
     table = f"{bigquery.make_dataset()}.t"
     renamed = files.rename
@@ -214,14 +214,13 @@ def test_another_run_in_between_is_replaced(bigquery, run, tmp_path):
 
 def test_a_run_appends_once(bigquery, run, tmp_path, monkeypatch):
     """Rows that were predicted again and cut otherwise are the same; others are refused by name, and change neither of the two tables."""
-    from transforms import plan_splits
 
     output = f"{bigquery.make_dataset()}.t"
     flags = ("--key_field=id", "--run_id=night", "--write_disposition=append", "--max_error_ratio=0.5")
     rows = [{"id": f"k{n:03d}", "x": n} for n in range(100)] + [{"id": "bad", "x": "no"}]
     source = write_lines(tmp_path / "in.jsonl", rows)
     assert run(output, f"--input={source}", *flags)[0] == 0
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 500)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 500)
     write_lines(source, rows[50:] + rows[:50])
     status, said = run(output, f"--input={source}", *flags)
     assert status == 0, said

@@ -20,13 +20,13 @@ from hypothesis.extra import numpy as hnp
 from saved_models import Models
 from written import instances, names_in, objects, output_spec, predictions, run, signature_of, write_lines
 
-from transforms import plan_splits
 from transforms.elements.batches import PredictionBatch
+from transforms.formats import splitting
 from transforms.formats.csv.writer import CsvEncoder
-from transforms.model.saved_model import TensorSpec
 from transforms.rows.codes import Code
+from transforms.specs.errors import SpecError
 from transforms.specs.job import OutputSpec
-from transforms.specs.models import SpecError
+from transforms.specs.signature import TensorSpec
 
 MANY = settings(deadline=None, derandomize=True, max_examples=80)
 NUMBERS = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
@@ -158,7 +158,7 @@ def check_results(out: Path) -> list[dict[str, str]]:
 
 
 def test_a_job_writes_a_header_a_file(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 3000)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 3000)
     rows: list[Any] = [{"x": number - 50, "s": f'é,"{number}"\n', "id": number, "note": [number]} for number in range(200)]
     data, out = write_lines(tmp_path / "rows.jsonl", rows), tmp_path / "out"
     flags = {"model": models.get("two_outputs"), "input": data, "key_field": "id", "passthrough_fields": "note", "output_format": "csv"}
@@ -234,7 +234,7 @@ def test_an_empty_run_is_a_header(models: Models, tmp_path: Path) -> None:
 
 
 def test_mirrored_files_have_one_header(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 300)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 300)
     data, out = tmp_path / "data", tmp_path / "out"
     write_lines(data / "a" / "many.jsonl", [{"x": number} for number in range(300)])
     assert run(out, model=models.get("half_plus_two"), input=data, output_layout="mirror", output_format="csv") == 0

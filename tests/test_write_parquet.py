@@ -20,17 +20,17 @@ from hypothesis.extra import numpy as hnp
 from saved_models import Models
 from written import instances, names_in, objects, output_spec, predictions, run, signature_of, write_lines
 
-from transforms import plan_splits
-from transforms.convert.from_json import Column, Ragged
 from transforms.convert.output_columns import make_table
 from transforms.elements.batches import PredictionBatch
+from transforms.elements.columns import Column, Ragged
+from transforms.formats import splitting
 from transforms.formats.parquet import writer as parquet_writer
 from transforms.formats.parquet.writer import ParquetEncoder
 from transforms.formats.writing import FORMATS
-from transforms.model.saved_model import DTYPES, TensorSpec
 from transforms.rows.codes import Code, Stage
+from transforms.specs.errors import SpecError
 from transforms.specs.job import OUTPUT_FORMATS, OutputSpec
-from transforms.specs.models import SpecError
+from transforms.specs.signature import DTYPES, TensorSpec
 
 MANY = settings(deadline=None, derandomize=True, max_examples=150)
 NUMBERS = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64"]
@@ -320,7 +320,7 @@ def check_results(out: Path) -> list[dict[str, Any]]:
 
 
 def test_a_job_writes_typed_columns(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 3000)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 3000)
     rows = [{"x": number - 50, "s": f"é{number}", "id": number, "note": None if number % 2 else {"a": number}} for number in range(200)]
     data = write_lines(tmp_path / "rows.jsonl", [*rows, {"x": "bad", "s": "", "id": -1}])
     out = tmp_path / "out"
@@ -357,7 +357,7 @@ def test_an_empty_run_is_an_empty_table(models: Models, tmp_path: Path) -> None:
 
 def test_mirrored_files_are_joined(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 300)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 300)
     write_lines(data / "a" / "many.jsonl", [{"x": number} for number in range(300)])
     (data / "packed.jsonl.gz").write_bytes(gzip.compress(b'{"x": 1}\n{"x": 2}'))
     assert run(out, model=models.get("half_plus_two"), input=data, output_layout="mirror", output_format="parquet") == 0

@@ -19,15 +19,15 @@ from hypothesis.extra import numpy as hnp
 from saved_models import Models
 from written import instances, names_in, objects, output_spec, predictions, run, signature_of, write_lines
 
-from transforms import plan_splits
-from transforms.convert.from_json import Column, Ragged
 from transforms.elements.batches import PredictionBatch
+from transforms.elements.columns import Column, Ragged
+from transforms.formats import splitting
 from transforms.formats.tfrecord.encode_examples import head, varint
 from transforms.formats.tfrecord.writer import ExampleEncoder, record
-from transforms.model.saved_model import TensorSpec
 from transforms.rows.codes import Code
+from transforms.specs.errors import SpecError
 from transforms.specs.job import OutputSpec
-from transforms.specs.models import SpecError
+from transforms.specs.signature import TensorSpec
 
 MANY = settings(deadline=None, derandomize=True, max_examples=80)
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4)
@@ -185,7 +185,7 @@ def check_results(out: Path, features: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_a_job_writes_examples(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 3000)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 3000)
     rows: list[Any] = [{"x": number - 50, "s": f"é{number}", "id": number, "note": None if number % 2 else "n"} for number in range(200)]
     data, out = write_lines(tmp_path / "rows.jsonl", rows), tmp_path / "out"
     flags = {"model": models.get("two_outputs"), "input": data, "key_field": "id", "passthrough_fields": "note"}
@@ -218,7 +218,7 @@ def test_lists_of_open_length(models: Models, tmp_path: Path) -> None:
 
 
 def test_empty_and_mirrored_files(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_splits, "SPLIT_BYTES", 300)
+    monkeypatch.setattr(splitting, "SPLIT_BYTES", 300)
     data = tmp_path / "data"
     write_lines(data / "a" / "many.jsonl", [{"x": number} for number in range(300)])
     write_lines(data / "none.jsonl", [])

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.main import main
-from transforms.convert.from_json import Column
 from transforms.elements.batches import InstanceBatch, PredictionBatch, RowTexts
-from transforms.model.saved_model import Signature, TensorSpec
+from transforms.elements.columns import Column
+from transforms.specs.signature import Signature, TensorSpec
 
 X = TensorSpec("x", "x:0", "float32", (None,))
 

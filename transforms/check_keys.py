@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 import apache_beam as beam
 import numpy as np
 
-from transforms.elements.batches import InstanceBatch, Split
-from transforms.elements.coders import Piece
-from transforms.many.tasks import RunSpec, job_of
+from transforms.accounts.coders import Piece
+from transforms.elements.batches import InstanceBatch
+from transforms.elements.splits import Split
 from transforms.read_instances import hashes_of, range_reader
 from transforms.rows.codes import Code
 from transforms.rows.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs.job import JobSpec
+from transforms.specs.run import RunSpec, job_of
 
 
 class _FindEqualHashes(beam.DoFn):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Iterable, Iterator
 
@@ -11,34 +10,17 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.elements.batches import FileRange, Split
-from transforms.formats.reading import Format, format_of
+from transforms.elements.splits import FileRange, Split
+from transforms.formats import splitting
+from transforms.formats.reading import format_of
+from transforms.formats.splitting import split_file
 from transforms.output.mirror import CheckMirror
 from transforms.specs.job import InputSpec, OutputSpec
 from transforms.storage import files
 from transforms.storage.files import FoundFile
 
-# A split is long enough that its fixed cost (open, seek, a shard of its own) is lost in it, and short enough that
-# the last one does not keep one worker busy alone: 32 MB are parsed in about a fifth of a second.
-SPLIT_BYTES = 32 << 20
 # Opening a file costs some milliseconds, more from a bucket: a thousand of them are work enough for a split.
 PACKED_FILES = 1000
-
-
-def split_file(found: FoundFile, format: Format) -> Iterator[FileRange]:
-    """Cuts a file into ranges of about ``SPLIT_BYTES``, if its format and compression allow that.
-
-    A large file of CSV is searched for a quote first: with one in it a line end may be part of a field, and the file is left whole.
-    """
-    if not format.can_split(found.path):
-        yield FileRange(found.path, 0, None, found.size_bytes, found.relative, found.pin)
-        return
-    pieces = max(1, round(found.size_bytes / SPLIT_BYTES))
-    if pieces > 1 and format.is_uncut(found.path):
-        pieces = 1
-    borders = [found.size_bytes * piece // pieces for piece in range(pieces + 1)]
-    for start, stop in itertools.pairwise(borders):
-        yield FileRange(found.path, start, stop, stop - start, found.relative, found.pin)
 
 
 class _MatchFiles(beam.DoFn):
@@ -72,12 +54,12 @@ class _SplitFiles(beam.DoFn):
 
     def process(self, found: FoundFile) -> Iterator[Split]:
         ranges = list(split_file(found, format_of(found.path, self.spec.format)))
-        if len(ranges) > 1 or ranges[0].size_bytes >= SPLIT_BYTES // 2:
+        if len(ranges) > 1 or ranges[0].size_bytes >= splitting.SPLIT_BYTES // 2:
             yield from (Split((piece,)) for piece in ranges)
             return
         self.packed += ranges
         self.packed_bytes += ranges[0].size_bytes
-        if self.packed_bytes >= SPLIT_BYTES or len(self.packed) >= PACKED_FILES:
+        if self.packed_bytes >= splitting.SPLIT_BYTES or len(self.packed) >= PACKED_FILES:
             yield self._pack()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:

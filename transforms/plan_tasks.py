@@ -10,21 +10,23 @@ import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.pvalue import TaggedOutput
 
-from transforms.elements.batches import FileRange, Plan, Split, Task
-from transforms.elements.coders import Piece
+from transforms.accounts.coders import Piece
+from transforms.elements.splits import FileRange, Split
+from transforms.formats import splitting
 from transforms.formats.reading import FormatError, format_of
+from transforms.formats.splitting import split_file
 from transforms.formats.writing import make_encoder
-from transforms.many.tasks import RunSpec, read_tasks
+from transforms.many.tasks import read_tasks
 from transforms.model.locate import locate_model
-from transforms.model.saved_model import ModelError
 from transforms.output import journal, manifest
 from transforms.output.mirror import MirrorCheck
-from transforms.plan_splits import SPLIT_BYTES, PlanSplits, split_file
+from transforms.plan_splits import PlanSplits
 from transforms.plan_streams import PlanStreams
-from transforms.read_instances import row_spec
+from transforms.rows.row_spec import row_spec
+from transforms.specs.errors import ModelError, SpecError
 from transforms.specs.job import JobSpec, OutputSpec
-from transforms.specs.models import SpecError
 from transforms.specs.own_names import is_own
+from transforms.specs.run import Plan, RunSpec, Task
 from transforms.storage import files
 from transforms.storage.files import FoundFile
 
@@ -64,11 +66,11 @@ class _PlanTask(beam.DoFn):
         location = plan.model.location
         packed: list[FileRange] = []
         for piece in ranges:
-            if piece.size_bytes >= SPLIT_BYTES // 2:
+            if piece.size_bytes >= splitting.SPLIT_BYTES // 2:
                 yield location, Split((piece,), plan)
                 continue
             packed.append(piece)
-            if len(packed) >= GROUP_SPLITS or sum(one.size_bytes for one in packed) >= SPLIT_BYTES:
+            if len(packed) >= GROUP_SPLITS or sum(one.size_bytes for one in packed) >= splitting.SPLIT_BYTES:
                 yield location, Split(tuple(packed), plan)
                 packed = []
         if packed:

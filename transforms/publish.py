@@ -10,15 +10,16 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.accounts.gate import Accounts
-from transforms.elements.batches import Plan, Shard, SplitCount
-from transforms.elements.coders import Piece, PieceCoder
+from transforms.accounts.accounts import Accounts
+from transforms.accounts.coders import Piece, PieceCoder
+from transforms.elements.shards import Shard
+from transforms.elements.splits import SplitCount
 from transforms.many.run_manifest import publish_run
-from transforms.many.tasks import RunSpec
 from transforms.output.publish_tasks import TaskGroup
 from transforms.output.publisher import GateShutError, Publisher
 from transforms.rows.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs.job import JobSpec
+from transforms.specs.run import Plan, RunSpec
 from transforms.staging import cancelled
 from transforms.statistics.statistics import MergeStatistics, Statistics
 

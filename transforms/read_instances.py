@@ -14,41 +14,21 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 
-from transforms.elements.batches import FileRange, Incomplete, InstanceBatch, Split, SplitCount, SplitEnd
-from transforms.elements.coders import Piece
+from transforms.accounts.coders import Piece
+from transforms.elements.batches import InstanceBatch
+from transforms.elements.splits import FileRange, Incomplete, Split, SplitCount, SplitEnd
 from transforms.formats.blocks import BLOCK_BYTES
-from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.reading import RangeReader
-from transforms.many.tasks import RunSpec, job_of
 from transforms.rows.codes import INCOMPLETE, Code
 from transforms.rows.keys import hash_keys
+from transforms.rows.row_spec import RowSpec, row_spec
 from transforms.runtime import metrics
 from transforms.runtime.read_ahead import read_ahead
-from transforms.specs.job import OWN_FIELDS, JobSpec
-from transforms.specs.models import VARIANT
+from transforms.specs.job import JobSpec
+from transforms.specs.run import RunSpec, job_of
 from transforms.staging import split_records
 from transforms.statistics import stored
 from transforms.statistics.statistics import Statistics
-
-
-def row_spec(job: JobSpec) -> RowSpec:
-    """Gives what the job takes from a row."""
-    own = OWN_FIELDS[job.output.style]
-    if job.output.style == "aiplatform":  # outputs stand beside the fields passed through: no name may stand twice
-        own = (*own, *(spec.name for spec in job.model.signature.outputs))
-    added = {VARIANT} if job.compare.share is not None else set()
-    if job.route is not None and job.route.column is not None:
-        added.add(job.route.column)
-    return RowSpec(
-        signature=job.model.signature,
-        key_fields=job.key.fields,
-        passthrough_fields=tuple(name for name in job.output.passthrough_fields if name not in added),
-        include_fields=job.input.include_fields,
-        exclude_fields=job.input.exclude_fields,
-        own_fields=own,
-        model_field=job.route.field if job.route is not None else None,
-    )
-
 
 # Readers hold types made for a signature, which costs milliseconds: jobs of one signature share one.
 KEPT_READERS = 64

@@ -17,18 +17,20 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import TaggedOutput
 
 from transforms.convert.output_columns import check_members, difference
-from transforms.elements.batches import FailedRow, InstanceBatch, Split
-from transforms.formats.jsonl.row import RowSpec
+from transforms.elements.batches import InstanceBatch
+from transforms.elements.failed_rows import FailedRow
+from transforms.elements.splits import Split
 from transforms.formats.reading import RangeReader
 from transforms.many.row_models import folder_of, stand_in
 from transforms.many.waiting_rows import InstanceMaker, RowBlock, keep, keep_failed
 from transforms.model.locate import locate_named
-from transforms.model.saved_model import ModelError
-from transforms.read_instances import ACCOUNT_TYPES, RowsRead, SplitAccount, row_spec, timed
+from transforms.read_instances import ACCOUNT_TYPES, RowsRead, SplitAccount, timed
 from transforms.rows.codes import Code, RowError, Stage
+from transforms.rows.row_spec import RowSpec, row_spec
 from transforms.runtime import metrics
+from transforms.specs.errors import ModelError, SpecError
 from transforms.specs.job import JobSpec
-from transforms.specs.models import RouteSpec, SpecError
+from transforms.specs.models import RouteSpec
 
 LOG = logging.getLogger("nightshift")
 # Rows of one model that one worker gets in one go.

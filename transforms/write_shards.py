@@ -3,91 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import apache_beam as beam
-import google_crc32c
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
+from transforms.accounts.coders import Piece
 from transforms.compare.comparison_lines import compare_batch
 from transforms.convert.refuse_rows import refuse_non_finite
-from transforms.elements.batches import FailedRow, PredictionBatch, Shard, SplitEnd
-from transforms.elements.coders import Piece
+from transforms.elements.batches import PredictionBatch
+from transforms.elements.failed_rows import FailedRow
+from transforms.elements.shards import Shard
+from transforms.elements.splits import SplitEnd
 from transforms.formats.writing import make_encoder
 from transforms.runtime import metrics
 from transforms.specs.job import JobSpec
 from transforms.staging import split_records
 from transforms.staging.failed_row_files import failed_row_writer
+from transforms.staging.shard_file import Place, ShardFile
 from transforms.staging.split_records import SplitRecord
 from transforms.statistics import stored
 from transforms.statistics.agreement import Comparison
 from transforms.statistics.guard import COMPARISON, EFFORT, STATISTICS, guarded
 from transforms.statistics.statistics import Statistics
-from transforms.storage import files
 
 EXAMPLE_CHARACTERS = 300
-# Order of the split, and in a mirrored layout the relative path and path of the one file its rows come from.
-Place = tuple[tuple[str, int], str, str]
-
-
-@contextmanager
-def _naming(path: str) -> Iterator[None]:
-    """Names the file in what the system says of it, such as that its disk is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None and error.errno is not None:
-            raise OSError(error.errno, error.strerror, path) from error
-        raise
-
-
-class ShardFile(io.RawIOBase):
-    """A temporary file being written, as a stream that counts and checksums its bytes.
-
-    Its name is new at each attempt, so that a retry never meets its remains.
-    """
-
-    def __init__(self, kind: str, folder: str, place: Place) -> None:
-        super().__init__()
-        self.shard = Shard(kind, files.join(folder, f"{kind}-{uuid.uuid4().hex}"), *place, rows=0, bytes=0, crc32c="")
-        self._stream = files.create(self.shard.path)
-        self._checksum = google_crc32c.Checksum()
-        self._bytes = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._bytes
-
-    def write(self, block: bytes | memoryview) -> int:  # type: ignore[override]
-        content = bytes(block)
-        with _naming(self.shard.path):
-            self._stream.write(content)
-        self._checksum.update(content)
-        self._bytes += len(content)
-        return len(content)
-
-    def finish(self, rows: int, content: str = "", codes: dict[tuple[str, str], tuple[int, str]] | None = None) -> Shard:
-        """Ends the file, which holds ``rows`` rows of digest ``content``; ``codes`` counts failed ones, with an example's message."""
-        with _naming(self.shard.path):
-            self._stream.close()
-        return dataclasses.replace(
-            self.shard,
-            rows=rows,
-            content=content,
-            bytes=self._bytes,
-            crc32c=self._checksum.hexdigest().decode(),
-            codes=tuple((stage, code, count, example) for (stage, code), (count, example) in (codes or {}).items()),
-        )
 
 
 class _WriteShards(beam.DoFn):

@@ -14,13 +14,14 @@ from pipeline.check.findings import Findings
 from pipeline.check.flags import CheckOptions
 from pipeline.check.misfits import candidate_keys, find_misfits
 from pipeline.check.sample import plan_input, predict_sample, read_sample
-from pipeline.console.terminal import say
 from pipeline.flags.options import Options
 from pipeline.preflight import job as preflight
+from pipeline.process.terminal import say
 from transforms.formats.reading import format_of
 from transforms.model.locate import find_folder, read_meta_graphs
-from transforms.model.saved_model import ModelError, select_meta_graph
+from transforms.model.saved_model import select_meta_graph
 from transforms.output import journal
+from transforms.specs.errors import ModelError
 
 # Other signatures are tried on so many rows: enough to see whether they fit.
 TRIED_ROWS = 20

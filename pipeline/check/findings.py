@@ -10,8 +10,8 @@ from pipeline.check.misfits import Misfit
 from pipeline.check.sample import InputPlan, Sample
 from transforms.bigquery.table_writer import column_types, schema_field
 from transforms.convert.output_columns import make_table
+from transforms.specs.errors import SpecError
 from transforms.specs.job import JobSpec
-from transforms.specs.models import SpecError
 
 
 @dataclasses.dataclass

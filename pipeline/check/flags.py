@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from pipeline.flags import options as flags
 from pipeline.flags.arguments import read_arguments, read_values
+from pipeline.flags.flag import Flag, UsageError
 from pipeline.flags.options import Options
-from pipeline.flags.table import FLAGS, MANY, Flag, UsageError
+from pipeline.flags.table import FLAGS, MANY
 
 MOST_ROWS = 100_000
 

@@ -12,9 +12,10 @@ from typing import Any
 import msgspec
 
 from transforms.convert.json_values import normalize
-from transforms.elements.batches import FailedRow, InstanceBatch, row_as_json
-from transforms.model.saved_model import Signature, TensorSpec
+from transforms.elements.batches import InstanceBatch
+from transforms.elements.failed_rows import FailedRow, row_as_json
 from transforms.rows.codes import Code, RowError
+from transforms.specs.signature import Signature, TensorSpec
 from transforms.storage import files
 
 NAMED_INPUT = re.compile(r"input '([^']+)'")

@@ -15,13 +15,17 @@ from typing import Any
 import numpy as np
 
 from transforms.convert.refuse_rows import refuse_non_finite, select
-from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, PredictionBatch
+from transforms.elements.batches import InstanceBatch, PredictionBatch
+from transforms.elements.failed_rows import FailedRow
+from transforms.elements.splits import FileRange
+from transforms.formats import splitting
 from transforms.formats.jsonl.writer import LineEncoder
 from transforms.formats.reading import format_of
+from transforms.formats.splitting import split_file
 from transforms.formats.writing import Encoder, make_encoder
 from transforms.model.calls import BatchRunner
 from transforms.model.session import LoadedModel
-from transforms.plan_splits import PACKED_FILES, SPLIT_BYTES, split_file
+from transforms.plan_splits import PACKED_FILES
 from transforms.read_instances import range_reader
 from transforms.specs.job import JobSpec
 from transforms.storage import files
@@ -96,12 +100,12 @@ def plan_input(job: JobSpec) -> InputPlan:
             ranges = list(split_file(found, format))
         else:  # to know whether it can be cut a run reads it all; its beginning is enough here
             ranges = [FileRange(found.path, 0, found.size_bytes, found.size_bytes, found.relative, found.pin)]
-        if len(ranges) > 1 or ranges[0].size_bytes >= SPLIT_BYTES // 2:
-            large += len(ranges) if format.uncut is None else max(1, round(found.size_bytes / SPLIT_BYTES))
+        if len(ranges) > 1 or ranges[0].size_bytes >= splitting.SPLIT_BYTES // 2:
+            large += len(ranges) if format.uncut is None else max(1, round(found.size_bytes / splitting.SPLIT_BYTES))
         else:
             small, packed = small + 1, packed + found.size_bytes
         pieces += ranges
-    splits = large + max(math.ceil(packed / SPLIT_BYTES), math.ceil(small / PACKED_FILES))
+    splits = large + max(math.ceil(packed / splitting.SPLIT_BYTES), math.ceil(small / PACKED_FILES))
     return InputPlan(number, size, splits, formats, whole, tuple(pieces))
 
 

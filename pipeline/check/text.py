@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pipeline.check.findings import Findings, bigquery_schema, signature_rows
 from pipeline.check.misfits import Misfit
 from pipeline.check.sample import SAMPLED_SPLITS, InputPlan, Sample
-from pipeline.console.terminal import one_line
+from pipeline.process.terminal import one_line
 
 LONGEST_LINE = 300
 

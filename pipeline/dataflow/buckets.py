@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.dataflow import template
-from pipeline.flags.table import UsageError
+from pipeline.flags.flag import UsageError
 
 LOG = logging.getLogger("nightshift")
 SCHEME = "gs://"

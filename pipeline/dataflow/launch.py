@@ -10,14 +10,14 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.console.terminal import say
 from pipeline.dataflow import buckets, template
 from pipeline.flags import commands
 from pipeline.flags import options as flags
 from pipeline.flags.arguments import Arguments, read_arguments, read_values
+from pipeline.flags.flag import Flag, UsageError
 from pipeline.flags.options import Options
 from pipeline.flags.table import FLAGS as RUN_FLAGS
-from pipeline.flags.table import Flag, UsageError
+from pipeline.process.terminal import say
 
 LOG = logging.getLogger("nightshift")
 POLL_SECONDS = 10.0

@@ -6,13 +6,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.console.terminal import say
 from pipeline.dataflow import buckets
 from pipeline.dataflow import launch as launching
 from pipeline.flags import commands
 from pipeline.flags.arguments import read_arguments, read_values
+from pipeline.flags.flag import Flag, UsageError
 from pipeline.flags.table import FLAGS as RUN_FLAGS
-from pipeline.flags.table import Flag, UsageError
+from pipeline.process.terminal import say
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 FLAGS = (

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.console.terminal import complain, say
 from pipeline.flags import table
-from pipeline.flags.table import Flag, UsageError
+from pipeline.flags.flag import Flag, UsageError
+from pipeline.process.terminal import complain, say
 
 METADATA = "templates/metadata.json"
 NAME = "Nightshift"

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.flags.table import Flag, UsageError
+from pipeline.flags.flag import Flag, UsageError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.flags.table import Flag, default_text
+from pipeline.flags.flag import Flag
+from pipeline.flags.table import default_text
 
 
 def folders(text: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import datetime
 import re
 import zoneinfo
 
-from transforms.specs.models import SpecError
+from transforms.specs.errors import SpecError
 
 FILLED = ("model", "model_version", "model_map", "input", "input_query", "row_restriction", "output", "errors", "run_id")
 UTC = zoneinfo.ZoneInfo("UTC")

@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.console.terminal import complain
 from pipeline.flags.arguments import beam_flags
-from pipeline.flags.table import UsageError
+from pipeline.flags.flag import UsageError
+from pipeline.process.terminal import complain
 
 
 class _FieldError(ValueError):

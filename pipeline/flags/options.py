@@ -8,10 +8,12 @@ from typing import Any
 
 from pipeline.flags import dates
 from pipeline.flags.arguments import Arguments, read_arguments, read_values
-from pipeline.flags.table import BY_NAME, FLAGS, MANY, REQUIRED, UsageError, default_text
+from pipeline.flags.flag import UsageError
+from pipeline.flags.table import BY_NAME, FLAGS, MANY, REQUIRED, default_text
 from transforms.specs import table_name
+from transforms.specs.errors import SpecError
 from transforms.specs.job import RUN_ID, BigQuerySpec, InputSpec, KeySpec, OutputSpec
-from transforms.specs.models import VARIANT, CompareSpec, RouteSpec, SpecError
+from transforms.specs.models import VARIANT, CompareSpec, RouteSpec
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,11 @@ import dataclasses
 
 from pipeline.flags import options as flags
 from pipeline.flags.options import Options
-from transforms.accounts.differences import read_baseline
+from transforms.compare.baseline import read_baseline
 from transforms.model.locate import locate_model
-from transforms.model.saved_model import Signature
-from transforms.specs.models import CompareSpec, ModelSpec, SpecError
+from transforms.specs.errors import SpecError
+from transforms.specs.models import CompareSpec, ModelSpec
+from transforms.specs.signature import Signature
 
 
 def compare_spec(options: Options, model: ModelSpec, threads: int) -> CompareSpec:

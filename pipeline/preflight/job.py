@@ -26,31 +26,31 @@ from pipeline.flags import options as flags
 from pipeline.flags.options import Options
 from pipeline.preflight import comparison
 from pipeline.preflight.row_models import stand_in_model, with_columns
-from transforms.accounts.differences import BaselineError
+from transforms.bigquery.check_table import check_table
 from transforms.bigquery.client import TableError
-from transforms.bigquery.load import check_table
+from transforms.bigquery.find_table import find_table
+from transforms.compare.baseline import BaselineError
 from transforms.formats.field_types import known_types
 from transforms.formats.reading import FormatError, format_of
 from transforms.formats.writing import make_encoder
 from transforms.many.row_models import check_format, check_route
 from transforms.model.import_tensorflow import import_tensorflow
 from transforms.model.locate import locate_model
-from transforms.model.saved_model import ModelError
 from transforms.model.vertex_registry import is_registered
 from transforms.output import journal
 from transforms.output.journal import JournalError
 from transforms.output.mirror import MirrorCheck
 from transforms.output.published_names import PUBLISHED
 from transforms.output.publisher import OccupiedError, refuse_occupied
-from transforms.plan_streams import find_table
-from transforms.read_instances import row_spec
+from transforms.rows.row_spec import row_spec
 from transforms.runtime import machine
+from transforms.specs.errors import ModelError, SpecError
 from transforms.specs.job import JobSpec, OutputSpec
-from transforms.specs.models import ModelSpec, SpecError
+from transforms.specs.models import ModelSpec
 from transforms.specs.own_names import is_own
 from transforms.specs.table_name import parse_table
 from transforms.staging import split_records
-from transforms.storage import files
+from transforms.storage import files, paths
 from transforms.storage.files import FoundFile
 
 # Enough to be sure of the formats and to show progress by bytes; more would cost a launcher memory and minutes.
@@ -196,7 +196,7 @@ def check_path(what: str, path: str | None, runner: str | None) -> None:
     Raises:
       PreflightError: naming it, and what to give instead.
     """
-    if runner is None or not path or files.is_remote(path) or os.path.isabs(path) or is_registered(path):
+    if runner is None or not path or paths.is_remote(path) or os.path.isabs(path) or is_registered(path):
         return
     raise PreflightError(
         f"{what}={path}: expected an absolute path or one of Cloud Storage, found a relative one, which the workers of {runner} would look "
@@ -314,7 +314,7 @@ def _check_formats(job: JobSpec, found: InputFound) -> None:
 
 def _refuse_output_in(pattern: str, outputs: tuple[str, ...]) -> None:
     folder = files.place(pattern)
-    is_folder = files.is_remote(pattern) or os.path.isdir(pattern)
+    is_folder = paths.is_remote(pattern) or os.path.isdir(pattern)
     for output in outputs:
         if is_folder and (output == folder or output.startswith(folder + "/")):
             raise PreflightError(
@@ -330,7 +330,7 @@ def _staged(output: OutputSpec, temporary: str | None) -> OutputSpec:
     if not (temporary or "").startswith("gs://"):
         found = f"--temp_location={temporary}" if temporary else "none"
         raise SpecError("temp_location", f"BigQuery loads the predictions from a folder of Cloud Storage: expected gs://…, found {found}")
-    return dataclasses.replace(output, folder=files.join(temporary or "", "nightshift", parse_table(output.table).dotted))
+    return dataclasses.replace(output, folder=paths.join(temporary or "", "nightshift", parse_table(output.table).dotted))
 
 
 def _check_disposition(job: JobSpec) -> None:
@@ -359,7 +359,7 @@ def refuse_in_models(models: Iterable[str], outputs: Iterable[str]) -> None:
     real = functools.cache(files.place)  # of the folders above: 100,000 tasks lie side by side
     for output in outputs:
         above, _, name = output.rstrip("/").rpartition("/")
-        there = files.join(real(above), name) if above and not (files.is_remote(output) or os.path.islink(output)) else files.place(output)
+        there = paths.join(real(above), name) if above and not (paths.is_remote(output) or os.path.islink(output)) else files.place(output)
         model = next((places[above] for above in _with_parents(there) if above in places), None)
         if model is not None:
             raise PreflightError(f"the output folder {output} lies in the model's folder {model}, which it would change: give another")
@@ -381,7 +381,7 @@ def _check_output(job: JobSpec) -> None:
 def _look_at_output(job: JobSpec) -> None:
     """Refuse a folder of this machine that can't be written or made, as the folder above it shows; nothing is written."""
     for folder in dict.fromkeys((job.output.folder, job.output.errors)):
-        if not files.is_remote(folder):
+        if not paths.is_remote(folder):
             above = next(path for path in _with_parents(files.place(folder)) if os.path.lexists(path))
             if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
                 raise PreflightError(
@@ -396,7 +396,7 @@ def check_writable(folder: str, staging: str) -> None:
       PreflightError: it can't be written.
     """
     above = folder if os.path.isdir(folder) else os.path.dirname(folder)
-    probe = files.join(staging, "probe")
+    probe = paths.join(staging, "probe")
     try:
         files.write_bytes(probe, b"")
         files.delete([probe])

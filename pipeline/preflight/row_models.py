@@ -7,10 +7,11 @@ import re
 
 from transforms.many.row_models import fixed_folder, folder_of, stand_in
 from transforms.model.locate import locate_named
-from transforms.model.saved_model import ModelError, Signature
 from transforms.model.vertex_registry import is_registered
+from transforms.specs.errors import ModelError, SpecError
 from transforms.specs.job import JobSpec
-from transforms.specs.models import ModelSpec, RouteSpec, SpecError
+from transforms.specs.models import ModelSpec, RouteSpec
+from transforms.specs.signature import Signature
 from transforms.storage import files
 
 # Models that are looked at until one tells the columns of the results.

@@ -29,14 +29,14 @@ from pipeline.preflight.job import (
     threads,
 )
 from transforms.bigquery.client import ERRORS, client, reason
-from transforms.elements.batches import Task
-from transforms.many.tasks import OPTIONAL, REQUIRED, RunSpec, TaskError, check_tasks, make_tasks, read_tasks, resolve, write_tasks
+from transforms.many.tasks import OPTIONAL, REQUIRED, TaskError, check_tasks, make_tasks, read_tasks, write_tasks
 from transforms.model.import_tensorflow import import_tensorflow
 from transforms.output import manifest
 from transforms.output.journal import JournalError
-from transforms.specs.models import SpecError
+from transforms.specs.errors import SpecError
+from transforms.specs.run import RunSpec, Task, resolve
 from transforms.specs.table_name import is_table, parse_table
-from transforms.storage import files
+from transforms.storage import files, paths
 
 
 def is_many(options: Options) -> bool:
@@ -86,8 +86,8 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, I
         raise PreflightError(f"{error}") from error
     runner = runner_elsewhere(beam_options)  # asked once: Beam's options are parsed anew each time, 14 ms a path
     for task in tasks if runner is not None else ():
-        for name, paths in (("model", (task.model,)), ("input", run.input_of(task).patterns)):
-            for path in paths:
+        for name, places in (("model", (task.model,)), ("input", run.input_of(task).patterns)):
+            for path in places:
                 check_path(f"task {task.number + 1}: {name}", path, runner)
     refuse_in_models({task.model for task in tasks}, (folder, *(resolve(task.output, folder) for task in tasks)))
     if not tasks:
@@ -103,7 +103,7 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, I
     except (JournalError, OSError) as error:
         raise PreflightError(str(error)) from error
     check_writable(folder, run.staging_in(folder))
-    path = files.join(run.staging_in(folder), "tasks.jsonl")
+    path = paths.join(run.staging_in(folder), "tasks.jsonl")
     files.write_bytes(path, write_tasks(tasks))
     return dataclasses.replace(run, tasks=path, count=len(tasks)), InputFound(0, 0, whole=False)
 
@@ -145,7 +145,7 @@ def _failed_tasks(path: str) -> Iterator[Task]:
 
 def _failed_lines(folder: str, names: list[str]) -> Iterator[tuple[int, Any]]:
     for name in names:
-        for number, line in enumerate(files.read_bytes(files.join(folder, name)).splitlines(), 1):
+        for number, line in enumerate(files.read_bytes(paths.join(folder, name)).splitlines(), 1):
             row = msgspec.json.decode(line)
             if row["status"] != "done":
                 yield number, {field: row[field] for field in (*REQUIRED, *OPTIONAL) if field in row}

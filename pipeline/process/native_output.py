@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 
-from pipeline.console.terminal import plain
+from pipeline.process.terminal import plain
 
 READ_BYTES = 64 << 10
 # A process that outlives the work (a worker of an engine) may keep its end open: what it says then is no more of interest.

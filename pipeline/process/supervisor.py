@@ -8,8 +8,8 @@ import signal
 import sys
 from collections.abc import Callable
 
-from pipeline.console.terminal import complain
 from pipeline.process.native_output import STREAMS, NativeOutput, open_standard_streams
+from pipeline.process.terminal import complain
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG

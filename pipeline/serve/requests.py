@@ -14,7 +14,7 @@ import h11
 from starlette.requests import Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pipeline.console.terminal import plain
+from pipeline.process.terminal import plain
 
 # Parameters only: a list of a thousand paths of a thousand signs.
 MAX_BODY_BYTES = 1 << 20

@@ -18,14 +18,14 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from pipeline.console.terminal import say
 from pipeline.flags import commands
 from pipeline.flags import options as flags
 from pipeline.flags.arguments import Arguments, read_arguments, read_values
+from pipeline.flags.flag import Flag, UsageError
 from pipeline.flags.options import Options
-from pipeline.flags.table import Flag, UsageError
+from pipeline.process.terminal import say
 from pipeline.serve.requests import MAX_CONNECTIONS, Callers, ProblemError, Protocol, is_host, parameters
-from transforms.specs.models import SpecError
+from transforms.specs.errors import SpecError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -174,9 +174,9 @@ class Service:
 
 
 def _manifest(folder: str) -> dict[str, Any]:
-    from transforms.storage import files
+    from transforms.storage import files, paths
 
-    return json.loads(files.read_bytes(files.join(folder, "manifest.json")))
+    return json.loads(files.read_bytes(paths.join(folder, "manifest.json")))
 
 
 def _short(report: dict[str, Any]) -> dict[str, Any]:
@@ -247,7 +247,7 @@ def serve(arguments: Sequence[str], run: Run) -> int:
 
 def _load_all(keep_models: int) -> None:
     """Loads TensorFlow and all that a job imports, so that the first caller does not wait for it."""
-    from pipeline.console import summary  # noqa: F401
+    from pipeline import summary  # noqa: F401
     from transforms.model import kept_between_jobs
     from transforms.model.import_tensorflow import import_tensorflow
 

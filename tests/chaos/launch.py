@@ -152,9 +152,9 @@ def _begin(settings: Settings, control: Connection) -> Watch:
         sleep = time.sleep
         time.sleep = lambda seconds: sleep(seconds * SLEEPS)
     _remember_signatures()
-    from transforms import plan_splits
+    from transforms.formats import splitting
 
-    plan_splits.SPLIT_BYTES = settings.split_bytes
+    splitting.SPLIT_BYTES = settings.split_bytes
     return watch
 
 

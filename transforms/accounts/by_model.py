@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from transforms.accounts.gate import Accounts
+from transforms.accounts.accounts import Accounts
 from transforms.specs.job import JobSpec
 from transforms.specs.own_names import MODELS
 

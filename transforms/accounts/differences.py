@@ -7,41 +7,15 @@ from typing import Any
 
 import msgspec
 
-from transforms.accounts.gate import Accounts
+from transforms.accounts.accounts import Accounts
+from transforms.compare.baseline import read_baseline
 from transforms.compare.drift import WARNED_DRIFT, Drift, compare
 from transforms.specs.job import JobSpec
 from transforms.specs.models import ModelSpec
-from transforms.statistics import tf_metadata
 from transforms.statistics.guard import COMPARISON, DRIFT, Failures, guarded
 from transforms.statistics.statistics import Statistics
-from transforms.storage import files
 
-STATISTICS = "statistics.json"
 LISTED_DRIFTS = 50
-
-
-class BaselineError(ValueError):
-    """The baseline can't be read; the message says what was expected and found."""
-
-
-def baseline_path(baseline: str) -> str:
-    """Gives the file of a baseline: itself, or the one in a run's folder."""
-    return baseline if baseline.endswith(".json") else files.join(baseline, STATISTICS)
-
-
-def read_baseline(baseline: str) -> Any:
-    """Reads the statistics of an earlier run.
-
-    Raises:
-      BaselineError: there are none, or the file holds something else.
-    """
-    path = baseline_path(baseline)
-    if not files.exists(path):
-        raise BaselineError(f"--baseline={baseline}: there is no {path}; give the folder of a run that wrote a report, or its {STATISTICS}")
-    try:
-        return tf_metadata.decode(files.read_bytes(path))
-    except ValueError as error:
-        raise BaselineError(f"--baseline={baseline}: {error}") from None
 
 
 def with_drift(job: JobSpec, accounts: Accounts) -> Accounts:

@@ -7,29 +7,19 @@ import dataclasses
 import datetime
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 from google.api_core.exceptions import Conflict, NotFound
 from google.cloud import bigquery
 
-from transforms.accounts import by_model as models
-from transforms.accounts.differences import with_drift
-from transforms.accounts.gate import check_gate
 from transforms.bigquery.client import ERRORS, TableError, client, reason
-from transforms.bigquery.table_writer import TableEncoder, schema_field
+from transforms.bigquery.table_writer import schema_field
 from transforms.convert.content_digest import merge
-from transforms.elements.batches import Shard
-from transforms.output import manifest
-from transforms.output.journal import Locks
-from transforms.output.published_names import REPORT_FILES
-from transforms.output.publisher import Publisher
-from transforms.report.page import report_files
+from transforms.elements.shards import Shard
 from transforms.specs.job import JobSpec
-from transforms.specs.own_names import MANIFEST, SUCCESS
 from transforms.specs.table_name import TableName, parse_table
 from transforms.staging.failed_row_files import SCHEMA
-from transforms.storage import files
+from transforms.storage import files, paths
 
 DISPOSITIONS = {"truncate": "WRITE_TRUNCATE", "append": "WRITE_APPEND", "empty": "WRITE_EMPTY"}
 # Failed rows are loaded also when the gate stays shut: those beside an empty table are of a run that never came to it.
@@ -66,62 +56,6 @@ class Load:
             [job.output.write_disposition, job.bigquery.partition_field, list(job.bigquery.cluster_fields)],
         )
         return hashlib.sha256(msgspec.json.encode(decisive)).hexdigest()[:DIGITS]
-
-
-class TablePublisher(Publisher):
-    """Publishes one run to a table; the manifest lies in the staging folder, beside no results."""
-
-    def _prepare(self, locks: Locks) -> tuple[dict[str, Any], None]:
-        return self._publish(), None
-
-    def _publish(self) -> dict[str, Any]:
-        self.accounts = with_drift(self.job, self.accounts)
-        why = check_gate(self.job, self.accounts)
-        errors = self._shards("errors")
-        results = self._results() if why is None else {}
-        placed = {f"prediction.errors-{number:05d}-of-{len(errors):05d}": shard for number, shard in enumerate(errors)}
-        report = manifest.make(self.job, self.accounts, why, results, placed, None)
-        output = parse_table(self.job.output.table or "")
-        by_model, model_lines = models.account(self.job, self.accounts)
-        report |= {"table": str(output), "errors_table": str(errors_table(self.job))} | by_model
-        self._prepare_dataset(output)
-        report |= self._load(output, errors, list(results.values()) if why is None else None)
-        described = report_files(self.job, report, self.accounts, model_lines)
-        files.delete([files.join(self.folder, name) for name in {*REPORT_FILES} - {*described}])
-        for name, content in (model_lines | described).items():
-            files.write_bytes(files.join(self.folder, name), content)
-        files.write_bytes(files.join(self.folder, MANIFEST), manifest.encode(report))
-        if why is None:
-            files.write_bytes(files.join(self.folder, SUCCESS), b"")
-        return report
-
-    def _load(self, output: TableName, errors: Sequence[Shard], results: Sequence[Shard] | None) -> dict[str, Any]:
-        """Load failed rows and, unless the gate is shut, ``results``; return what the manifest says of both loads."""
-        said: dict[str, Any] = {}
-        encoder = TableEncoder(self.job.output_signature, self.job.output, self.job.key.fields)
-        load = Load(RESULTS, output, results or (), encoder.fields)
-        if results is not None:
-            check_load(self.job, load)
-        job_id = self._load_errors(errors)
-        if job_id is not None:
-            said["errors_load_job"] = job_id
-        if results is not None:
-            said |= {"load_job": run_load(self.job, load), "load_digest": load.digest(self.job)}
-        return said
-
-    def _prepare_dataset(self, output: TableName) -> None:
-        if self.job.bigquery.create_dataset:
-            dataset = bigquery.Dataset(f"{output.project}.{output.dataset}")
-            dataset.location = self.job.bigquery.location
-            client(self.job.bigquery.project, None).create_dataset(dataset, exists_ok=True)
-
-    def _load_errors(self, errors: Sequence[Shard]) -> str | None:
-        table = errors_table(self.job)
-        if errors:
-            return run_load(self.job, Load("errors", table, errors, ERROR_FIELDS))
-        if self.job.output.write_disposition != "append":  # those of the run before
-            client(self.job.bigquery.project, None).delete_table(table.dotted, not_found_ok=True)
-        return None
 
 
 def errors_table(job: JobSpec) -> TableName:
@@ -234,9 +168,9 @@ def _uris(job: JobSpec, load: Load) -> list[str]:
     """Gives the files to load; of more than a load can name, a pattern for a folder that they are moved to, as far as they aren't there."""
     if len(load.shards) <= MAX_FILES:
         return [shard.path for shard in load.shards]
-    folder = files.join(job.staging_in(job.folder), f"load-{load.name}")
-    places = {shard.path: files.join(folder, shard.path.rsplit("/", 1)[-1]) for shard in load.shards}
-    there = {files.join(folder, name) for name in files.list_children(folder)}  # moved by an attempt before
+    folder = paths.join(job.staging_in(job.folder), f"load-{load.name}")
+    places = {shard.path: paths.join(folder, shard.path.rsplit("/", 1)[-1]) for shard in load.shards}
+    there = {paths.join(folder, name) for name in files.list_children(folder)}  # moved by an attempt before
     files.rename([(path, place) for path, place in places.items() if place not in there])
     return [f"{folder}/*"]
 
@@ -258,83 +192,3 @@ def _config(job: JobSpec, load: Load) -> bigquery.LoadJobConfig:
         if job.bigquery.cluster_fields:
             config.clustering_fields = list(job.bigquery.cluster_fields)
     return config
-
-
-# --- before the job starts ---------------------------------------------------------------------------------------------------
-
-
-def check_table(job: JobSpec) -> None:
-    """Holds the job's table against the dataset and the table that are there.
-
-    Raises:
-      TableError: no dataset, or a table that can't take the predictions, column by column.
-    """
-    output = parse_table(job.output.table or "")
-    encoder = TableEncoder(job.output_signature, job.output, job.key.fields)
-    _check_layout(job, {field.name: field.field_type for field in encoder.fields})
-    if job.input.is_bigquery and job.input.query is None and parse_table(job.input.patterns[0]) == output:
-        raise TableError(f"--output={output} is the input too, which it would replace; give another table")
-    service = client(job.bigquery.project, job.bigquery.location)
-    try:
-        if not _has_dataset(service, output):
-            if job.bigquery.create_dataset:
-                return
-            raise TableError(
-                f"--output={output}: there is no dataset {output.project}.{output.dataset}: check the name, or give --create_dataset=true"
-            )
-        there = service.get_table(output.dotted)
-    except NotFound:
-        return
-    except ERRORS as error:
-        raise TableError(f"--output={output} can't be looked at: {reason(error)}. Check the name and your permissions") from error
-    if there.table_type != "TABLE":
-        raise TableError(f"--output={output} is a {there.table_type.lower()}, which can't be loaded into; give another table")
-    disposition = job.output.write_disposition
-    if disposition == "empty" and there.num_rows:
-        raise TableError(f"--output={output} holds {there.num_rows} rows already, and --write_disposition=empty was given")
-    conflicts = _conflicts(encoder.fields, there.schema) if disposition != "truncate" else []
-    if conflicts:
-        raise TableError(
-            f"--output={output} can't take these predictions: {'; '.join(conflicts)}. Give another table, or --write_disposition=truncate"
-        )
-
-
-def _has_dataset(service: bigquery.Client, output: TableName) -> bool:
-    try:
-        service.get_dataset(f"{output.project}.{output.dataset}")
-    except NotFound:
-        return False
-    return True
-
-
-def _check_layout(job: JobSpec, types: dict[str, str]) -> None:
-    partition = job.bigquery.partition_field
-    if partition and types.get(partition) not in ("DATE", "TIMESTAMP", "DATETIME"):
-        found = f"a column of {types[partition]}" if partition in types else f"no column; there is {', '.join(types)}"
-        raise TableError(f"--partition_field={partition}: expected a column of DATE, DATETIME or TIMESTAMP, found {found}")
-    unknown = [name for name in job.bigquery.cluster_fields if name not in types]
-    if unknown:
-        raise TableError(f"--cluster_fields: {', '.join(unknown)} is no column; there is {', '.join(types)}")
-
-
-SAME_TYPES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "STRUCT": "RECORD"}
-
-
-def _shape(field: bigquery.SchemaField) -> str:
-    kind = SAME_TYPES.get(field.field_type, field.field_type)
-    if kind == "RECORD":
-        kind = f"RECORD<{', '.join(f'{inner.name} {_shape(inner)}' for inner in field.fields)}>"
-    return f"REPEATED {kind}" if field.mode == "REPEATED" else kind
-
-
-def _conflicts(fields: Sequence[bigquery.SchemaField], there: Sequence[bigquery.SchemaField]) -> list[str]:
-    """Gives what stands between the columns to be loaded and those of an existing table, a text a column."""
-    by_name = {field.name.lower(): field for field in there}
-    conflicts = []
-    for field in fields:
-        other = by_name.pop(field.name.lower(), None)
-        if other is None:
-            conflicts.append(f"it has no column {field.name} ({_shape(field)})")
-        elif _shape(other) != _shape(field):
-            conflicts.append(f"column {field.name} is {_shape(other)} and would be {_shape(field)}")
-    return conflicts + [f"column {field.name} is REQUIRED and would be empty" for field in by_name.values() if field.mode == "REQUIRED"]

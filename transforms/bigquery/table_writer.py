@@ -22,10 +22,10 @@ from transforms.convert.to_arrow import as_text, not_utf8, output_array, refuse_
 from transforms.elements.batches import PredictionBatch
 from transforms.formats.join_files import Sink
 from transforms.formats.parquet.writer import ParquetEncoder
-from transforms.model.saved_model import Signature
 from transforms.rows.codes import Code
+from transforms.specs.errors import SpecError
 from transforms.specs.job import OutputSpec
-from transforms.specs.models import SpecError
+from transforms.specs.signature import Signature
 
 # BigQuery has no array of arrays: each but the innermost holds records of this one field.
 INNER = "values"

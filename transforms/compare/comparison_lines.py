@@ -10,7 +10,7 @@ import pyarrow as pa
 from transforms.convert.to_json import json_texts
 from transforms.elements.batches import PredictionBatch
 from transforms.formats.jsonl.writer import join_texts, prediction_texts, text_of
-from transforms.model.saved_model import Signature, TensorSpec
+from transforms.specs.signature import Signature, TensorSpec
 from transforms.statistics.agreement import MOST_CHANGED, Comparison, Difference, OutputComparison, align, columns_of, differ
 
 CHANGED_CHARACTERS = 1000

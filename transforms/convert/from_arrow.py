@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from transforms.convert.from_json import Column, Ragged, numpy_dtype
+from transforms.convert.from_json import numpy_dtype
 from transforms.convert.json_values import innermost, integer_bounds, is_ones, out_of_range, regular_shape
 from transforms.convert.python_values import python_values
-from transforms.model.saved_model import Shape, Signature, TensorSpec
+from transforms.elements.columns import Column, Ragged
 from transforms.rows.codes import Code, RowError
+from transforms.specs.signature import Shape, Signature, TensorSpec
 
 Errors = dict[int, RowError]
 

@@ -6,7 +6,6 @@ Two ways lead to the same columns. ``json_type`` is the type a whole block of ro
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -19,32 +18,12 @@ import msgspec
 import numpy as np
 
 from transforms.convert.json_values import B64, has_shape, innermost, integer_bounds, is_ones, json_shape, out_of_range, regular_shape, wrap
-from transforms.model.saved_model import Shape, Signature, TensorSpec
+from transforms.elements.columns import Column, Ragged
 from transforms.rows.codes import Code, RowError
+from transforms.specs.signature import Shape, Signature, TensorSpec
 
 # NumPy's arrays have at most 64 dimensions, and a column one more than a row.
 MAX_DEPTH = 63
-
-
-@dataclasses.dataclass
-class Ragged:
-    """A column whose rows differ in shape: one array a row."""
-
-    rows: list[np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def take(self, index: np.ndarray) -> Ragged:
-        return Ragged([self.rows[i] for i in index])
-
-
-Column = np.ndarray | Ragged
-
-
-def take(column: Column, index: np.ndarray) -> Column:
-    """Gives the rows of ``column`` at ``index``."""
-    return column.take(index) if isinstance(column, Ragged) else column[index]
 
 
 @functools.cache

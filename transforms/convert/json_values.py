@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from transforms.model.saved_model import Shape, Signature, TensorSpec
 from transforms.rows.codes import Code, RowError
+from transforms.specs.signature import Shape, Signature, TensorSpec
 
 
 class B64(msgspec.Struct, forbid_unknown_fields=True, gc=False):

@@ -10,9 +10,9 @@ import dataclasses
 
 import pyarrow as pa
 
-from transforms.model.saved_model import Batching, Shape, Signature, TensorSpec
+from transforms.specs.errors import SpecError
 from transforms.specs.job import OutputSpec
-from transforms.specs.models import SpecError
+from transforms.specs.signature import Batching, Shape, Signature, TensorSpec
 
 KEY = "key"
 # The type that holds every value of a dtype, where it is not the dtype's own.

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from transforms.convert.from_json import Column, Ragged, take
 from transforms.convert.to_json import finite_rows
 from transforms.elements.batches import PredictionBatch
+from transforms.elements.columns import Column, Ragged, take
 from transforms.rows.codes import Code, Stage
 
 VALUE_BYTES = 20

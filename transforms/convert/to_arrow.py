@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.convert.from_json import Column, Ragged, numpy_dtype
+from transforms.convert.from_json import numpy_dtype
 from transforms.convert.output_columns import WIDER, OutputColumn, TableSpec
 from transforms.convert.refuse_rows import refuse
 from transforms.elements.batches import PredictionBatch
+from transforms.elements.columns import Column, Ragged
 from transforms.rows.codes import Code
 
 # What is wrong with a column's values: messages by row number.

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from transforms.convert.from_json import Column, Ragged
 from transforms.convert.json_texts import quote
-from transforms.model.saved_model import TensorSpec
+from transforms.elements.columns import Column, Ragged
+from transforms.specs.signature import TensorSpec
 
 NON_FINITE = {
     "null": {"nan": "null", "inf": "null", "-inf": "null"},

@@ -13,7 +13,7 @@ from typing import IO, Any, BinaryIO
 from backports import zstd
 from isal import igzip_lib
 
-from transforms.elements.batches import FileRange
+from transforms.elements.splits import FileRange
 from transforms.formats.damage import POSSIBLE, DamagedFileError, is_damage
 from transforms.formats.source import open_source
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms.elements.batches import FileRange
+from transforms.elements.splits import FileRange
 from transforms.formats.avro.blocks import read_header
 from transforms.formats.damage import DamagedFileError, decoding
 from transforms.formats.reading import format_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transforms.elements.batches import FileRange
+from transforms.elements.splits import FileRange
 from transforms.formats.blocks import compression_of, open_stream
 from transforms.formats.damage import DamagedFileError, decoding
 from transforms.storage import files

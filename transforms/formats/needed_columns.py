@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from transforms.convert.from_arrow import fits
-from transforms.formats.jsonl.row import RowSpec
+from transforms.rows.row_spec import RowSpec
 
 
 def find_twins(spec: RowSpec, names: Sequence[str]) -> str | None:

@@ -10,12 +10,14 @@ import importlib
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from transforms.elements.batches import FailedRow, FileRange, InstanceBatch
+from transforms.elements.batches import InstanceBatch
+from transforms.elements.failed_rows import FailedRow
+from transforms.elements.splits import FileRange
 from transforms.formats.blocks import compression_of
 from transforms.formats.damage import DamagedFileError
 from transforms.formats.first_bytes import contradiction
-from transforms.formats.jsonl.row import RowSpec
 from transforms.rows.codes import Code, Stage
+from transforms.rows.row_spec import RowSpec
 from transforms.specs.table_name import is_table
 from transforms.storage.pins import FileChangedError
 

@@ -15,16 +15,18 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from transforms.convert import from_arrow
-from transforms.convert.from_json import Column
 from transforms.convert.json_texts import scalar_texts
 from transforms.convert.python_values import python_values
-from transforms.elements.batches import FailedRow, FileRange, InstanceBatch
-from transforms.formats.jsonl.row import RowSpec
+from transforms.elements.batches import InstanceBatch
+from transforms.elements.columns import Column
+from transforms.elements.failed_rows import FailedRow
+from transforms.elements.splits import FileRange
 from transforms.formats.limits import MAX_UNPACKED_BYTES
 from transforms.formats.needed_columns import find_nested_twins, find_twins, twin_in
 from transforms.formats.row_sizes import is_small, row_bytes, slices, value_bytes
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import join_keys, make_key, make_keys, take_key
+from transforms.rows.row_spec import RowSpec
 
 # Rows that are made into instances at once, by their bytes in the file and in number.
 BATCH_BYTES = 4 << 20

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
-from transforms.elements.batches import FileRange
+from transforms.elements.splits import FileRange
 from transforms.formats.damage import DamagedFileError
 from transforms.storage import files
 

@@ -16,8 +16,8 @@ from transforms.elements.batches import PredictionBatch
 from transforms.formats import reading as read_formats
 from transforms.formats.blocks import compression_of
 from transforms.formats.join_files import Sink
-from transforms.model.saved_model import Signature
 from transforms.specs.job import JobSpec, OutputSpec
+from transforms.specs.signature import Signature
 
 
 class Encoder(Protocol):

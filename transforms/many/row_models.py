@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from transforms.model.saved_model import Signature
+from transforms.specs.errors import SpecError
 from transforms.specs.job import OWN_FIELDS, JobSpec
-from transforms.specs.models import ModelSpec, RouteSpec, SpecError
+from transforms.specs.models import ModelSpec, RouteSpec
+from transforms.specs.signature import Signature
 
 # One folder's name: what a row says must not lead anywhere else.
 SAFE = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")

@@ -8,7 +8,6 @@ from typing import Any
 
 import msgspec
 
-from transforms.many.tasks import RunSpec
 from transforms.output import manifest
 from transforms.output.folder_change import Change, FolderChange, commit, entries
 from transforms.output.journal import Locks, alone
@@ -17,7 +16,8 @@ from transforms.output.publisher import published_by
 from transforms.report.page import run_report
 from transforms.specs.job import STAGING
 from transforms.specs.own_names import MANIFEST, SUCCESS, TASKS
-from transforms.storage import files
+from transforms.specs.run import RunSpec
+from transforms.storage import files, paths
 
 TASKS_A_FILE = 10_000
 NAMED_FAILURES = 3
@@ -32,7 +32,7 @@ def publish_run(run: RunSpec, tasks: Sequence[dict[str, Any]]) -> dict[str, Any]
         report = published_by(run)
         if report is None:
             report = _publish(run, sorted(tasks, key=lambda line: line["number"]), locks)
-        files.delete_folder(files.join(run.folder, STAGING))
+        files.delete_folder(paths.join(run.folder, STAGING))
         return report
 
 
@@ -49,7 +49,7 @@ def _publish(run: RunSpec, ordered: Sequence[dict[str, Any]], locks: Locks) -> d
     report["files"] = entries(small)
     change = FolderChange(run.folder, run.staging_in(run.folder), written=small)
     there = files.list_children(run.folder)
-    before = manifest.read(files.join(run.folder, MANIFEST))
+    before = manifest.read(paths.join(run.folder, MANIFEST))
     change.removed = {name for name in there if is_published(name)} | manifest.result_names(before) | {SUCCESS}
     change.add({}, {MANIFEST: manifest.encode(report)} | ({SUCCESS: b""} if report["status"] == "done" else {}))
     # Never in exchange for a new folder: the outputs of all tasks are in this one.

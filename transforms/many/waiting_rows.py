@@ -11,13 +11,15 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from transforms.elements.batches import FailedRow, FileRange, InstanceBatch
+from transforms.elements.batches import InstanceBatch
+from transforms.elements.failed_rows import FailedRow
+from transforms.elements.splits import FileRange
 from transforms.formats.blocks import Block
 from transforms.formats.csv.reader import RowParser
 from transforms.formats.csv.rows import CsvRows, Header, find_rows
 from transforms.formats.jsonl.reader import LineParser
-from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.record_batches import TableBatcher, TableRows, batch_rows, without_dictionaries
+from transforms.rows.row_spec import RowSpec
 from transforms.specs.messagepack import packer
 
 NOWHERE = ("", 0)

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from transforms.convert.from_json import Column, Ragged, take
-from transforms.elements.batches import FailedRow, InstanceBatch, PredictionBatch
-from transforms.model.saved_model import Batching, ModelError
+from transforms.elements.batches import InstanceBatch, PredictionBatch
+from transforms.elements.columns import Column, Ragged, take
+from transforms.elements.failed_rows import FailedRow
 from transforms.model.session import LoadedModel, cant_run, first_line
 from transforms.rows.codes import Code, Stage
 from transforms.runtime import metrics
+from transforms.specs.errors import ModelError
+from transforms.specs.signature import Batching
 
 # 64 rows a call cost ten times as much a row as 1,024, and a call of many inputs costs a millisecond or two by itself:
 # 4 MB of small rows, up to 16,384, go in one. A string of a kilobyte or more is an image or the like, of which the

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import google_crc32c
 
-from transforms.model.saved_model import ModelError
 from transforms.runtime import processes, temporary_folders
-from transforms.storage import files
+from transforms.specs.errors import ModelError
+from transforms.storage import files, paths
 from transforms.storage.gcs import StorageError
 
 # TensorFlow takes a path with these for a pattern when it restores variables.
@@ -41,7 +41,7 @@ _copied_bytes: dict[str, int] = {}  # since all copies were looked at, by folder
 
 def is_copied(folder: str) -> bool:
     """Return whether the model in ``folder`` is used from a copy."""
-    return files.is_remote(folder) or bool(GLOB_CHARACTERS & set(folder))
+    return paths.is_remote(folder) or bool(GLOB_CHARACTERS & set(folder))
 
 
 def copy_to_worker(folder: str) -> str:

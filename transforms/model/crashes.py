@@ -18,9 +18,9 @@ from pathlib import Path
 import msgspec
 
 from transforms.elements.batches import InstanceBatch
-from transforms.model.saved_model import ModelError
 from transforms.rows.keys import readable
 from transforms.runtime import processes, temporary_folders
+from transforms.specs.errors import ModelError
 from transforms.specs.models import ModelSpec
 
 NOTE_BYTES = 16 << 10

@@ -14,7 +14,8 @@ from collections.abc import Iterable
 
 import google_crc32c
 
-from transforms.storage.files import FoundFile, is_remote, read_bytes
+from transforms.storage.files import FoundFile, read_bytes
+from transforms.storage.paths import is_remote
 
 PROTOBUFS = ("saved_model.pb", "saved_model.pbtxt")
 PARTS = ("graph", "variables", "assets")

@@ -9,20 +9,19 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import apache_beam as beam
 import msgspec
 import numpy as np
 import pyarrow as pa
-from apache_beam.ml.inference.base import ModelHandler, RunInference
+from apache_beam.ml.inference.base import ModelHandler
 
-from transforms.convert.from_json import Column
 from transforms.elements.batches import InstanceBatch, PredictionBatch
+from transforms.elements.columns import Column
 from transforms.model.calls import BatchRunner
 from transforms.model.pool import ModelPool
-from transforms.model.saved_model import ModelError
 from transforms.rows.codes import Code, Stage
 from transforms.rows.keys import hash_keys
 from transforms.runtime import metrics, worker_causes
+from transforms.specs.errors import ModelError
 from transforms.specs.models import NO_COMPARISON, VARIANT, CompareSpec, ModelSpec
 
 # The finest share of the keys that a second model can be given.
@@ -122,23 +121,3 @@ def _all_failed(batch: InstanceBatch, message: str) -> PredictionBatch:
     assert batch.job is not None
     nothing: dict[str, Column] = {spec.name: np.empty((0,), np.float32) for spec in batch.job.model.signature.outputs}
     return PredictionBatch(batch, np.empty(0, np.int64), nothing, [*batch.failed, *failed])
-
-
-@dataclasses.dataclass
-class Predict(beam.PTransform):
-    """Runs each batch's model on it.
-
-    Expects: ``InstanceBatch``es. Gives: one ``PredictionBatch`` each.
-    Guarantees: each instance is in its batch's outputs or in its failed rows; a row that the model refuses costs no other, and
-    in a run of many (``model`` None) a model that can't run costs no other model's rows.
-    """
-
-    model: ModelSpec | None
-    memory_bytes: int | None = None
-    processes: int = 1
-    compare: CompareSpec = NO_COMPARISON
-    staging: str | None = None
-
-    def expand(self, batches: beam.PCollection) -> beam.PCollection:
-        handler = SavedModelHandler(self.model, self.memory_bytes, self.processes, self.compare, self.staging)
-        return batches | RunInference(handler).with_output_types(PredictionBatch)

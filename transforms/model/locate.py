@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 from transforms.model.fingerprint import PROTOBUFS, fingerprint
 from transforms.model.reach import check_ops
-from transforms.model.saved_model import MetaGraph, ModelError, check_outputs, parse_saved_model, select_meta_graph, select_signature
+from transforms.model.saved_model import MetaGraph, check_outputs, parse_saved_model, select_meta_graph, select_signature
 from transforms.model.structure import structure_of
 from transforms.model.vertex_registry import find_artifact, is_registered
+from transforms.specs.errors import ModelError
 from transforms.specs.models import ModelSpec, RouteSpec
-from transforms.storage import files
+from transforms.storage import files, paths
 
 # Exports of one program are often the same but for their variables: graphs of up to so many bytes are parsed once.
 KEPT_GRAPHS = 64
@@ -119,16 +120,16 @@ def find_version(model: str, version: str | None) -> tuple[str, str | None]:
         return folder, None
     numbered = sorted((name for name in children if name.isascii() and name.isdigit()), key=int)
     alias = version or LATEST
-    if alias in children and alias not in numbered and "/" not in alias and files.exists(files.join(folder, alias)):
-        version = _read_alias(files.join(folder, alias))
+    if alias in children and alias not in numbered and "/" not in alias and files.exists(paths.join(folder, alias)):
+        version = _read_alias(paths.join(folder, alias))
     if version is not None:
         if version not in children:
             there = ", ".join(numbered) or "none"
             raise ModelError(f"{model} has no version {version}; versions there are: {there}")
-        return _asked_version(files.join(folder, version)), version
+        return _asked_version(paths.join(folder, version)), version
     for name in reversed(numbered):
-        if _is_whole(files.join(folder, name)):
-            return files.join(folder, name), name
+        if _is_whole(paths.join(folder, name)):
+            return paths.join(folder, name), name
     raise ModelError(f"{model} holds no SavedModel ({' or '.join(PROTOBUFS)}){_what_else(children)}")
 
 
@@ -185,7 +186,7 @@ def _read(folder: str) -> tuple[tuple[MetaGraph, ...], str]:
     name = next((name for name in PROTOBUFS if name in there), None)
     if name is None:
         raise ModelError(f"{folder} holds no SavedModel ({' or '.join(PROTOBUFS)})")
-    path = files.join(folder, name)
+    path = paths.join(folder, name)
     content = files.read_bytes(path)
     graphs = _parse(content, path)
     if any(graph.has_variables for graph in graphs) and "variables/variables.index" not in there:

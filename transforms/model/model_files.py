@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from transforms.model import copies, fingerprint
-from transforms.model.saved_model import ModelError
 from transforms.runtime import temporary_folders
+from transforms.specs.errors import ModelError
 from transforms.specs.models import ModelSpec
 from transforms.storage import files
 

@@ -16,9 +16,9 @@ import numpy as np
 
 from transforms.model import kept_between_jobs
 from transforms.model.crashes import Notes
-from transforms.model.saved_model import ModelError
 from transforms.model.session import LoadedModel, SharedSession
 from transforms.runtime import machine
+from transforms.specs.errors import ModelError
 from transforms.specs.models import ModelSpec
 
 LOG = logging.getLogger("nightshift")

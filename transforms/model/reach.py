@@ -14,7 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from transforms.model.ops import PYTHON, OpClass, Origin, Place, Text, class_of
-from transforms.model.saved_model import INIT_SIGNATURE, MetaGraph, ModelError, Signature
+from transforms.model.saved_model import MetaGraph
+from transforms.specs.errors import ModelError
+from transforms.specs.signature import INIT_SIGNATURE, Signature
 
 NOTHING: Mapping[str, Text] = {}
 ANYTHING, ASSET, CHECKPOINT = Text(Origin.ANYTHING), Text(Origin.ASSET), Text(Origin.CHECKPOINT)

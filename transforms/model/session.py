@@ -19,9 +19,11 @@ from transforms.convert import from_json
 from transforms.model.fingerprint import PARTS
 from transforms.model.import_tensorflow import import_keras
 from transforms.model.model_files import ModelFiles
-from transforms.model.saved_model import Batching, ModelError, Signature, parse_proto
+from transforms.model.saved_model import parse_proto
 from transforms.runtime import metrics
+from transforms.specs.errors import ModelError
 from transforms.specs.models import ModelSpec, Structure
+from transforms.specs.signature import Batching, Signature
 
 Call = Callable[..., Sequence[np.ndarray]]
 

@@ -16,9 +16,10 @@ from typing import Any
 
 from transforms.model.reach import initializers
 from transforms.model.restoring import VARIABLES, UnreadableRestoreError, restored_entries
-from transforms.model.saved_model import MetaGraph, Signature
+from transforms.model.saved_model import MetaGraph
 from transforms.specs.models import Structure
-from transforms.storage import files
+from transforms.specs.signature import Signature
+from transforms.storage import files, paths
 
 # Attributes that name things or are notes for the runtime; all others count.
 UNTOLD = frozenset((
@@ -42,7 +43,7 @@ class _DoubtError(Exception):
 
 def structure_of(graph: MetaGraph, signature: Signature, folder: str) -> Structure | None:
     """Gives what ``signature`` of a MetaGraph of the model in ``folder`` computes; None where sharing is in doubt."""
-    assets = tuple((tensor, _digest(files.join(folder, "assets", name))) for tensor, name in graph.assets)
+    assets = tuple((tensor, _digest(paths.join(folder, "assets", name))) for tensor, name in graph.assets)
     known = graph.structures
     if (signature.name, assets) not in known:
         try:

@@ -6,7 +6,7 @@ import functools
 import re
 from typing import Any
 
-from transforms.model.saved_model import ModelError
+from transforms.specs.errors import ModelError
 
 NAME = re.compile(r"projects/[^/]+/locations/(?P<location>[a-z0-9-]+)/models/[^/@]+(@[^/@]+)?")
 TIMEOUT_SECONDS = 60.0

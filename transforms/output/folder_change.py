@@ -19,14 +19,14 @@ from typing import Any
 
 import google_crc32c
 
-from transforms.elements.batches import Shard
+from transforms.elements.shards import Shard
 from transforms.output import journal, verify
 from transforms.output.journal import JOURNAL, Journal, Locks
 from transforms.output.locks import LOCK
 from transforms.output.placing import LostShardError, Part, Placed, lost, sync_files
 from transforms.specs.job import STAGING
 from transforms.specs.own_names import MANIFEST, STATE, SUCCESS
-from transforms.storage import files
+from transforms.storage import files, paths
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2  # linux/fs.h
@@ -165,7 +165,7 @@ def _part(change: FolderChange) -> Part:
     """Stage the small files of one folder's change, and list it."""
     placed = [Placed(name, _absolute(shard.path), shard.bytes, shard.crc32c) for name, shard in change.placed.items()]
     for name, content in change.written.items():
-        path = _absolute(files.join(change.staging, f"small-{uuid.uuid4().hex}"))
+        path = _absolute(paths.join(change.staging, f"small-{uuid.uuid4().hex}"))
         with files.create(path) as stream:
             stream.write(content)
         placed.append(Placed(name, path, len(content), crc32c(content)))
@@ -173,7 +173,7 @@ def _part(change: FolderChange) -> Part:
 
 
 def _absolute(path: str) -> str:
-    return path if files.is_remote(path) else os.path.abspath(path)
+    return path if paths.is_remote(path) else os.path.abspath(path)
 
 
 def crc32c(content: bytes) -> str:

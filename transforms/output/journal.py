@@ -20,7 +20,7 @@ from transforms.output.placing import LostShardError, Part, Placing, lies_in_sta
 from transforms.output.published_names import leaves_folder
 from transforms.specs.job import RUN_ID, STAGING
 from transforms.specs.own_names import MANIFEST, STATE, SUCCESS
-from transforms.storage import files, gcs
+from transforms.storage import files, gcs, paths
 
 LOG = logging.getLogger("nightshift")
 JOURNAL = f"{STATE}/journal"
@@ -47,7 +47,7 @@ def read(folder: str) -> Journal | None:
     Raises:
       JournalError: it can't be read, or names files outside of its folders.
     """
-    path = files.join(folder, JOURNAL)
+    path = paths.join(folder, JOURNAL)
     content = _read(path)
     if content is None:
         return None
@@ -68,7 +68,7 @@ def read(folder: str) -> Journal | None:
 
 
 def _read(path: str) -> bytes | None:
-    if files.is_remote(path):
+    if paths.is_remote(path):
         found = gcs.read_seen(path)
         return found[0] if found is not None else None
     try:
@@ -81,8 +81,8 @@ def write(journal: Journal) -> None:
     """Put the journal into each of its folders, the first one's last: one that lacks it has not been touched."""
     content = msgspec.json.encode(journal)
     for part in reversed(journal.parts):
-        path = files.join(part.folder, JOURNAL)
-        if files.is_remote(path):
+        path = paths.join(part.folder, JOURNAL)
+        if paths.is_remote(path):
             try:
                 gcs.write_over(path, content, 0)
             except gcs.ChangedError:  # or the answer to a first try was lost
@@ -99,8 +99,8 @@ def write(journal: Journal) -> None:
 
 def remove(folder: str, journal: Journal | None) -> None:
     """Take ``journal`` out of a folder, and a half written one too; of a bucket only where it is that very journal."""
-    path = files.join(folder, JOURNAL)
-    if files.is_remote(path):
+    path = paths.join(folder, JOURNAL)
+    if paths.is_remote(path):
         found = gcs.read_seen(path) if journal is not None else None
         if found is not None and found[0] == msgspec.json.encode(journal):
             gcs.delete_seen([(path, found[1])])
@@ -151,7 +151,7 @@ def carry_out(journal: Journal, check: Callable[[], None], is_recovery: bool = F
 
 def sync_staged(works: Sequence[Placing]) -> None:
     """Make sure that the staged files outlive the machine before their names change."""
-    sync_files([placed.path for work in works if not files.is_remote(work.part.folder) for placed in work.due.values()])
+    sync_files([placed.path for work in works if not paths.is_remote(work.part.folder) for placed in work.due.values()])
 
 
 def _end(journal: Journal, main: Placing, check: Callable[[], None]) -> None:
@@ -159,7 +159,7 @@ def _end(journal: Journal, main: Placing, check: Callable[[], None]) -> None:
     by_name = {placed.name: placed for placed in main.part.placed}
     if MANIFEST in by_name:
         placed = by_name[MANIFEST]
-        path = placed.path if MANIFEST in main.due else files.join(main.part.folder, MANIFEST)
+        path = placed.path if MANIFEST in main.due else paths.join(main.part.folder, MANIFEST)
         content = _read(path)
         if content is None:
             raise lost(path, main.part.folder)
@@ -184,7 +184,7 @@ def pending(folder: str) -> str | None:
         return None
     return (
         f"run {journal.run_id} was cut off while it published to {journal.parts[0].folder}: the next run there finishes that first "
-        f"(its journal is {files.join(folder, JOURNAL)})"
+        f"(its journal is {paths.join(folder, JOURNAL)})"
     )
 
 
@@ -281,7 +281,7 @@ def finish(folder: str, locks: Locks) -> None:
         )
     remove_all(journal)
     for part in journal.parts:
-        staging = files.join(part.folder, STAGING, journal.run_id, journal.launch)
+        staging = paths.join(part.folder, STAGING, journal.run_id, journal.launch)
         files.delete_folder(staging)
         files.delete_empty(staging, part.folder)
 
@@ -290,14 +290,14 @@ def _is_believed(journal: Journal, folder: str) -> bool:
     """Return whether each of the journal's folders, ``folder`` among them, has it; else nothing of it was begun, or all is done."""
     if files.place(folder) not in {files.place(part.folder) for part in journal.parts}:
         raise JournalError(
-            f"{files.join(folder, JOURNAL)} is of a run that published to {journal.parts[0].folder} and was cut off; if that folder was "
+            f"{paths.join(folder, JOURNAL)} is of a run that published to {journal.parts[0].folder} and was cut off; if that folder was "
             "moved here, delete the file and the results, and run again"
         )
     for part in journal.parts:
         outside = [placed.path for placed in part.placed if not lies_in_staging(placed.path, part.folder)]
         if outside:
             raise JournalError(
-                f"{files.join(folder, JOURNAL)} names {outside[0]}, which is no staged file: delete the journal and run again"
+                f"{paths.join(folder, JOURNAL)} names {outside[0]}, which is no staged file: delete the journal and run again"
             )
     return all(read(part.folder) == journal for part in journal.parts)
 
@@ -312,7 +312,7 @@ def _undo(journal: Journal) -> str:
     if main.has_marker():
         return "The output before it is as it was"
     if verify.is_complete(main.part.folder):  # only _SUCCESS was taken away
-        files.write_bytes(files.join(main.part.folder, SUCCESS), b"")
+        files.write_bytes(paths.join(main.part.folder, SUCCESS), b"")
         return "The output before it is as it was"
     for work, names in zip(works, made, strict=True):
         work.remove([*names, *work.stale])

@@ -21,7 +21,7 @@ import msgspec
 
 from transforms.runtime.processes import owner, this_process
 from transforms.specs.own_names import STATE
-from transforms.storage import files, gcs
+from transforms.storage import gcs, paths
 
 LOG = logging.getLogger("nightshift")
 LOCK = f"{STATE}/lock"
@@ -51,7 +51,7 @@ class FolderLock(Protocol):
 
 def acquire(folder: str, wait: bool = True) -> FolderLock | None:
     """Locks ``folder``, making it where it is not there; None where another holds it and ``wait`` is False."""
-    return _BucketLock.acquire(folder, wait) if files.is_remote(folder) else _DiskLock.acquire(folder, wait)
+    return _BucketLock.acquire(folder, wait) if paths.is_remote(folder) else _DiskLock.acquire(folder, wait)
 
 
 # --- on a disk -------------------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ class _BucketLock:
 
     @staticmethod
     def acquire(folder: str, wait: bool) -> _BucketLock | None:
-        path = files.join(folder, LOCK)
+        path = paths.join(folder, LOCK)
         holder = Holder(uuid.uuid4().hex, str(this_process()), time.time())
         seen, since, said = -1, 0.0, False
         while True:

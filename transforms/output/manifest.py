@@ -8,17 +8,17 @@ from typing import Any
 
 import msgspec
 
+from transforms.accounts.accounts import Accounts, count_codes
 from transforms.accounts.differences import describe
-from transforms.accounts.gate import Accounts, count_codes
-from transforms.elements.batches import Plan, Shard
-from transforms.many.tasks import RunSpec
+from transforms.elements.shards import Shard
 from transforms.rows.codes import Code
 from transforms.specs.job import JobSpec
 from transforms.specs.own_names import MANIFEST
+from transforms.specs.run import Plan, RunSpec
 from transforms.staging import split_records
 from transforms.statistics.effort import STEPS, Effort
-from transforms.statistics.guard import EFFORT, Failures, guarded, warnings
-from transforms.storage import files
+from transforms.statistics.guard import EFFORT, guarded, warn
+from transforms.storage import files, paths
 
 
 def encode(report: dict[str, Any]) -> bytes:
@@ -39,7 +39,7 @@ def read(path: str) -> dict[str, Any] | None:
 
 def find_done(folder: str, run_id: str, flags: dict[str, str]) -> dict[str, Any] | None:
     """Gives the manifest in ``folder`` if an earlier launch of the run has done there what ``flags`` ask for."""
-    report = read(files.join(folder, MANIFEST))
+    report = read(paths.join(folder, MANIFEST))
     if report is None or (report["status"], report["run_id"]) != ("done", run_id):
         return None
     return report if split_records.decisive(report["flags"]) == split_records.decisive(flags) else None
@@ -116,13 +116,6 @@ def _told(job: JobSpec, accounts: Accounts) -> dict[str, Any]:
     told |= describe(job, accounts, failures)
     warn(told, failures)
     return told
-
-
-def warn(report: dict[str, Any], failures: Failures) -> None:
-    """Adds to the manifest's ``warnings`` a line for each of ``failures``, none of which it has already."""
-    lines = [line for line in warnings(failures) if line not in report.get("warnings", ())]
-    if lines:
-        report["warnings"] = [*report.get("warnings", ()), *lines]
 
 
 def _resumed(accounts: Accounts) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import msgspec
 from transforms.output.published_names import leaves_folder
 from transforms.specs.job import STAGING
 from transforms.specs.own_names import SUCCESS
-from transforms.storage import files, gcs
+from transforms.storage import files, gcs, paths
 
 BLOCK_BYTES = 1 << 20
 
@@ -81,7 +81,7 @@ class Placing(Protocol):
 
 def placing(part: Part, is_recovery: bool) -> Placing:
     """Gives the work on ``part``. In a recovery staged files are read, and only believed inside of a staging folder of the output's own."""
-    return _BucketPlacing(part) if files.is_remote(part.folder) else _DiskPlacing(part, is_recovery)
+    return _BucketPlacing(part) if paths.is_remote(part.folder) else _DiskPlacing(part, is_recovery)
 
 
 def _staging_prefixes(folder: str) -> Iterator[str]:
@@ -94,7 +94,7 @@ def _staging_prefixes(folder: str) -> Iterator[str]:
 
 def lies_in_staging(path: str, folder: str) -> bool:
     """Whether ``path`` can be a staged file for ``folder``; a link that leads elsewhere is none."""
-    path, folder = (path, folder.rstrip("/")) if files.is_remote(folder) else (os.path.realpath(path), os.path.realpath(folder))
+    path, folder = (path, folder.rstrip("/")) if paths.is_remote(folder) else (os.path.realpath(path), os.path.realpath(folder))
     return ".." not in path.split("/") and any(path.startswith(prefix) for prefix in _staging_prefixes(folder))
 
 
@@ -137,7 +137,7 @@ class _DiskPlacing:
         return lies_in_staging(placed.path, self.part.folder) and checksum(placed.path) == (placed.bytes, placed.crc32c)
 
     def _at(self, name: str) -> str:
-        return files.join(self.part.folder, name)
+        return paths.join(self.part.folder, name)
 
     def is_right(self, placed: Placed) -> bool:
         path = self._at(placed.name)
@@ -240,7 +240,7 @@ class _BucketPlacing:
 
     def place(self, names: Iterable[str]) -> None:
         wanted = [self.due[name] for name in names if name in self.due]
-        statuses = gcs.copy_over([(one.path, files.join(self.part.folder, one.name), self._generation(one.name)) for one in wanted])
+        statuses = gcs.copy_over([(one.path, paths.join(self.part.folder, one.name), self._generation(one.name)) for one in wanted])
         refused = [(one, status) for one, status in zip(wanted, statuses, strict=True) if status >= 400]
         if refused:  # a try whose answer was lost may have done it
             self.there = list_bucket(self.part.folder, any("/" in one.name for one, _ in refused))
@@ -252,7 +252,7 @@ class _BucketPlacing:
 
     def remove(self, names: Iterable[str]) -> None:
         wanted = [name for name in names if name in self.there]
-        objects = [(files.join(self.part.folder, name), self._generation(name)) for name in wanted]
+        objects = [(paths.join(self.part.folder, name), self._generation(name)) for name in wanted]
         for name, status in zip(wanted, gcs.delete_seen(objects), strict=True):
             if status >= 400 and status != 404:
                 self._refuse(name, status)
@@ -262,7 +262,7 @@ class _BucketPlacing:
         return self.there[name].generation if name in self.there else 0
 
     def _refuse(self, name: str, status: int) -> None:
-        path = files.join(self.part.folder, name)
+        path = paths.join(self.part.folder, name)
         if status == 412:
             raise gcs.ChangedError(path, "was changed by another run while this one published; it is left as it is")
         raise gcs.StorageError(path, f"can't be changed (HTTP status {status})")

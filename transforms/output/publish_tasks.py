@@ -6,9 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from transforms.accounts.gate import Accounts
-from transforms.elements.batches import Plan
-from transforms.many.tasks import RunSpec
+from transforms.accounts.accounts import Accounts
 from transforms.output import journal, manifest
 from transforms.output.folder_change import Change, FolderChange, NameTwiceError, prepare, sync
 from transforms.output.journal import JournalError
@@ -16,8 +14,9 @@ from transforms.output.placing import LostShardError
 from transforms.output.publisher import GateShutError, OccupiedError, Publication, Publisher
 from transforms.output.verify import MismatchError
 from transforms.specs.own_names import MANIFEST, SUCCESS
+from transforms.specs.run import Plan, RunSpec
 from transforms.staging import cancelled
-from transforms.storage import files
+from transforms.storage import paths
 
 # Two handles each are held; a call of the disk for 50 tasks is a fiftieth of what one for each would be.
 GROUP_TASKS = 50
@@ -64,7 +63,7 @@ class TaskGroup:
         except BaseException:
             self._abandon()
             raise
-        if len(self.tasks) >= GROUP_TASKS or (self.tasks and files.is_remote(self.run.folder)):
+        if len(self.tasks) >= GROUP_TASKS or (self.tasks and paths.is_remote(self.run.folder)):
             yield from self.end()
 
     def end(self) -> Iterator[dict[str, Any]]:
@@ -92,7 +91,7 @@ class TaskGroup:
         if locks is None:
             return None
         try:
-            report = manifest.unplanned(self.run, plan, manifest.read(files.join(output.folder, MANIFEST)))
+            report = manifest.unplanned(self.run, plan, manifest.read(paths.join(output.folder, MANIFEST)))
             staging = self.run.staging_of(output, plan.task) or self.run.staging_in(output.folder)
             change = FolderChange(output.folder, staging, written={MANIFEST: manifest.encode(report)}, removed={SUCCESS})
             prepared = prepare(Change(self.run.run_id, self.run.launch, plan.task.number, [change]), locks)

@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 
 from transforms.accounts import by_model as models
+from transforms.accounts.accounts import Accounts, count_codes, shard_order
 from transforms.accounts.differences import with_drift
-from transforms.accounts.gate import Accounts, check_gate, count_codes, shard_order
-from transforms.elements.batches import Shard
+from transforms.accounts.gate import check_gate
+from transforms.elements.shards import Shard
 from transforms.formats.writing import FORMATS, make_encoder
-from transforms.many.tasks import RunSpec
 from transforms.output import journal, manifest
 from transforms.output.folder_change import Change, FolderChange, Prepared, entries, prepare, sync
 from transforms.output.journal import Locks
@@ -23,8 +23,9 @@ from transforms.output.published_names import PUBLISHED, is_published, of_kind
 from transforms.report.page import report_files
 from transforms.specs.job import STAGING, JobSpec
 from transforms.specs.own_names import COMPARISON, ERRORS, MANIFEST, RESULTS, STATS, SUCCESS
-from transforms.storage import files
-from transforms.write_shards import Place, ShardFile
+from transforms.specs.run import RunSpec
+from transforms.staging.shard_file import Place, ShardFile
+from transforms.storage import files, paths
 
 
 class GateShutError(Exception):
@@ -60,7 +61,7 @@ class Publication:
         with contextlib.suppress(LostLockError):  # then another run has its files there
             for folder in self.folders:
                 self.locks.check()
-                files.delete_folder(files.join(folder, STAGING))
+                files.delete_folder(paths.join(folder, STAGING))
         if self.report["status"] != "done":
             raise GateShutError(self.report["reason"])
         return self.report
@@ -106,7 +107,7 @@ class Publisher:
             if report is None:
                 report, prepared = self._prepare(locks)
             elif report["status"] == "done" and self.job.output.table is not None:
-                files.write_bytes(files.join(self.folder, SUCCESS), b"")  # an attempt may have ended between the two
+                files.write_bytes(paths.join(self.folder, SUCCESS), b"")  # an attempt may have ended between the two
         except BaseException:
             locks.release()
             raise
@@ -117,7 +118,7 @@ class Publisher:
         if self.job.output.write_disposition == "empty":
             for folder in {self.folder, self.errors_folder}:
                 refuse_occupied(folder)
-        before = manifest.read(files.join(self.folder, MANIFEST))
+        before = manifest.read(paths.join(self.folder, MANIFEST))
         self.accounts = with_drift(self.job, self.accounts)
         reason = check_gate(self.job, self.accounts)
         errors = {f"{ERRORS}-{number:05d}-of-{count:05d}": shard for number, count, shard in self._numbered("errors")}
@@ -200,7 +201,7 @@ def published_by(spec: JobSpec | RunSpec) -> dict[str, Any] | None:
 
     All tasks of a run share its launch: another task's manifest, or the run's own, is none of a task's.
     """
-    report = manifest.read(files.join(spec.folder, MANIFEST))
+    report = manifest.read(paths.join(spec.folder, MANIFEST))
     if report is None or report.get("launch") != spec.launch:
         return None
     is_its_own = report.get("task") == spec.task if isinstance(spec, JobSpec) else "tasks" in report
@@ -209,10 +210,10 @@ def published_by(spec: JobSpec | RunSpec) -> dict[str, Any] | None:
 
 def aside(job: JobSpec) -> str | None:
     """Return where a job's new folder is built, to change places with the old one: the next run there takes away what a kill leaves."""
-    if files.is_remote(job.folder):
+    if paths.is_remote(job.folder):
         return None
     if job.staging is not None:
-        return files.join(job.staging, f"aside-{job.task}")
+        return paths.join(job.staging, f"aside-{job.task}")
     folder = os.path.realpath(job.folder)
     return os.path.join(os.path.dirname(folder), f".{os.path.basename(folder)}.nightshift")
 
@@ -241,8 +242,8 @@ def sweep(spec: JobSpec | RunSpec) -> None:
     folders = list(dict.fromkeys((spec.folder, spec.output.errors))) if isinstance(spec, JobSpec) else [spec.folder]
     with journal.alone(*folders):
         for folder in folders:
-            files.delete_folder(files.join(folder, STAGING, spec.run_id))
-            files.delete_empty(files.join(folder, STAGING), folder)
+            files.delete_folder(paths.join(folder, STAGING, spec.run_id))
+            files.delete_empty(paths.join(folder, STAGING), folder)
         beside = aside(spec) if isinstance(spec, JobSpec) else None
         if beside is not None:
             files.delete_folder(beside)

@@ -12,7 +12,7 @@ import msgspec
 from transforms.output.placing import checksum, list_bucket
 from transforms.output.published_names import is_published
 from transforms.specs.own_names import ERRORS, MANIFEST, SUCCESS
-from transforms.storage import files
+from transforms.storage import files, paths
 
 NAMED_DIFFERENCES = 3
 
@@ -78,7 +78,7 @@ def find(folder: str) -> dict[str, Any] | None:
     Raises:
       MismatchError: it can't be read.
     """
-    path = files.join(folder, MANIFEST)
+    path = paths.join(folder, MANIFEST)
     return decode(files.read_bytes(path)) if files.exists(path) else None
 
 
@@ -121,7 +121,7 @@ def _compare(folder: str, entries: Sequence[dict[str, Any]], beginning: str | No
     there = _look(folder, [entry["name"] for entry in entries])
     for entry in entries:
         name, found = entry["name"], there.get(entry["name"])
-        path = files.join(folder, name)
+        path = paths.join(folder, name)
         if found is None:
             yield f"{path} is missing"
         elif found[0] != entry["bytes"]:
@@ -131,17 +131,17 @@ def _compare(folder: str, entries: Sequence[dict[str, Any]], beginning: str | No
     if beginning is None:  # a refused run leaves the results of the one before
         return
     others = sorted(name for name in there if is_published(name) and name.startswith(beginning) and name not in counts)
-    yield from (f"{files.join(folder, name)} is there, and not listed" for name in others)
+    yield from (f"{paths.join(folder, name)} is there, and not listed" for name in others)
 
 
 def _look(folder: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
     """Return sizes of the files directly in ``folder`` and of ``names``, with the checksums that the storage knows, else empty ones."""
-    if files.is_remote(folder):
+    if paths.is_remote(folder):
         listed = list_bucket(folder, any("/" in name for name in names))
         return {name: (found.size_bytes, found.crc32c) for name, found in listed.items()}
     there = {}
     for name in {*files.list_children(folder), *names}:
-        path = files.join(folder, name)
+        path = paths.join(folder, name)
         if os.path.isfile(path):
             there[name] = os.path.getsize(path), ""
     return there

@@ -18,16 +18,15 @@ import msgspec
 from markupsafe import Markup
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
-from transforms.accounts.gate import Accounts
-from transforms.many.tasks import RunSpec
-from transforms.output.manifest import warn
+from transforms.accounts.accounts import Accounts
 from transforms.report import charts
 from transforms.runtime import temporary_folders
 from transforms.specs.job import JobSpec
 from transforms.specs.own_names import REPORT, STATISTICS
+from transforms.specs.run import RunSpec
 from transforms.statistics import tf_metadata
 from transforms.statistics.effort import STEPS, Effort
-from transforms.statistics.guard import EFFORT, Failures, guarded
+from transforms.statistics.guard import EFFORT, Failures, guarded, warn
 from transforms.statistics.guard import REPORT as REPORTING
 from transforms.statistics.guard import STATISTICS as GATHERING
 from transforms.statistics.statistics import Statistics

@@ -6,8 +6,9 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING
 
-from transforms.model.saved_model import Signature
-from transforms.specs.models import NO_COMPARISON, CompareSpec, ModelSpec, RouteSpec, SpecError, check_choice, check_names
+from transforms.specs.errors import SpecError, check_choice, check_names
+from transforms.specs.models import NO_COMPARISON, CompareSpec, ModelSpec, RouteSpec
+from transforms.specs.signature import Signature
 from transforms.specs.table_name import is_table, parse_table
 
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from transforms.many.tasks import RunSpec
 from transforms.specs.job import JobSpec
-from transforms.storage import files
+from transforms.specs.run import RunSpec
+from transforms.storage import files, paths
 
 MARK = "cancelled"
 
@@ -14,7 +14,7 @@ class CancelledError(Exception):
 
 
 def _mark_of(spec: JobSpec | RunSpec) -> str:
-    return files.join(spec.staging_in(spec.folder), MARK)
+    return paths.join(spec.staging_in(spec.folder), MARK)
 
 
 def mark(spec: JobSpec | RunSpec) -> None:

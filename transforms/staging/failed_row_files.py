@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from transforms.convert.content_digest import Content
 from transforms.convert.to_arrow import as_text
-from transforms.elements.batches import FailedRow
+from transforms.elements.failed_rows import FailedRow
 from transforms.formats.join_files import Sink
 from transforms.rows.keys import readable
 from transforms.specs.job import OutputSpec

@@ -14,11 +14,12 @@ from typing import Any
 import google_crc32c
 import msgspec
 
-from transforms.elements.batches import FileRange, Shard, Split, SplitCount
+from transforms.elements.shards import Shard
+from transforms.elements.splits import FileRange, Split, SplitCount
+from transforms.specs.errors import SpecError
 from transforms.specs.job import STAGING, JobSpec, staging_in
 from transforms.specs.messagepack import packer
-from transforms.specs.models import SpecError
-from transforms.storage import files
+from transforms.storage import files, paths
 
 SUFFIX = ".split"
 PARTS = ("results", "errors")  # each row is in one of them
@@ -65,13 +66,13 @@ def name_of(split: Split) -> str:
 
 
 def write(job: JobSpec, name: str, record: SplitRecord) -> None:
-    files.write_bytes(files.join(job.staging_in(job.folder), name), packer(SplitRecord).pack(record))
+    files.write_bytes(paths.join(job.staging_in(job.folder), name), packer(SplitRecord).pack(record))
 
 
 def find(job: JobSpec, split: Split) -> SplitRecord | None:
     """Gives the record of ``split`` that an earlier launch left, its shards read through and found whole; None if there is none."""
     for folder in job.resumed:
-        path = files.join(folder, name_of(split))
+        path = paths.join(folder, name_of(split))
         record = _read(path) if files.exists(path) else None
         if record is None or record.identity != job.identity or not _is_of(record, job, split, folder):
             continue
@@ -117,7 +118,7 @@ def _is_whole(shard: Shard) -> bool:
 
 def recorded(folder: str) -> list[str]:
     """Gives the records in the staging folder of one launch."""
-    return [files.join(folder, name) for name in files.list_children(folder) if name.endswith(SUFFIX)]
+    return [paths.join(folder, name) for name in files.list_children(folder) if name.endswith(SUFFIX)]
 
 
 def are_worth_keeping(paths: Sequence[str]) -> bool:
@@ -132,8 +133,8 @@ def find_launches(job: JobSpec) -> tuple[str, ...]:
     Raises:
       SpecError: they would come to something else than this launch; the message says why.
     """
-    run = files.join(job.folder, STAGING, job.run_id)
-    launches = [folder for name in files.list_children(run) if recorded(folder := files.join(run, name))]
+    run = paths.join(job.folder, STAGING, job.run_id)
+    launches = [folder for name in files.list_children(run) if recorded(folder := paths.join(run, name))]
     for folder in launches:
         record = _read(recorded(folder)[0])
         if record is not None and record.identity != job.identity:

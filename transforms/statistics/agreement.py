@@ -10,8 +10,8 @@ from typing import Any
 import datasketches
 import numpy as np
 
-from transforms.convert.from_json import Column, Ragged, take
 from transforms.elements.batches import PredictionBatch
+from transforms.elements.columns import Column, Ragged, take
 from transforms.statistics.sketches import QUANTILE_K
 
 MOST_CHANGED = 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 LOG = logging.getLogger("nightshift")
 LONGEST = 300
@@ -29,3 +30,10 @@ def guarded(what: str, failures: Failures) -> Iterator[None]:
 def warnings(failures: Failures) -> list[str]:
     """Return the failures as lines of a manifest."""
     return [f"{what}: {text}" for what, text in sorted(failures.items())]
+
+
+def warn(report: dict[str, Any], failures: Failures) -> None:
+    """Adds to the manifest's ``warnings`` a line for each of ``failures``, none of which it has already."""
+    lines = [line for line in warnings(failures) if line not in report.get("warnings", ())]
+    if lines:
+        report["warnings"] = [*report.get("warnings", ()), *lines]

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 import apache_beam as beam
 import numpy as np
 
-from transforms.convert.from_json import Column, Ragged
-from transforms.elements.batches import FailedRow, PredictionBatch
-from transforms.model.saved_model import TensorSpec
+from transforms.elements.batches import PredictionBatch
+from transforms.elements.columns import Column, Ragged
+from transforms.elements.failed_rows import FailedRow
 from transforms.rows.codes import Code
+from transforms.specs.signature import TensorSpec
 from transforms.statistics.agreement import Comparison
 from transforms.statistics.effort import Effort
 from transforms.statistics.guard import COMPARISON, EFFORT, STATISTICS, Failures, guarded

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import BinaryIO
 
 from transforms.storage import gcs, table_folders
+from transforms.storage.paths import is_remote
 from transforms.storage.pins import FileChangedError, Pin
 
 GLOB_CHARACTERS = re.compile(r"[*?\[]")
@@ -46,15 +47,6 @@ class FoundFile:
 
 class LeavesFolderError(PermissionError):
     """A link in an input folder leads out of it."""
-
-
-def is_remote(path: str) -> bool:
-    return "://" in path
-
-
-def join(folder: str, *names: str) -> str:
-    """Joins path segments with single slashes."""
-    return "/".join([folder.rstrip("/") or "/" * folder.startswith("/"), *names])
 
 
 def place(path: str) -> str:

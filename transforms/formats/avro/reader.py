@@ -10,14 +10,15 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 
-from transforms.elements.batches import FileRange, InstanceBatch
+from transforms.elements.batches import InstanceBatch
+from transforms.elements.splits import FileRange
 from transforms.formats.avro.blocks import NOT_AVRO, STUMBLES, SYNC_BYTES, Block, Decoder, Header, read_blocks, read_header
 from transforms.formats.damage import DamagedFileError, decoding
-from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.needed_columns import find_twins, nested_twins, refuse_columns
 from transforms.formats.record_batches import BATCH_BYTES, TableBatcher, batch_rows, needed_columns
 from transforms.formats.source import open_source
 from transforms.rows.codes import Code, RowError
+from transforms.rows.row_spec import RowSpec
 
 PRIMITIVES = {
     "null": pa.null(), "boolean": pa.bool_(), "int": pa.int32(), "long": pa.int64(), "float": pa.float32(), "double": pa.float64(),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from transforms.elements.batches import FileRange
+from transforms.elements.splits import FileRange
 from transforms.formats.blocks import BLOCK_BYTES, compression_of
 from transforms.formats.csv.rows import Header, read_header, read_rows, take_header
 from transforms.formats.damage import DamagedFileError
-from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.needed_columns import find_twins
-from transforms.model.saved_model import TensorSpec
+from transforms.rows.row_spec import RowSpec
+from transforms.specs.signature import TensorSpec
 from transforms.storage import files
 
 

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 
-from transforms.convert.from_json import Column, Ragged
 from transforms.elements.batches import InstanceBatch, Rows
+from transforms.elements.columns import Column, Ragged
 
 
 def merge(one: InstanceBatch, two: InstanceBatch, rows: Rows, offsets: np.ndarray) -> InstanceBatch:

@@ -20,19 +20,21 @@ import pyarrow.types as pt
 from pyarrow import csv as arrow_csv
 
 from transforms.convert import from_arrow
-from transforms.convert.from_json import Column
 from transforms.convert.json_texts import quote
-from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, RowTexts
+from transforms.elements.batches import InstanceBatch, RowTexts
+from transforms.elements.columns import Column
+from transforms.elements.failed_rows import FailedRow
+from transforms.elements.splits import FileRange
 from transforms.formats.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Block
 from transforms.formats.csv.cells import Cells
 from transforms.formats.csv.checks import impossible_inputs
 from transforms.formats.csv.merge import merge
 from transforms.formats.csv.rows import PIECE_BYTES, CsvRows, Header, RowBlock, adjoin, read_header, read_rows, take_header
 from transforms.formats.jsonl.reader import LineParser
-from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.needed_columns import find_twins
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import join_keys, make_key, make_keys, take_key
+from transforms.rows.row_spec import RowSpec
 from transforms.runtime.read_ahead import read_ahead
 
 

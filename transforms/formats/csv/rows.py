@@ -14,7 +14,8 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from transforms.elements.batches import FileRange, RowTexts
+from transforms.elements.batches import RowTexts
+from transforms.elements.splits import FileRange
 from transforms.formats.blocks import BYTE_ORDER_MARK, MAX_ROW_BYTES, read_blocks
 from transforms.formats.damage import DamagedFileError
 from transforms.formats.source import open_source

@@ -15,9 +15,9 @@ from transforms.convert.refuse_rows import pieces
 from transforms.convert.to_arrow import make_columns, not_utf8, refuse_unfit
 from transforms.elements.batches import PredictionBatch
 from transforms.formats.join_files import Sink, concatenate
-from transforms.model.saved_model import Signature
+from transforms.specs.errors import SpecError
 from transforms.specs.job import OutputSpec
-from transforms.specs.models import SpecError
+from transforms.specs.signature import Signature
 
 BLOCK_BYTES = 64 << 20
 # What a spreadsheet takes for the beginning of a formula (https://owasp.org/www-community/attacks/CSV_Injection), and a number, which it

@@ -12,12 +12,14 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, Rows
+from transforms.elements.batches import InstanceBatch, Rows
+from transforms.elements.failed_rows import FailedRow
+from transforms.elements.splits import FileRange
 from transforms.formats.blocks import MAX_ROW_BYTES, read_blocks
 from transforms.formats.jsonl.reader import find_lines
-from transforms.formats.jsonl.row import RowSpec
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import hash_keys, path_text, readable
+from transforms.rows.row_spec import RowSpec
 from transforms.storage import files, gcs
 from transforms.storage.files import FoundFile
 from transforms.storage.pins import FileChangedError

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from transforms.convert.json_values import is_ones
-from transforms.model.saved_model import Signature, TensorSpec
+from transforms.specs.signature import Signature, TensorSpec
 
 PIECE_BYTES = 128 << 10
 # How ``struct`` and NumPy name what one number of a dtype takes in a record.

@@ -14,12 +14,16 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.convert import from_json
-from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, RowTexts, on_one_line, row_as_json
+from transforms.elements.batches import InstanceBatch, RowTexts
+from transforms.elements.columns import Column
+from transforms.elements.failed_rows import FailedRow, on_one_line, row_as_json
+from transforms.elements.splits import FileRange
 from transforms.formats.blocks import MAX_ROW_BYTES, Block, read_blocks
-from transforms.formats.jsonl.row import RowReader, RowSpec
+from transforms.formats.jsonl.row import RowReader
 from transforms.formats.limits import LONG_ROW_BYTES
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import make_key, make_keys, take_key, take_keys
+from transforms.rows.row_spec import RowSpec
 
 # Tensors of one batch, in and out, as far as the signature tells; rows beyond it wait for the next batch.
 BATCH_TENSOR_BYTES = 64 << 20
@@ -94,7 +98,7 @@ class LineParser:
             parsed = self._parse_block(texts) or self._parse_lines(texts, fail)
         offsets = block.place(texts.starts[parsed.lines])
         keys, bad_keys = self._keys(parsed, piece.path, offsets)
-        columns: dict[str, from_json.Column] = {}
+        columns: dict[str, Column] = {}
         errors: dict[int, RowError] = {}
         for spec in self.spec.signature.inputs:
             columns[spec.name], more = from_json.make_column(parsed.values[spec.name], self.spec.signature, spec)

@@ -19,38 +19,14 @@ from transforms.convert.json_texts import MUST_ESCAPE, is_utf8
 from transforms.convert.json_values import B64, TooLarge, normalize
 from transforms.formats.jsonl.packing import Gatherer, Packing, pieces
 from transforms.formats.limits import LONG_ROW_BYTES, MAX_ROW_VALUES
-from transforms.model.saved_model import Signature, TensorSpec
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import take_key
+from transforms.rows.row_spec import RowSpec
+from transforms.specs.signature import TensorSpec
 
 PACKED_ROWS = 32
 ESCAPED = re.compile(MUST_ESCAPE)
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
-
-
-@dataclasses.dataclass(frozen=True)
-class RowSpec:
-    """What is taken from a row: the signature's inputs, the key's fields, fields to pass through (``*``: all).
-
-    Rows that name their models in ``model_field`` are read whole: what each model takes from them is not known before.
-    """
-
-    signature: Signature
-    key_fields: tuple[str, ...] = ()
-    passthrough_fields: tuple[str, ...] = ()
-    include_fields: tuple[str, ...] = ()
-    exclude_fields: tuple[str, ...] = ()
-    own_fields: tuple[str, ...] = ()
-    model_field: str | None = None
-
-    @property
-    def lone_string(self) -> TensorSpec | None:
-        """The signature's only input if it takes one string a row: then a row may be that string, raw."""
-        inputs = self.signature.inputs
-        if len(inputs) != 1 or inputs[0].dtype != "string":
-            return None
-        shapes = self.signature.row_shapes(inputs[0])
-        return inputs[0] if any(shape in (None, (), (1,)) for shape in shapes) else None
 
 
 @dataclasses.dataclass

@@ -13,10 +13,11 @@ import pyarrow.compute as pc
 from transforms.convert.output_columns import check_members
 from transforms.convert.refuse_rows import pieces
 from transforms.convert.to_json import json_texts
-from transforms.elements.batches import PredictionBatch, is_json, row_as_json
+from transforms.elements.batches import PredictionBatch
+from transforms.elements.failed_rows import is_json, row_as_json
 from transforms.formats.join_files import Sink, concatenate
-from transforms.model.saved_model import Signature
 from transforms.specs.job import OutputSpec
+from transforms.specs.signature import Signature
 
 # Text made at once: far below the 2 GB that Arrow's strings can hold, and flat in memory.
 BLOCK_BYTES = 64 << 20

@@ -10,14 +10,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
-from transforms.elements.batches import FileRange, InstanceBatch
+from transforms.elements.batches import InstanceBatch
+from transforms.elements.splits import FileRange
 from transforms.formats.damage import DamagedFileError, decoding
-from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.limits import MAX_PACKED_COLUMN_BYTES, MAX_PACKED_RATIO, MAX_UNPACKED_BYTES
 from transforms.formats.needed_columns import find_nested_twins, find_twins, refuse_columns
 from transforms.formats.record_batches import TableBatcher, batch_rows, needed_columns
 from transforms.formats.row_sizes import longest_value
 from transforms.formats.source import open_source
+from transforms.rows.row_spec import RowSpec
 
 NOT_PARQUET = "not a whole Parquet file that can be read"
 # Bytes of one value in memory by the physical types of parquet.thrift; others have lengths of their own.

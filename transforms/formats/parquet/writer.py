@@ -13,8 +13,8 @@ from transforms.convert.refuse_rows import pieces
 from transforms.convert.to_arrow import make_columns, not_utf8, refuse_unfit
 from transforms.elements.batches import PredictionBatch
 from transforms.formats.join_files import Sink
-from transforms.model.saved_model import Signature
 from transforms.specs.job import OutputSpec
+from transforms.specs.signature import Signature
 from transforms.storage import files
 
 # A row group is what a reader takes at once and what is held in memory until it is full.

@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from transforms.convert import from_arrow
-from transforms.convert.from_json import Column, Ragged, numpy_dtype
+from transforms.convert.from_json import numpy_dtype
 from transforms.convert.json_texts import scalar_texts
 from transforms.convert.json_values import integer_bounds, out_of_range
-from transforms.formats.jsonl.row import RowSpec
+from transforms.elements.columns import Column, Ragged
 from transforms.formats.record_batches import json_text
-from transforms.model.saved_model import TensorSpec
 from transforms.rows.codes import Code, RowError
+from transforms.rows.row_spec import RowSpec
+from transforms.specs.signature import TensorSpec
 
 Errors = dict[int, RowError]
 

@@ -14,15 +14,17 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from transforms.convert.from_json import Column
-from transforms.elements.batches import FailedRow, FileRange, InstanceBatch, Rows
+from transforms.elements.batches import InstanceBatch, Rows
+from transforms.elements.columns import Column
+from transforms.elements.failed_rows import FailedRow
+from transforms.elements.splits import FileRange
 from transforms.formats.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Cursor, open_stream
 from transforms.formats.damage import DamagedFileError
-from transforms.formats.jsonl.row import RowSpec
 from transforms.formats.record_batches import batch_rows
 from transforms.formats.tfrecord.parse_examples import ExampleParser, Features
 from transforms.rows.codes import RowError
 from transforms.rows.keys import make_key, make_keys, take_key, take_keys
+from transforms.rows.row_spec import RowSpec
 
 LENGTH = struct.Struct("<QI")
 CHECKSUM = struct.Struct("<I")

@@ -12,16 +12,16 @@ import google_crc32c
 import numpy as np
 import pyarrow as pa
 
-from transforms.convert.from_json import Column, Ragged
 from transforms.convert.output_columns import OutputColumn, make_table
 from transforms.convert.refuse_rows import pieces
 from transforms.convert.to_arrow import flatten, refuse_unfit, text_columns
 from transforms.elements.batches import PredictionBatch
+from transforms.elements.columns import Column, Ragged
 from transforms.formats.join_files import Sink, concatenate
 from transforms.formats.tfrecord.encode_examples import Kind, bytes_lists, examples, features, float_lists, integer_lists
-from transforms.model.saved_model import Signature
+from transforms.specs.errors import SpecError
 from transforms.specs.job import OutputSpec
-from transforms.specs.models import SpecError
+from transforms.specs.signature import Signature
 
 BLOCK_BYTES = 16 << 20
 # tensorflow/core/lib/hash/crc32c.h: a checksum of bytes that hold checksums is masked.

@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 import apache_beam as beam
 from apache_beam.coders.typecoders import CoderRegistry
 
-from transforms.elements.batches import Plan, Shard, Split, SplitCount, Task
+from transforms.elements.shards import Shard
+from transforms.elements.splits import Split, SplitCount
 from transforms.rows.keys import DuplicateKey, Duplicates
 from transforms.specs.messagepack import packer
+from transforms.specs.run import Plan, Task
 from transforms.statistics import stored
 from transforms.statistics.statistics import Statistics
 from transforms.storage.files import FoundFile

@@ -14,11 +14,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from pipeline.console.terminal import one_line, say
 from pipeline.preflight.job import InputFound
-from transforms.many.tasks import RunSpec
+from pipeline.process.terminal import one_line, say
 from transforms.runtime.metrics import read_progress
 from transforms.specs.job import JobSpec
+from transforms.specs.run import RunSpec
 from transforms.specs.table_name import is_table
 from transforms.statistics.guard import SUMMARY, Failures, guarded, warnings
 

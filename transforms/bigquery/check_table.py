@@ -1,0 +1,92 @@
+"""Compare a job's table with the dataset and table that exist."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.api_core.exceptions import NotFound
+from google.cloud import bigquery
+
+from transforms.bigquery.client import ERRORS, TableError, client, reason
+from transforms.bigquery.table_writer import TableEncoder
+from transforms.specs.job import JobSpec
+from transforms.specs.table_name import TableName, parse_table
+
+# --- before the job starts ---------------------------------------------------------------------------------------------------
+
+
+def check_table(job: JobSpec) -> None:
+    """Holds the job's table against the dataset and the table that are there.
+
+    Raises:
+      TableError: no dataset, or a table that can't take the predictions, column by column.
+    """
+    output = parse_table(job.output.table or "")
+    encoder = TableEncoder(job.output_signature, job.output, job.key.fields)
+    _check_layout(job, {field.name: field.field_type for field in encoder.fields})
+    if job.input.is_bigquery and job.input.query is None and parse_table(job.input.patterns[0]) == output:
+        raise TableError(f"--output={output} is the input too, which it would replace; give another table")
+    service = client(job.bigquery.project, job.bigquery.location)
+    try:
+        if not _has_dataset(service, output):
+            if job.bigquery.create_dataset:
+                return
+            raise TableError(
+                f"--output={output}: there is no dataset {output.project}.{output.dataset}: check the name, or give --create_dataset=true"
+            )
+        there = service.get_table(output.dotted)
+    except NotFound:
+        return
+    except ERRORS as error:
+        raise TableError(f"--output={output} can't be looked at: {reason(error)}. Check the name and your permissions") from error
+    if there.table_type != "TABLE":
+        raise TableError(f"--output={output} is a {there.table_type.lower()}, which can't be loaded into; give another table")
+    disposition = job.output.write_disposition
+    if disposition == "empty" and there.num_rows:
+        raise TableError(f"--output={output} holds {there.num_rows} rows already, and --write_disposition=empty was given")
+    conflicts = _conflicts(encoder.fields, there.schema) if disposition != "truncate" else []
+    if conflicts:
+        raise TableError(
+            f"--output={output} can't take these predictions: {'; '.join(conflicts)}. Give another table, or --write_disposition=truncate"
+        )
+
+
+def _has_dataset(service: bigquery.Client, output: TableName) -> bool:
+    try:
+        service.get_dataset(f"{output.project}.{output.dataset}")
+    except NotFound:
+        return False
+    return True
+
+
+def _check_layout(job: JobSpec, types: dict[str, str]) -> None:
+    partition = job.bigquery.partition_field
+    if partition and types.get(partition) not in ("DATE", "TIMESTAMP", "DATETIME"):
+        found = f"a column of {types[partition]}" if partition in types else f"no column; there is {', '.join(types)}"
+        raise TableError(f"--partition_field={partition}: expected a column of DATE, DATETIME or TIMESTAMP, found {found}")
+    unknown = [name for name in job.bigquery.cluster_fields if name not in types]
+    if unknown:
+        raise TableError(f"--cluster_fields: {', '.join(unknown)} is no column; there is {', '.join(types)}")
+
+
+SAME_TYPES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "STRUCT": "RECORD"}
+
+
+def _shape(field: bigquery.SchemaField) -> str:
+    kind = SAME_TYPES.get(field.field_type, field.field_type)
+    if kind == "RECORD":
+        kind = f"RECORD<{', '.join(f'{inner.name} {_shape(inner)}' for inner in field.fields)}>"
+    return f"REPEATED {kind}" if field.mode == "REPEATED" else kind
+
+
+def _conflicts(fields: Sequence[bigquery.SchemaField], there: Sequence[bigquery.SchemaField]) -> list[str]:
+    """Gives what stands between the columns to be loaded and those of an existing table, a text a column."""
+    by_name = {field.name.lower(): field for field in there}
+    conflicts = []
+    for field in fields:
+        other = by_name.pop(field.name.lower(), None)
+        if other is None:
+            conflicts.append(f"it has no column {field.name} ({_shape(field)})")
+        elif _shape(other) != _shape(field):
+            conflicts.append(f"column {field.name} is {_shape(other)} and would be {_shape(field)}")
+    return conflicts + [f"column {field.name} is REQUIRED and would be empty" for field in by_name.values() if field.mode == "REQUIRED"]

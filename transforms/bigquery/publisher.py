@@ -1,0 +1,80 @@
+"""Publish a run to a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from google.cloud import bigquery
+
+from transforms.accounts import by_model as models
+from transforms.accounts.differences import with_drift
+from transforms.accounts.gate import check_gate
+from transforms.bigquery.client import client
+from transforms.bigquery.load import ERROR_FIELDS, RESULTS, Load, check_load, errors_table, run_load
+from transforms.bigquery.table_writer import TableEncoder
+from transforms.elements.shards import Shard
+from transforms.output import manifest
+from transforms.output.journal import Locks
+from transforms.output.published_names import REPORT_FILES
+from transforms.output.publisher import Publisher
+from transforms.report.page import report_files
+from transforms.specs.own_names import MANIFEST, SUCCESS
+from transforms.specs.table_name import TableName, parse_table
+from transforms.storage import files, paths
+
+
+class TablePublisher(Publisher):
+    """Publishes one run to a table; the manifest lies in the staging folder, beside no results."""
+
+    def _prepare(self, locks: Locks) -> tuple[dict[str, Any], None]:
+        return self._publish(), None
+
+    def _publish(self) -> dict[str, Any]:
+        self.accounts = with_drift(self.job, self.accounts)
+        why = check_gate(self.job, self.accounts)
+        errors = self._shards("errors")
+        results = self._results() if why is None else {}
+        placed = {f"prediction.errors-{number:05d}-of-{len(errors):05d}": shard for number, shard in enumerate(errors)}
+        report = manifest.make(self.job, self.accounts, why, results, placed, None)
+        output = parse_table(self.job.output.table or "")
+        by_model, model_lines = models.account(self.job, self.accounts)
+        report |= {"table": str(output), "errors_table": str(errors_table(self.job))} | by_model
+        self._prepare_dataset(output)
+        report |= self._load(output, errors, list(results.values()) if why is None else None)
+        described = report_files(self.job, report, self.accounts, model_lines)
+        files.delete([paths.join(self.folder, name) for name in {*REPORT_FILES} - {*described}])
+        for name, content in (model_lines | described).items():
+            files.write_bytes(paths.join(self.folder, name), content)
+        files.write_bytes(paths.join(self.folder, MANIFEST), manifest.encode(report))
+        if why is None:
+            files.write_bytes(paths.join(self.folder, SUCCESS), b"")
+        return report
+
+    def _load(self, output: TableName, errors: Sequence[Shard], results: Sequence[Shard] | None) -> dict[str, Any]:
+        """Load failed rows and, unless the gate is shut, ``results``; return what the manifest says of both loads."""
+        said: dict[str, Any] = {}
+        encoder = TableEncoder(self.job.output_signature, self.job.output, self.job.key.fields)
+        load = Load(RESULTS, output, results or (), encoder.fields)
+        if results is not None:
+            check_load(self.job, load)
+        job_id = self._load_errors(errors)
+        if job_id is not None:
+            said["errors_load_job"] = job_id
+        if results is not None:
+            said |= {"load_job": run_load(self.job, load), "load_digest": load.digest(self.job)}
+        return said
+
+    def _prepare_dataset(self, output: TableName) -> None:
+        if self.job.bigquery.create_dataset:
+            dataset = bigquery.Dataset(f"{output.project}.{output.dataset}")
+            dataset.location = self.job.bigquery.location
+            client(self.job.bigquery.project, None).create_dataset(dataset, exists_ok=True)
+
+    def _load_errors(self, errors: Sequence[Shard]) -> str | None:
+        table = errors_table(self.job)
+        if errors:
+            return run_load(self.job, Load("errors", table, errors, ERROR_FIELDS))
+        if self.job.output.write_disposition != "append":  # those of the run before
+            client(self.job.bigquery.project, None).delete_table(table.dotted, not_found_ok=True)
+        return None

@@ -1,0 +1,27 @@
+"""Read sessions of BigQuery's Storage API."""
+
+from __future__ import annotations
+
+from google.cloud.bigquery_storage_v1 import types
+
+from transforms.bigquery.client import client, read_client
+from transforms.rows.row_spec import row_spec
+from transforms.specs.job import JobSpec
+from transforms.specs.table_name import TableName
+
+# The service makes as many as the table is worth, up to a thousand; more than that it never gives.
+MAX_STREAMS = 1000
+
+
+# --- sessions and streams ----------------------------------------------------------------------------------------------------
+
+
+def _make_session(job: JobSpec, name: TableName, max_streams: int) -> types.ReadSession:
+    project = job.bigquery.project or client(None, None).project
+    spec = row_spec(job)
+    options = types.ReadSession.TableReadOptions(row_restriction=job.input.row_restriction or "")
+    if "*" not in spec.passthrough_fields and spec.model_field is None:
+        named = [*(tensor.name for tensor in spec.signature.inputs), *spec.key_fields, *spec.passthrough_fields]
+        options.selected_fields = list(dict.fromkeys(named))
+    session = types.ReadSession(table=name.resource, data_format=types.DataFormat.ARROW, read_options=options)
+    return read_client().create_read_session(parent=f"projects/{project}", read_session=session, max_stream_count=max_streams)

@@ -1,0 +1,34 @@
+"""The statistics of an earlier run, read to compare with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transforms.statistics import tf_metadata
+from transforms.storage import files, paths
+
+STATISTICS = "statistics.json"
+
+
+class BaselineError(ValueError):
+    """The baseline can't be read; the message says what was expected and found."""
+
+
+def baseline_path(baseline: str) -> str:
+    """Gives the file of a baseline: itself, or the one in a run's folder."""
+    return baseline if baseline.endswith(".json") else paths.join(baseline, STATISTICS)
+
+
+def read_baseline(baseline: str) -> Any:
+    """Reads the statistics of an earlier run.
+
+    Raises:
+      BaselineError: there are none, or the file holds something else.
+    """
+    path = baseline_path(baseline)
+    if not files.exists(path):
+        raise BaselineError(f"--baseline={baseline}: there is no {path}; give the folder of a run that wrote a report, or its {STATISTICS}")
+    try:
+        return tf_metadata.decode(files.read_bytes(path))
+    except ValueError as error:
+        raise BaselineError(f"--baseline={baseline}: {error}") from None

@@ -1,0 +1,57 @@
+"""A row that ended in the errors, as JSON text."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import msgspec
+
+from transforms.rows.codes import Code, Stage
+from transforms.rows.keys import readable
+
+
+@dataclasses.dataclass(frozen=True)
+class FailedRow:
+    """A row that ended in the errors. ``instance`` and ``key`` are JSON text."""
+
+    key: bytes
+    source: str
+    offset: int
+    stage: Stage
+    code: Code
+    message: str
+    instance: bytes
+
+    def to_json(self) -> bytes:
+        """Gives one line of ``prediction.errors``, without its line end."""
+        fields = (readable(self.source), self.offset, str(self.stage), str(self.code), self.message)
+        source, offset, stage, code, message = (msgspec.json.encode(value) for value in fields)
+        return b'{"key": %b, "source": %b, "offset": %b, "stage": %b, "code": %b, "message": %b, "instance": %b}' % (
+            self.key or b"null",
+            source,
+            offset,
+            stage,
+            code,
+            message,
+            self.instance,
+        )
+
+
+def is_json(row: bytes) -> bool:
+    """Whether a row is one JSON value in UTF-8."""
+    try:
+        row.decode("utf-8")
+        msgspec.json.decode(row, type=msgspec.Raw)
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
+        return False
+    return True
+
+
+def on_one_line(text: bytes) -> bytes:
+    """Gives JSON text without carriage returns: there they are space, but many readers end a line at one."""
+    return text.replace(b"\r", b" ") if b"\r" in text else text
+
+
+def row_as_json(row: bytes) -> bytes:
+    """Gives a row as JSON text: itself where it is JSON, else ``{"b64": ...}``."""
+    return on_one_line(row) if is_json(row) else msgspec.json.encode({"b64": row})

@@ -1,0 +1,53 @@
+"""What a job takes from a row: the fields of its signature, its keys and what is passed through."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from transforms.specs.job import OWN_FIELDS, JobSpec
+from transforms.specs.models import VARIANT
+from transforms.specs.signature import Signature, TensorSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSpec:
+    """What is taken from a row: the signature's inputs, the key's fields, fields to pass through (``*``: all).
+
+    Rows that name their models in ``model_field`` are read whole: what each model takes from them is not known before.
+    """
+
+    signature: Signature
+    key_fields: tuple[str, ...] = ()
+    passthrough_fields: tuple[str, ...] = ()
+    include_fields: tuple[str, ...] = ()
+    exclude_fields: tuple[str, ...] = ()
+    own_fields: tuple[str, ...] = ()
+    model_field: str | None = None
+
+    @property
+    def lone_string(self) -> TensorSpec | None:
+        """The signature's only input if it takes one string a row: then a row may be that string, raw."""
+        inputs = self.signature.inputs
+        if len(inputs) != 1 or inputs[0].dtype != "string":
+            return None
+        shapes = self.signature.row_shapes(inputs[0])
+        return inputs[0] if any(shape in (None, (), (1,)) for shape in shapes) else None
+
+
+def row_spec(job: JobSpec) -> RowSpec:
+    """Gives what the job takes from a row."""
+    own = OWN_FIELDS[job.output.style]
+    if job.output.style == "aiplatform":  # outputs stand beside the fields passed through: no name may stand twice
+        own = (*own, *(spec.name for spec in job.model.signature.outputs))
+    added = {VARIANT} if job.compare.share is not None else set()
+    if job.route is not None and job.route.column is not None:
+        added.add(job.route.column)
+    return RowSpec(
+        signature=job.model.signature,
+        key_fields=job.key.fields,
+        passthrough_fields=tuple(name for name in job.output.passthrough_fields if name not in added),
+        include_fields=job.input.include_fields,
+        exclude_fields=job.input.exclude_fields,
+        own_fields=own,
+        model_field=job.route.field if job.route is not None else None,
+    )
