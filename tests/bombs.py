@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from backports import zstd
 
 from transforms.formats import splitting
-from transforms.formats.reading import RangeReader, format_of
+from transforms.formats.catalog import format_of
+from transforms.read_instances import RangeReader
 from transforms.rows.row_spec import RowSpec
 from transforms.specs.signature import Signature, TensorSpec
 from transforms.storage import files

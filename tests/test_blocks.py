@@ -17,8 +17,8 @@ from transforms import plan_splits
 from transforms.elements.splits import FileRange
 from transforms.formats import blocks, splitting
 from transforms.formats.blocks import Block, DamagedFileError, compression_of, read_blocks
+from transforms.formats.catalog import FORMATS
 from transforms.formats.jsonl.reader import find_lines
-from transforms.formats.reading import FORMATS
 
 BOM = b"\xef\xbb\xbf"
 COMPRESS = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zstd.compress}

@@ -20,8 +20,8 @@ from transforms.formats import limits
 from transforms.formats.avro.blocks import UNPACKERS, read_header
 from transforms.formats.damage import DamagedFileError
 from transforms.formats.jsonl import row
-from transforms.formats.reading import RangeReader
 from transforms.formats.row_sizes import row_bytes, slices
+from transforms.read_instances import RangeReader
 from transforms.rows.row_spec import RowSpec
 
 MB = 1 << 20

@@ -27,7 +27,8 @@ from transforms import check_keys
 from transforms.elements.batches import InstanceBatch
 from transforms.elements.splits import FileRange, Split
 from transforms.formats import splitting
-from transforms.formats.reading import RangeReader, format_of
+from transforms.formats.catalog import format_of
+from transforms.read_instances import RangeReader
 from transforms.rows.codes import Code
 from transforms.rows.row_spec import RowSpec
 from transforms.specs.signature import Signature, TensorSpec

@@ -26,11 +26,11 @@ from transforms.elements.batches import InstanceBatch
 from transforms.elements.splits import FileRange
 from transforms.formats import blocks, splitting
 from transforms.formats.blocks import DamagedFileError
+from transforms.formats.catalog import FORMATS, format_of
 from transforms.formats.csv import rows as csv_rows
 from transforms.formats.csv.checks import holds_quote, impossible_inputs, missing_columns
 from transforms.formats.csv.reader import CsvReader, RowParser
 from transforms.formats.csv.rows import inside
-from transforms.formats.reading import FORMATS, format_of
 from transforms.formats.splitting import split_file
 from transforms.rows.codes import Code
 from transforms.rows.row_spec import RowSpec

@@ -12,9 +12,9 @@ import pytest
 from gcp_fixtures import CloudStorage
 from test_changed import CONTENTS, NUMBERS, ranges_of, reader_of, values_and_failed
 
-from transforms.formats import blocks, field_types, record_batches
+from transforms.formats import blocks, record_batches
+from transforms.formats.catalog import format_of, known_types
 from transforms.formats.damage import DamagedFileError, decoding
-from transforms.formats.reading import format_of
 from transforms.formats.tfrecord import reader as tfrecord_reader
 from transforms.rows.codes import Code
 from transforms.rows.row_spec import RowSpec
@@ -51,13 +51,13 @@ def test_a_storage_that_fails_in_the_middle_of_a_file_is_raised(name: str, kind:
 def test_a_storage_that_fails_at_a_look_before_the_start_is_raised(name: str, gcs: CloudStorage) -> None:
     path = gcs.write(f"{gcs.make_bucket()}/{name}", CONTENTS[name](VALUES))
     spec = RowSpec(NUMBERS)
-    assert format_of(path, None).refuse(spec, path) is None
-    assert field_types.known_types([path], None) == {"x": pa.float32() if name == "rows.parquet" else pa.float64()}
+    assert format_of(path, None).why_unreadable(spec, path) is None
+    assert known_types([path], None) == {"x": pa.float32()}
     with gcs.stand_ins.faults("503", share=1):
         with pytest.raises(storage.StorageError):
-            format_of(path, None).refuse(spec, path)
+            format_of(path, None).why_unreadable(spec, path)
         with pytest.raises(storage.StorageError):
-            field_types.known_types([path], None)
+            known_types([path], None)
 
 
 @pytest.mark.parametrize("bug", [TypeError("ours"), KeyError("ours"), ValueError("ours"), OSError("ours"), MemoryError()])

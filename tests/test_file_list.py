@@ -14,7 +14,7 @@ from test_job import check_output, lines, run
 from transforms.elements.batches import InstanceBatch
 from transforms.elements.splits import FileRange
 from transforms.formats.file_list import reader as file_list_reader
-from transforms.formats.file_list.reader import FileListReader, refusal
+from transforms.formats.file_list.reader import FileListReader, why_not
 from transforms.rows.codes import Code
 from transforms.rows.row_spec import RowSpec
 from transforms.specs.signature import Signature, TensorSpec
@@ -119,9 +119,9 @@ def test_shapes_and_jobs_that_can_not_take_files(images: Path) -> None:
     for dims, shape in (((None,), (1,)), ((None, 1), (1, 1)), ((), (1,))):
         (batch,) = read(images / "list.txt", RowSpec(signature(*dims)))
         assert batch.columns["image"].shape == shape
-    assert refusal(SPEC, "list.txt") is None
-    assert "float32" in (refusal(RowSpec(signature(None, dtype="float32")), "list.txt") or "")
-    assert "--key_field" in (refusal(RowSpec(signature(None), key_fields=("id",)), "list.txt") or "")
+    assert why_not(SPEC, "list.txt") is None
+    assert "float32" in (why_not(RowSpec(signature(None, dtype="float32")), "list.txt") or "")
+    assert "--key_field" in (why_not(RowSpec(signature(None), key_fields=("id",)), "list.txt") or "")
     (batch,) = read(images / "list.txt", RowSpec(signature(None), key_fields=("id",)))
     assert (len(batch), [row.code for row in batch.failed]) == (0, [Code.INPUT_MISSING])
 

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from transforms.bigquery.stream_reader import regroup
 from transforms.bigquery.types import arrow_type
-from transforms.plan_streams import regroup
 from transforms.rows.row_spec import RowSpec
 from transforms.specs.errors import SpecError
 from transforms.specs.job import BigQuerySpec, InputSpec

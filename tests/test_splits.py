@@ -11,7 +11,7 @@ import pytest
 from transforms import plan_splits
 from transforms.elements.splits import FileRange, Split
 from transforms.formats import splitting
-from transforms.formats.reading import FORMATS, FormatError, format_of
+from transforms.formats.catalog import FORMATS, FormatError, format_of
 from transforms.formats.splitting import split_file
 from transforms.plan_splits import PlanSplits
 from transforms.specs.job import InputSpec

@@ -24,12 +24,12 @@ from transforms.convert.output_columns import make_table
 from transforms.elements.batches import PredictionBatch
 from transforms.elements.columns import Column, Ragged
 from transforms.formats import splitting
+from transforms.formats.catalog import FORMATS
 from transforms.formats.parquet import writer as parquet_writer
 from transforms.formats.parquet.writer import ParquetEncoder
-from transforms.formats.writing import FORMATS
 from transforms.rows.codes import Code, Stage
 from transforms.specs.errors import SpecError
-from transforms.specs.job import OUTPUT_FORMATS, OutputSpec
+from transforms.specs.job import INPUT_FORMATS, OUTPUT_FORMATS, OutputSpec
 from transforms.specs.signature import DTYPES, TensorSpec
 
 MANY = settings(deadline=None, derandomize=True, max_examples=150)
@@ -283,7 +283,8 @@ def test_an_empty_file_has_the_schema() -> None:
 
 
 def test_formats_are_those_of_the_flag() -> None:
-    assert tuple(FORMATS) == OUTPUT_FORMATS
+    assert {*OUTPUT_FORMATS} == {"bigquery", *(name for name, format in FORMATS.items() if format.encoder)}
+    assert {*INPUT_FORMATS} == {"bigquery", *(name for name, format in FORMATS.items() if format.make_reader)}
 
 
 @pytest.mark.parametrize(
@@ -373,7 +374,7 @@ def test_a_run_in_another_format_leaves_nothing_of_the_first(models: Models, tmp
     data, out = write_lines(tmp_path / "data" / "rows.jsonl", [{"x": 1}]), tmp_path / "out"
     flags = {"model": models.get("half_plus_two"), "input": data, "output_layout": layout}
     seen = []
-    of_folders = [format for format in FORMATS if format != "bigquery"]
+    of_folders = [name for name, format in FORMATS.items() if format.encoder]
     for format in (*of_folders, "jsonl"):
         assert run(out, **flags, output_format=format) == 0
         (name,) = names_in(out) - {"_SUCCESS", "manifest.json", "report.html", "statistics.json"}

@@ -12,7 +12,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.elements.splits import FileRange, Split
 from transforms.formats import splitting
-from transforms.formats.reading import format_of
+from transforms.formats.catalog import format_of
 from transforms.formats.splitting import split_file
 from transforms.output.mirror import CheckMirror
 from transforms.specs.job import InputSpec, OutputSpec

@@ -13,9 +13,8 @@ from apache_beam.pvalue import TaggedOutput
 from transforms.accounts.coders import Piece
 from transforms.elements.splits import FileRange, Split
 from transforms.formats import splitting
-from transforms.formats.reading import FormatError, format_of
+from transforms.formats.catalog import FormatError, format_of, make_encoder
 from transforms.formats.splitting import split_file
-from transforms.formats.writing import make_encoder
 from transforms.many.tasks import read_tasks
 from transforms.model.locate import locate_model
 from transforms.output import journal, manifest
@@ -107,7 +106,7 @@ class _PlanTask(beam.DoFn):
         size = sum(piece.size_bytes for piece in ranges)
         plan = Plan(task, model, min(MAX_KEY_BUCKETS, 1 + size // KEY_BUCKET_BYTES))
         job = run.job_of(plan)
-        reason = format_of(ranges[0].path, spec.format).refuse(row_spec(job), ranges[0].path)
+        reason = format_of(ranges[0].path, spec.format).why_unreadable(row_spec(job), ranges[0].path)
         if reason:
             raise FormatError(reason)
         make_encoder(job)  # refuses what the output's format can't hold

@@ -16,19 +16,69 @@ from apache_beam.pvalue import TaggedOutput
 
 from transforms.accounts.coders import Piece
 from transforms.elements.batches import InstanceBatch
+from transforms.elements.failed_rows import FailedRow
 from transforms.elements.splits import FileRange, Incomplete, Split, SplitCount, SplitEnd
 from transforms.formats.blocks import BLOCK_BYTES
-from transforms.formats.reading import RangeReader
-from transforms.rows.codes import INCOMPLETE, Code
+from transforms.formats.catalog import FORMATS, format_of
+from transforms.formats.damage import DamagedFileError
+from transforms.formats.protocols import Reader
+from transforms.rows.codes import INCOMPLETE, Code, Stage
 from transforms.rows.keys import hash_keys
 from transforms.rows.row_spec import RowSpec, row_spec
 from transforms.runtime import metrics
 from transforms.runtime.read_ahead import read_ahead
 from transforms.specs.job import JobSpec
 from transforms.specs.run import RunSpec, job_of
+from transforms.specs.table_name import is_table
 from transforms.staging import split_records
 from transforms.statistics import stored
 from transforms.statistics.statistics import Statistics
+from transforms.storage.pins import FileChangedError
+
+# What reads a table's streams, beside the formats of files.
+TABLE = "bigquery"
+
+
+class RangeReader:
+    """Reads ranges of files of any format and streams of BigQuery; damage and change of a file become failed rows."""
+
+    def __init__(self, spec: RowSpec, given: str | None) -> None:
+        self.spec = spec
+        self.given = given
+        self.readers: dict[str, Reader] = {}
+
+    def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+        """Gives the batches of one file range; damage or change of the file is a failed row in a last, empty batch."""
+        reader = self._reader(piece)
+        try:
+            yield from reader.read(piece, order)
+            return
+        except DamagedFileError as damage:
+            message = f"the file can't be read on from here, so how many rows are lost is unknown: {damage}"
+            offset, code = damage.offset, Code.FILE_DAMAGED
+        except FileChangedError as change:
+            offset, code, message = piece.start, Code.FILE_CHANGED, str(change)
+        failed = FailedRow(b"", piece.path, offset, Stage.READ, code, message, b"null")
+        yield dataclasses.replace(reader.nothing(piece, order), failed=[failed])
+
+    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+        return self._reader(piece).nothing(piece, order)
+
+    def _reader(self, piece: FileRange) -> Reader:
+        name = TABLE if is_table(piece.path) else format_of(piece.path, self.given).name
+        if name not in self.readers:
+            self.readers[name] = self._make_reader(name)
+        return self.readers[name]
+
+    def _make_reader(self, name: str) -> Reader:
+        if name == TABLE:
+            from transforms.bigquery.stream_reader import StreamReader
+
+            return StreamReader(self.spec)
+        make_reader = FORMATS[name].make_reader
+        assert make_reader is not None, "format_of gives none that is not read"
+        return make_reader(self.spec)
+
 
 # Readers hold types made for a signature, which costs milliseconds: jobs of one signature share one.
 KEPT_READERS = 64

@@ -20,11 +20,10 @@ from transforms.convert.output_columns import check_members, difference
 from transforms.elements.batches import InstanceBatch
 from transforms.elements.failed_rows import FailedRow
 from transforms.elements.splits import Split
-from transforms.formats.reading import RangeReader
 from transforms.many.row_models import folder_of, stand_in
 from transforms.many.waiting_rows import InstanceMaker, RowBlock, keep, keep_failed
 from transforms.model.locate import locate_named
-from transforms.read_instances import ACCOUNT_TYPES, RowsRead, SplitAccount, timed
+from transforms.read_instances import ACCOUNT_TYPES, RangeReader, RowsRead, SplitAccount, timed
 from transforms.rows.codes import Code, RowError, Stage
 from transforms.rows.row_spec import RowSpec, row_spec
 from transforms.runtime import metrics

@@ -20,7 +20,8 @@ from transforms.elements.batches import PredictionBatch
 from transforms.elements.failed_rows import FailedRow
 from transforms.elements.shards import Shard
 from transforms.elements.splits import SplitEnd
-from transforms.formats.writing import make_encoder
+from transforms.formats import catalog
+from transforms.formats.protocols import Encoder
 from transforms.runtime import metrics
 from transforms.specs.job import JobSpec
 from transforms.staging import split_records
@@ -33,6 +34,19 @@ from transforms.statistics.guard import COMPARISON, EFFORT, STATISTICS, guarded
 from transforms.statistics.statistics import Statistics
 
 EXAMPLE_CHARACTERS = 300
+
+
+def make_encoder(job: JobSpec) -> Encoder:
+    """Make the encoder of a job's results: of files, or of what a table is loaded from.
+
+    Raises:
+      SpecError: it can't hold what the signature gives, or what the flags ask for.
+    """
+    if job.output.table is None:
+        return catalog.make_encoder(job)
+    from transforms.bigquery.table_writer import TableEncoder
+
+    return TableEncoder(job.output_signature, job.output, job.key.fields)
 
 
 class _WriteShards(beam.DoFn):

@@ -17,7 +17,7 @@ from pipeline.check.sample import plan_input, predict_sample, read_sample
 from pipeline.flags.options import Options
 from pipeline.preflight import job as preflight
 from pipeline.process.terminal import say
-from transforms.formats.reading import format_of
+from transforms.formats.catalog import format_of
 from transforms.model.locate import find_folder, read_meta_graphs
 from transforms.model.saved_model import select_meta_graph
 from transforms.output import journal
@@ -56,7 +56,7 @@ def look(options: CheckOptions, beam_options: PipelineOptions) -> Findings:
         predict_sample(job, sample)
     except ModelError as error:
         findings.reason = str(error)
-    format = format_of(found.pieces[0].path, job.input.format).name
+    format = format_of(found.pieces[0].path, job.input.format)
     findings.misfits = tuple(find_misfits(sample.failed, job.model.signature, format, job.key.fields))
     if not job.key.fields or any(misfit.code.startswith("KEY") for misfit in findings.misfits):
         findings.keys = tuple(candidate_keys(sample.batches, sample.failed))

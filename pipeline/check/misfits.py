@@ -14,14 +14,13 @@ import msgspec
 from transforms.convert.json_values import normalize
 from transforms.elements.batches import InstanceBatch
 from transforms.elements.failed_rows import FailedRow, row_as_json
+from transforms.formats.catalog import Format
 from transforms.rows.codes import Code, RowError
 from transforms.specs.signature import Signature, TensorSpec
 from transforms.storage import files
 
 NAMED_INPUT = re.compile(r"input '([^']+)'")
 IMAGE = re.compile(r"\.(jpe?g|png|gif|bmp|webp|tiff?)$", re.IGNORECASE)
-# These readers type their cells by the signature: what stands in the text of the row is no sign of its type.
-TYPED_BY_READER = ("csv", "tf-record", "file-list")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +44,7 @@ class _Group:
     row: dict[str, Any]
 
 
-def find_misfits(failed: Sequence[FailedRow], signature: Signature, format: str, key_fields: tuple[str, ...]) -> list[Misfit]:
+def find_misfits(failed: Sequence[FailedRow], signature: Signature, format: Format, key_fields: tuple[str, ...]) -> list[Misfit]:
     """Gives what is wrong with the failed rows of a sample, the most frequent first.
 
     A row that lacks one input may hold another of the wrong type: where the row tells, every field of it is looked at.
@@ -67,12 +66,12 @@ def _decoded(text: bytes) -> Any:
         return None
 
 
-def _reasons(row: FailedRow, instance: Any, signature: Signature, format: str) -> Iterable[tuple[str, str, str, Any]]:
+def _reasons(row: FailedRow, instance: Any, signature: Signature, format: Format) -> Iterable[tuple[str, str, str, Any]]:
     """Gives field, code, message and value of everything that is wrong with one row."""
     named = NAMED_INPUT.search(row.message)
     field = named.group(1) if named else ""
     whole = isinstance(instance, dict)
-    if row.stage == "convert" and whole and format not in TYPED_BY_READER and not _is_raw(instance):
+    if row.stage == "convert" and whole and format.types_rows and not _is_raw(instance):
         found = False
         for spec in signature.inputs:
             try:

@@ -19,10 +19,10 @@ from transforms.elements.batches import InstanceBatch, PredictionBatch
 from transforms.elements.failed_rows import FailedRow
 from transforms.elements.splits import FileRange
 from transforms.formats import splitting
+from transforms.formats.catalog import format_of
 from transforms.formats.jsonl.writer import LineEncoder
-from transforms.formats.reading import format_of
+from transforms.formats.protocols import Encoder
 from transforms.formats.splitting import split_file
-from transforms.formats.writing import Encoder, make_encoder
 from transforms.model.calls import BatchRunner
 from transforms.model.session import LoadedModel
 from transforms.plan_splits import PACKED_FILES
@@ -30,6 +30,7 @@ from transforms.read_instances import range_reader
 from transforms.specs.job import JobSpec
 from transforms.storage import files
 from transforms.storage.files import FoundFile
+from transforms.write_shards import make_encoder
 
 SAMPLED_SPLITS = 4
 LISTED_FILES = 10_000
@@ -96,12 +97,12 @@ def plan_input(job: JobSpec) -> InputPlan:
         format = format_of(found.path, job.input.format)
         formats[format.name] = formats.get(format.name, 0) + 1
         number, size = number + 1, size + found.size_bytes
-        if format.uncut is None:
+        if format.is_uncut is None:
             ranges = list(split_file(found, format))
         else:  # to know whether it can be cut a run reads it all; its beginning is enough here
             ranges = [FileRange(found.path, 0, found.size_bytes, found.size_bytes, found.relative, found.pin)]
         if len(ranges) > 1 or ranges[0].size_bytes >= splitting.SPLIT_BYTES // 2:
-            large += len(ranges) if format.uncut is None else max(1, round(found.size_bytes / splitting.SPLIT_BYTES))
+            large += len(ranges) if format.is_uncut is None else max(1, round(found.size_bytes / splitting.SPLIT_BYTES))
         else:
             small, packed = small + 1, packed + found.size_bytes
         pieces += ranges
@@ -213,7 +214,7 @@ def _measure(job: JobSpec, sample: Sample, model: LoadedModel) -> Speed:
     whole = kept[0]
     rows = len(whole) + len(whole.failed)
     raw = None
-    if format_of(first.source, job.input.format).name in ("jsonl", "csv"):
+    if format_of(first.source, job.input.format).has_lines:
         raw = _seconds_to_fetch(first.source, first.order[1], whole.bytes)
     batch = _first(whole, max(len(first), int(TIMED_SECONDS / max(small, 1e-9))))
     predictions: list[PredictionBatch] = []

@@ -30,9 +30,7 @@ from transforms.bigquery.check_table import check_table
 from transforms.bigquery.client import TableError
 from transforms.bigquery.find_table import find_table
 from transforms.compare.baseline import BaselineError
-from transforms.formats.field_types import known_types
-from transforms.formats.reading import FormatError, format_of
-from transforms.formats.writing import make_encoder
+from transforms.formats.catalog import FormatError, format_of, known_types
 from transforms.many.row_models import check_format, check_route
 from transforms.model.import_tensorflow import import_tensorflow
 from transforms.model.locate import locate_model
@@ -52,6 +50,7 @@ from transforms.specs.table_name import parse_table
 from transforms.staging import split_records
 from transforms.storage import files, paths
 from transforms.storage.files import FoundFile
+from transforms.write_shards import make_encoder
 
 # Enough to be sure of the formats and to show progress by bytes; more would cost a launcher memory and minutes.
 LOOKED_AT_FILES = 10_000
@@ -306,8 +305,8 @@ def _check_formats(job: JobSpec, found: InputFound) -> None:
     for path in found.first:
         format = format_of(path, job.input.format)
         if job.route is not None:
-            check_format(format.name)
-        reason = format.refuse(row_spec(job), path)
+            check_format(format)
+        reason = format.why_unreadable(row_spec(job), path)
         if reason is not None:
             raise PreflightError(reason)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transforms.accounts.accounts import Accounts, count_codes
 from transforms.compare.drift import NO_MEASURE, UNMEASURED
-from transforms.formats.writing import FORMATS
+from transforms.formats.catalog import FORMATS
 from transforms.rows.codes import Code
 from transforms.specs.job import JobSpec
 from transforms.statistics.agreement import Comparison

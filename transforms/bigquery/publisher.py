@@ -27,6 +27,11 @@ from transforms.storage import files, paths
 class TablePublisher(Publisher):
     """Publishes one run to a table; the manifest lies in the staging folder, beside no results."""
 
+    suffix = ".parquet"
+
+    def _make_encoder(self) -> TableEncoder:
+        return TableEncoder(self.job.output_signature, self.job.output, self.job.key.fields)
+
     def _prepare(self, locks: Locks) -> tuple[dict[str, Any], None]:
         return self._publish(), None
 
@@ -54,8 +59,7 @@ class TablePublisher(Publisher):
     def _load(self, output: TableName, errors: Sequence[Shard], results: Sequence[Shard] | None) -> dict[str, Any]:
         """Load failed rows and, unless the gate is shut, ``results``; return what the manifest says of both loads."""
         said: dict[str, Any] = {}
-        encoder = TableEncoder(self.job.output_signature, self.job.output, self.job.key.fields)
-        load = Load(RESULTS, output, results or (), encoder.fields)
+        load = Load(RESULTS, output, results or (), self._make_encoder().fields)
         if results is not None:
             check_load(self.job, load)
         job_id = self._load_errors(errors)

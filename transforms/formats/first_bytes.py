@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from transforms.elements.splits import FileRange
 from transforms.formats.blocks import compression_of, open_stream
 from transforms.formats.damage import DamagedFileError, decoding
 from transforms.storage import files
 
-# What files of a kind begin with: RFC 1952, bzip2's and zstd's (RFC 8878) own, parquet.thrift, Avro 1.11 "Object Container Files".
-# Long enough that no text is taken for one: a header of CSV may well begin with PAR1, or with PARE.
-BEGINNINGS = {
-    "gzip": b"\x1f\x8b\x08",
-    "bzip2": b"BZh",
-    "zstd": b"\x28\xb5\x2f\xfd",
-    "parquet": b"PAR1",
-    "avro": b"Obj\x01",
-}
-UNLIKE_TEXT = ("gzip", "zstd", "avro")
-ENCRYPTED_PARQUET = b"PARE"
+# What compressed files begin with: RFC 1952, bzip2's own, zstd's (RFC 8878).
+COMPRESSED = {"gzip": b"\x1f\x8b\x08", "bzip2": b"BZh", "zstd": b"\x28\xb5\x2f\xfd"}
 
 
-def contradiction(path: str, format: str) -> str | None:
-    """Gives how the beginning of the file ``path`` contradicts its name or its ``format``, or None.
+def contradiction(path: str, format: str, magic: bytes, unreadable: Mapping[bytes, str], beginnings: Mapping[str, bytes]) -> str | None:
+    """Return how the beginning of the file ``path`` contradicts its name or its ``format``, or None.
 
-    An empty file, and one that breaks off later, contradict nothing: what is wrong with them shows when they are read.
+    ``magic`` is what files of the format begin with, if they all begin alike; ``unreadable`` are other beginnings, each with what such a
+    file is; ``beginnings`` are those of all formats, by name. An empty file, and one that breaks off later, contradict nothing: what is
+    wrong with them shows when they are read.
     """
     with files.open_raw(path) as stream:
         start = stream.read(4)
@@ -31,18 +26,19 @@ def contradiction(path: str, format: str) -> str | None:
     if not start:
         return None
     if compression is not None:
-        if not start.startswith(BEGINNINGS[compression]):
+        if not start.startswith(COMPRESSED[compression]):
             return f"{path} is no {compression} file, as its name says it is: it begins with {start!r}. Name it as what it is"
         broken = _broken(path)
         return f"{path} can't be decompressed, from its beginning on: {broken}. Write it again" if broken else None
-    if format == "parquet" and start == ENCRYPTED_PARQUET:
-        return f"{path} is an encrypted Parquet file, and there is no key for it here: write it without encryption"
-    if format in BEGINNINGS:
-        if start == BEGINNINGS[format]:
+    if start in unreadable:
+        return f"{path} is {unreadable[start]}"
+    if magic:
+        if start == magic:
             return None
         return f"{path} is no {format} file: it begins with {start!r}. Name it as what it is, or give --input_format"
-    for other in UNLIKE_TEXT:
-        if start.startswith(BEGINNINGS[other]):
+    for other, beginning in (COMPRESSED | dict(beginnings)).items():
+        # No text begins with control characters; a header of CSV may well begin with PAR1, or with BZh.
+        if not beginning.decode("latin-1").isprintable() and start.startswith(beginning):
             return f"{path} begins as {other} does, and is to be read as {format}: give its name the extension of {other}"
     return None
 

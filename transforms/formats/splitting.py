@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from transforms.elements.splits import FileRange
-from transforms.formats.reading import Format
+from transforms.formats.catalog import Format
 from transforms.storage.files import FoundFile
 
 # A split is long enough that its fixed cost (open, seek, a shard of its own) is lost in it, and short enough that
@@ -23,7 +23,7 @@ def split_file(found: FoundFile, format: Format) -> Iterator[FileRange]:
         yield FileRange(found.path, 0, None, found.size_bytes, found.relative, found.pin)
         return
     pieces = max(1, round(found.size_bytes / SPLIT_BYTES))
-    if pieces > 1 and format.is_uncut(found.path):
+    if pieces > 1 and format.is_uncut is not None and format.is_uncut(found.path):
         pieces = 1
     borders = [found.size_bytes * piece // pieces for piece in range(pieces + 1)]
     for start, stop in itertools.pairwise(borders):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from transforms.formats.catalog import FORMATS, Format
 from transforms.specs.errors import SpecError
 from transforms.specs.job import OWN_FIELDS, JobSpec
 from transforms.specs.models import ModelSpec, RouteSpec
@@ -18,7 +19,7 @@ def check_route(job: JobSpec) -> None:
     route, output = job.route, job.output
     if route is None:
         return
-    check_format(job.input.format)
+    check_format(FORMATS.get(job.input.format or ""))
     if output.layout != "sharded":
         raise SpecError("output_layout", "'mirror' keeps a file's rows together, and --model_field parts them by model: leave it out")
     side_by_side = job.key.fields if output.style == "aiplatform" else ()
@@ -27,12 +28,11 @@ def check_route(job: JobSpec) -> None:
         raise SpecError("model_column", f"{route.column!r} has no place of its own with --output_style={output.style} and these fields")
 
 
-def check_format(name: str | None) -> None:
-    """Refuses a format of the input whose rows are not kept as they stand."""
-    if name in ("tf-record", "file-list"):
-        raise SpecError(
-            "model_field", f"is for JSON-lines, CSV, Parquet, Avro and BigQuery, not for {name}: make a task of each model with --model_map"
-        )
+def check_format(format: Format | None) -> None:
+    """Raise SpecError for a format of the input whose rows can't be kept until their model is known."""
+    if format is not None and not format.keeps_rows:
+        kept = ", ".join(name for name, one in FORMATS.items() if one.keeps_rows)
+        raise SpecError("model_field", f"is for {kept} and bigquery, not for {format.name}: make a task of each model with --model_map")
 
 
 def fixed_folder(route: RouteSpec) -> str:

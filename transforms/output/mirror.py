@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import apache_beam as beam
 
-from transforms.formats.writing import FORMATS
+from transforms.formats.catalog import FORMATS
 from transforms.specs.errors import SpecError
 from transforms.specs.job import OutputSpec
 from transforms.specs.own_names import is_own

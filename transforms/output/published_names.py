@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from transforms.formats.writing import SUFFIXES
+from transforms.formats.catalog import SUFFIXES
 from transforms.specs.own_names import COMPARISON, ERRORS, MODELS, REPORT, RESULTS, STATISTICS, STATS, TASKS
 
 REPORT_FILES = (REPORT, STATISTICS)

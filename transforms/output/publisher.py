@@ -14,7 +14,8 @@ from transforms.accounts.accounts import Accounts, count_codes, shard_order
 from transforms.accounts.differences import with_drift
 from transforms.accounts.gate import check_gate
 from transforms.elements.shards import Shard
-from transforms.formats.writing import FORMATS, make_encoder
+from transforms.formats.catalog import FORMATS, make_encoder
+from transforms.formats.protocols import Encoder
 from transforms.output import journal, manifest
 from transforms.output.folder_change import Change, FolderChange, Prepared, entries, prepare, sync
 from transforms.output.journal import Locks
@@ -164,19 +165,27 @@ class Publisher:
     def _results(self) -> dict[str, Shard]:
         """Gives the results by their names in the output."""
         shards = self._shards("results")
-        format = FORMATS[self.job.output.format]
         if self.job.output.layout == "mirror":
+            mirrored_name = FORMATS[self.job.output.format].mirrored_name
             by_file: dict[str, list[Shard]] = {}
             for shard in shards:
-                by_file.setdefault(format.mirrored_name(shard.relative), []).append(shard)
+                by_file.setdefault(mirrored_name(shard.relative), []).append(shard)
             return {name: pieces[0] if len(pieces) == 1 else self._join(pieces) for name, pieces in by_file.items()}
         if not shards:  # a consumer's pattern finds something also when there was nothing to predict
             shards = [self._nothing()]
-        return {f"{RESULTS}-{number:05d}-of-{len(shards):05d}{format.suffix}": shard for number, shard in enumerate(shards)}
+        return {f"{RESULTS}-{number:05d}-of-{len(shards):05d}{self.suffix}": shard for number, shard in enumerate(shards)}
+
+    @property
+    def suffix(self) -> str:
+        """What the names of results end with."""
+        return FORMATS[self.job.output.format].suffix
+
+    def _make_encoder(self) -> Encoder:
+        return make_encoder(self.job)
 
     def _nothing(self) -> Shard:
         """Makes a file without rows, valid as its format has it."""
-        file, encoder = self._create((("", 0), "", "")), make_encoder(self.job)
+        file, encoder = self._create((("", 0), "", "")), self._make_encoder()
         encoder.open(file)
         encoder.close()
         return file.finish(0)
@@ -184,7 +193,7 @@ class Publisher:
     def _join(self, pieces: Sequence[Shard]) -> Shard:
         """Makes one file of the shards of one input file, in order."""
         file = self._create((pieces[0].order, pieces[0].relative, pieces[0].source))
-        make_encoder(self.job).join([piece.path for piece in pieces], file)
+        self._make_encoder().join([piece.path for piece in pieces], file)
         return file.finish(sum(piece.rows for piece in pieces))
 
     def _create(self, place: Place) -> ShardFile:

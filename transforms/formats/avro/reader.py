@@ -13,23 +13,19 @@ import pyarrow as pa
 from transforms.elements.batches import InstanceBatch
 from transforms.elements.splits import FileRange
 from transforms.formats.avro.blocks import NOT_AVRO, STUMBLES, SYNC_BYTES, Block, Decoder, Header, read_blocks, read_header
+from transforms.formats.avro.schema import arrow_types, twins_of
 from transforms.formats.damage import DamagedFileError, decoding
-from transforms.formats.needed_columns import find_twins, nested_twins, refuse_columns
+from transforms.formats.needed_columns import refuse_columns
 from transforms.formats.record_batches import BATCH_BYTES, TableBatcher, batch_rows, needed_columns
 from transforms.formats.source import open_source
 from transforms.rows.codes import Code, RowError
 from transforms.rows.row_spec import RowSpec
 
-PRIMITIVES = {
-    "null": pa.null(), "boolean": pa.bool_(), "int": pa.int32(), "long": pa.int64(), "float": pa.float32(), "double": pa.float64(),
-    "bytes": pa.binary(), "string": pa.string(), "enum": pa.string(), "fixed": pa.binary(),
-}  # fmt: skip
-
 # Offsets of rows in blocks of fewer bytes than rows: beyond any byte of a file, room for files of 1 TB.
 DENSE_BLOCK, MAX_DENSE_ROWS = 1 << 62, 1 << 22
 
 
-def refusal(spec: RowSpec, path: str) -> str | None:
+def why_not(spec: RowSpec, path: str) -> str | None:
     """Gives why a job can't use the file ``path``, as its schema shows, or None; a damaged one is seen when it is read."""
     try:
         with open_source(FileRange(path, 0, None, 0, path)) as stream:
@@ -39,57 +35,7 @@ def refusal(spec: RowSpec, path: str) -> str | None:
     if not isinstance(schema, dict) or schema.get("type") != "record":
         return f"{path}: its Avro schema is no record, so it has no columns: write rows as records"
     twins = twins_of(spec, schema)
-    return f"{path}: {twins}" if twins else refuse_columns(spec, path, {field["name"]: _kinds(field["type"]) for field in schema["fields"]})
-
-
-def twins_of(spec: RowSpec, schema: Any) -> str | None:
-    """Return what is wrong where a schema has two fields of one name that a job needs, or such fields within one, or None.
-
-    Avro 1.11, "Records", has no such schema, but files with one are written; a record then holds the last field's value alone.
-    """
-    if not isinstance(schema, dict) or "fields" not in schema:
-        return None
-    if spec.model_field is not None:  # a record is kept until its model says which fields it needs, and keeps one of two
-        spec = dataclasses.replace(spec, passthrough_fields=("*",), own_fields=())
-    names = [field["name"] for field in schema["fields"]]
-    if (twins := find_twins(spec, names)) is not None:
-        return twins
-    for field in schema["fields"]:
-        inner = _twin_in(field["type"])
-        if inner is not None and find_twins(spec, [field["name"]] * 2) is not None:
-            return nested_twins(field["name"], inner)
-    return None
-
-
-def _twin_in(kind: Any) -> str | None:
-    """The name of two fields of one record, at any depth of a type."""
-    if isinstance(kind, list):
-        return next((found for one in kind if (found := _twin_in(one)) is not None), None)
-    if not isinstance(kind, dict):
-        return None
-    fields = kind.get("fields", [])
-    names = [field["name"] for field in fields]
-    inner = [*(field["type"] for field in fields), kind.get("items"), kind.get("values"), kind["type"]]
-    return next((name for name in names if names.count(name) > 1), None) or _twin_in(inner)
-
-
-def _kinds(schema: Any) -> list[pa.DataType]:
-    """The Arrow types that values of an Avro schema may have; null, which fits everything, for a type defined elsewhere."""
-    if isinstance(schema, list):
-        branches = [kind for branch in schema if branch != "null" for kind in _kinds(branch)]
-        return branches or [pa.null()]
-    if isinstance(schema, str):
-        return [PRIMITIVES.get(schema, pa.null())]
-    kind, logical = schema["type"], schema.get("logicalType")
-    if logical == "decimal":
-        return [pa.decimal128(schema["precision"], schema.get("scale", 0))]
-    if logical is not None:
-        return [pa.string(), pa.timestamp("us")]
-    if kind == "array":
-        return [pa.list_(item) for item in _kinds(schema["items"])]
-    if kind in ("map", "record"):
-        return [pa.struct([])]
-    return _kinds(kind)
+    return f"{path}: {twins}" if twins else refuse_columns(spec, path, arrow_types(schema))
 
 
 class AvroReader:

@@ -43,7 +43,7 @@ def impossible_inputs(spec: RowSpec) -> list[TensorSpec]:
     return [tensor for tensor in spec.signature.inputs if tensor.dtype.startswith("complex") or not _takes_scalar(spec, tensor)]
 
 
-def refusal(spec: RowSpec, path: str) -> str | None:
+def why_not(spec: RowSpec, path: str) -> str | None:
     """Gives why a job can't read the file ``path``, or None."""
     impossible = impossible_inputs(spec)
     if impossible:

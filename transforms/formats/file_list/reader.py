@@ -30,7 +30,7 @@ BATCH_FILES = 1024
 READ_AT_ONCE = 8
 
 
-def refusal(spec: RowSpec, path: str) -> str | None:
+def why_not(spec: RowSpec, path: str) -> str | None:
     """Gives why a job can't take a list of files, or None."""
     if spec.lone_string is None:
         inputs = ", ".join(map(str, spec.signature.inputs))
@@ -80,7 +80,7 @@ class FileListReader:
 
     def __init__(self, spec: RowSpec) -> None:
         self.spec = spec
-        self.refusal = refusal(spec, "the list")
+        self.refusal = why_not(spec, "the list")
 
     def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
         with ThreadPoolExecutor(READ_AT_ONCE) as pool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as pt
 
@@ -25,7 +26,7 @@ NOT_PARQUET = "not a whole Parquet file that can be read"
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8}
 
 
-def refusal(spec: RowSpec, path: str) -> str | None:
+def why_not(spec: RowSpec, path: str) -> str | None:
     """Gives why a job can't use the file ``path``, as its schema shows, or None; a damaged one is seen when it is read."""
     try:
         with open_source(FileRange(path, 0, None, 0, path)) as stream, decoding(0, NOT_PARQUET):
@@ -34,6 +35,16 @@ def refusal(spec: RowSpec, path: str) -> str | None:
         return None
     twins = find_twins(spec, schema.names) or find_nested_twins(spec, schema)
     return f"{path}: {twins}" if twins else refuse_columns(spec, path, {field.name: [field.type] for field in schema})
+
+
+def field_types(path: str) -> dict[str, pa.DataType]:
+    """Return the types of a file's fields by name; none of a file that can't be read."""
+    try:
+        with open_source(FileRange(path, 0, None, 0, path)) as stream, decoding(0, path):
+            schema = pq.read_schema(stream)
+    except DamagedFileError:
+        return {}
+    return dict(zip(schema.names, schema.types, strict=True))
 
 
 class ParquetReader:

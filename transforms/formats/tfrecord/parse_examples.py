@@ -193,7 +193,7 @@ def impossible_inputs(spec: RowSpec) -> list[TensorSpec]:
     ]
 
 
-def refusal(spec: RowSpec, path: str) -> str | None:
+def why_not(spec: RowSpec, path: str) -> str | None:
     """Gives why a job can't read records of tf.Examples, or None."""
     impossible = impossible_inputs(spec)
     if impossible:
