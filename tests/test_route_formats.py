@@ -233,7 +233,7 @@ def test_a_table_without_the_field_is_refused(
         ("rows.parquet", "has no column 'site' (--model_field)"),
         ("rows.avro", "has no column 'site' (--model_field)"),
         ("rows.csv", "has no column 'site'"),
-        ("rows.tfrecord", "is for JSON-lines, CSV, Parquet, Avro and BigQuery, not for tf-record"),
+        ("rows.tfrecord", "is for jsonl, parquet, avro, csv and bigquery, not for tf-record"),
     ],
 )
 def test_files_without_the_field_are_refused(

@@ -237,16 +237,16 @@ def test_a_run_appends_once(bigquery, run, tmp_path, monkeypatch):
 
 def test_a_table_that_is_not_empty_any_more(bigquery, run, tmp_path, monkeypatch):
     """Another run filled it meanwhile: BigQuery would refuse the load, and the failed rows are not loaded before that."""
-    from transforms.bigquery import load
+    from transforms.bigquery import publisher
 
     output = f"{bigquery.make_dataset()}.t"
-    checked = load.check_gate
+    checked = publisher.check_gate
 
     def meanwhile(*arguments):
         bigquery.load(output, [{"key": "other", "y": 1.0}])
         return checked(*arguments)
 
-    monkeypatch.setattr(load, "check_gate", meanwhile)
+    monkeypatch.setattr(publisher, "check_gate", meanwhile)
     source = write_lines(tmp_path / "in.jsonl", [{"id": "a", "x": 1}, {"id": "b", "x": "no"}])
     status, said = run(output, f"--input={source}", "--key_field=id", "--write_disposition=empty", "--max_error_ratio=0.5")
     assert status == 1
@@ -272,7 +272,7 @@ def test_failed_rows_of_the_same_run(bigquery, run, tmp_path):
 @pytest.mark.parametrize("moment", ["before the load", "after the load", "after the manifest"])
 def test_killed_while_publishing_nothing_is_half_loaded(bigquery, run, tmp_path, monkeypatch, moment):
     """The publish step is broken off; its next attempt, or the same run started again, ends as if it had not been."""
-    from transforms.bigquery import load
+    from transforms.bigquery import publisher
     from transforms.storage import files
 
     output = f"{bigquery.make_dataset()}.t"
@@ -290,8 +290,8 @@ def test_killed_while_publishing_nothing_is_half_loaded(bigquery, run, tmp_path,
             raise OSError("killed")
 
     target, name, instead = {
-        "before the load": (load, "run_load", broken_off),
-        "after the load": (load.manifest, "make", load.manifest.make),
+        "before the load": (publisher, "run_load", broken_off),
+        "after the load": (publisher.manifest, "make", publisher.manifest.make),
         "after the manifest": (files, "write_bytes", after_manifest),
     }[moment]
     if moment == "after the load":
