@@ -1,1 +1,1 @@
-"""What lies in staging until the gate opens: shards, failed rows, records of finished splits."""
+"""Files in staging until a run is published: shards, failed rows, records of finished splits."""

@@ -1,4 +1,4 @@
-"""A launch that was interrupted: a mark in its staging keeps it from publishing, also where an engine runs on."""
+"""The mark of an interrupted launch: a file in its staging that keeps it from publishing, even where its engine runs on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MARK = "cancelled"
 
 
 class CancelledError(Exception):
-    """The launch was interrupted, and nothing of it may be published any more."""
+    """The launch was interrupted, so that it may publish nothing."""
 
 
 def _mark_of(spec: JobSpec | RunSpec) -> str:
@@ -18,7 +18,7 @@ def _mark_of(spec: JobSpec | RunSpec) -> str:
 
 
 def mark(spec: JobSpec | RunSpec) -> None:
-    """Keep this launch of ``spec`` from publishing.
+    """Keep the launch of ``spec`` from publishing.
 
     Raises:
       OSError, BeamIOError: the staging folder can't be written.
@@ -27,12 +27,12 @@ def mark(spec: JobSpec | RunSpec) -> None:
 
 
 def check(spec: JobSpec | RunSpec) -> None:
-    """Refuse to publish a launch that was interrupted.
+    """Refuse to publish the launch of ``spec`` if it was interrupted.
 
-    An engine may be slow to cancel a job, or fail to, and a worker that was cut off works on.
+    An engine may be slow to cancel a job, or fail to, and a worker that lost its connection works on.
 
     Raises:
-      CancelledError: it was.
+      CancelledError: the launch was interrupted.
     """
     if files.exists(_mark_of(spec)):
         raise CancelledError(f"launch {spec.launch} of run {spec.run_id} was interrupted: it publishes nothing")

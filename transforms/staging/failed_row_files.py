@@ -1,4 +1,4 @@
-"""Failed rows → files: JSON-lines in a folder, or the Parquet shards of a load into BigQuery."""
+"""Writers of failed rows: JSON-lines for a folder, Parquet for a load into BigQuery."""
 
 from __future__ import annotations
 
@@ -23,20 +23,24 @@ SCHEMA = pa.schema([
 
 
 class FailedRowWriter(Protocol):
-    """Writes failed rows as one file after the other."""
+    """Writes failed rows to files, one file after the other."""
 
     @property
-    def content(self) -> str: ...
+    def content(self) -> str:
+        """Return the digest of the rows in the current file; empty where no load compares it."""
 
-    def open(self, stream: Sink) -> None: ...
+    def open(self, stream: Sink) -> None:
+        """Begin a file on ``stream``, which the caller closes."""
 
-    def write(self, rows: Sequence[FailedRow]) -> None: ...
+    def write(self, rows: Sequence[FailedRow]) -> None:
+        """Write one or more rows to the current file."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End the current file; its stream stays open."""
 
 
 class FailedLines:
-    """Writes a line of JSON a failed row."""
+    """Writes each failed row as one line of JSON."""
 
     content = ""
 
@@ -47,11 +51,11 @@ class FailedLines:
         self.stream.write(b"".join(row.to_json() + b"\n" for row in rows))
 
     def close(self) -> None:
-        """Leaves the stream open: its owner closes it."""
+        """Do nothing: a file of lines has no end to write."""
 
 
 class FailedTable:
-    """Writes failed rows as Parquet: the key as text, since keys of one job may be of several types, and ``instance`` as its JSON text."""
+    """Writes failed rows as Parquet of ``SCHEMA``: keys as text, since those of one job may have several types; instances as JSON text."""
 
     @property
     def content(self) -> str:
@@ -72,10 +76,11 @@ class FailedTable:
                 lambda row: row.instance.decode(),
             )
         ]
-        places = pa.array([readable(row.source) for row in rows], pa.string()), pa.array([row.offset for row in rows], pa.int64())
-        columns = pa.RecordBatch.from_arrays([keys, *places, *texts], schema=SCHEMA)
+        sources = pa.array([readable(row.source) for row in rows], pa.string())
+        offsets = pa.array([row.offset for row in rows], pa.int64())
+        columns = pa.RecordBatch.from_arrays([keys, sources, offsets, *texts], schema=SCHEMA)
         self.writer.write_batch(columns)
-        # A row of a table has no place that is the same on every launch: its stream is another one.
+        # The source and offset of a table's row differ from launch to launch: each launch reads other streams.
         self._content.add(columns.drop_columns(["source", "offset"]) if is_table(rows[0].source) else columns)
 
     def close(self) -> None:
@@ -83,5 +88,5 @@ class FailedTable:
 
 
 def failed_row_writer(output: OutputSpec) -> FailedRowWriter:
-    """Gives what writes the failed rows of a job with ``output``."""
+    """Make the writer of a job's failed rows: Parquet where ``output`` is a table, else JSON-lines."""
     return FailedLines() if output.table is None else FailedTable()

@@ -1,4 +1,4 @@
-"""A temporary file being written."""
+"""Temporary files that become shards."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import google_crc32c
 from transforms.elements.shards import Shard
 from transforms.storage import files, paths
 
-# Order of the split, and in a mirrored layout the relative path and path of the one file its rows come from.
+# The split's order; in a mirrored layout also the relative path and the path of the one file its rows come from, else "" and "".
 Place = tuple[tuple[str, int], str, str]
 
 
 @contextmanager
 def _naming(path: str) -> Iterator[None]:
-    """Names the file in what the system says of it, such as that its disk is full."""
+    """Name the file at ``path`` in errors of the system, such as that its disk is full."""
     try:
         yield
     except OSError as error:
@@ -29,9 +29,9 @@ def _naming(path: str) -> Iterator[None]:
 
 
 class ShardFile(io.RawIOBase):
-    """A temporary file being written, as a stream that counts and checksums its bytes.
+    """A temporary file, written as a stream that counts its bytes and computes their checksum.
 
-    Its name is new at each attempt, so that a retry never meets its remains.
+    Each attempt writes to a new name, so that a retry never meets what an earlier attempt left.
     """
 
     def __init__(self, kind: str, folder: str, place: Place) -> None:
@@ -56,7 +56,11 @@ class ShardFile(io.RawIOBase):
         return len(content)
 
     def finish(self, rows: int, content: str = "", codes: dict[tuple[str, str], tuple[int, str]] | None = None) -> Shard:
-        """Ends the file, which holds ``rows`` rows of digest ``content``; ``codes`` counts failed ones, with an example's message."""
+        """Close the file and return its shard.
+
+        ``rows`` is the number of rows in it, and ``content`` their digest. ``codes`` counts failed rows by (stage, code), with the
+        message of one of them.
+        """
         with _naming(self.shard.path):
             self._stream.close()
         return dataclasses.replace(
@@ -65,5 +69,5 @@ class ShardFile(io.RawIOBase):
             content=content,
             bytes=self._bytes,
             crc32c=self._checksum.hexdigest().decode(),
-            codes=tuple((stage, code, count, example) for (stage, code), (count, example) in (codes or {}).items()),
+            codes=tuple((stage, code, count, message) for (stage, code), (count, message) in (codes or {}).items()),
         )

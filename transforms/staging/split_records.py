@@ -1,7 +1,7 @@
-"""The record of a finished split, in staging beside its shards: what a later launch of the same run need not do again.
+"""Records of finished splits, in staging beside their shards, so that a later launch of the same run need not predict them again.
 
-A split is known by its files, their sizes, when they were last changed, and where it was cut; the run by all that decides what a
-prediction is. A record is used only where both are the same and every shard is as it was written.
+A split is identified by its files, their sizes and times of change, and the borders of its ranges; a run by all that decides its
+predictions. A record is used only where both are the same and every shard is as it was written.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from transforms.specs.messagepack import packer
 from transforms.storage import files, paths
 
 SUFFIX = ".split"
-PARTS = ("results", "errors")  # each row is in one of them
-KINDS = (*PARTS, "comparison")
+ROW_KINDS = ("results", "errors")  # each row is in a shard of one of them
+KINDS = (*ROW_KINDS, "comparison")
 CHECKED_BYTES = 1 << 20
-# Flags that say how a run is done and not what comes out.
-OF_NO_MATTER = ("resume", "run_id", "date", "job", "verbose", "max_error_ratio", "model_memory_mb", "write_disposition", "duplicate_keys")
+# Flags that change how a run is done but not its predictions.
+INDECISIVE = ("resume", "run_id", "date", "job", "verbose", "max_error_ratio", "model_memory_mb", "write_disposition", "duplicate_keys")
 
 
 class SplitRecord(msgspec.Struct):
-    """What one split came to. ``hashes`` are its keys' 64-bit hashes; ``statistics`` as ``transforms.statistics.stored`` has them."""
+    """The outcome of one split: ``hashes`` are its keys' packed 64-bit hashes, ``statistics`` is encoded by ``statistics.stored``."""
 
     identity: str
     flags: dict[str, str]
@@ -41,17 +41,17 @@ class SplitRecord(msgspec.Struct):
 
 
 def identify(job: JobSpec) -> str:
-    """Gives what decides a prediction of ``job`` as one text, the model's files with it; empty where splits are not recorded.
+    """Return the hash of all that decides the predictions of ``job``, the model's files included; empty where splits are not recorded.
 
-    The streams of a table are another session's on every launch, rows that name their models are shuffled between reading and
-    predicting, and what a second model says of a row is not recorded.
+    They are not where a table is read (each launch reads other streams), where rows name their models (they are shuffled between
+    reading and predicting) and where a second model predicts (its outputs are not recorded).
     """
     if job.input.is_bigquery or job.route is not None or job.compare.model is not None:
         return ""
     model = job.model
-    there = sorted((found.relative, found.size_bytes, found.updated) for found in files.list_folder(model.location))
+    model_files = sorted((file.relative, file.size_bytes, file.updated) for file in files.list_folder(model.location))
     decisive = (
-        [model.location, model.version, str(model.signature), model.batch_size, there],
+        [model.location, model.version, str(model.signature), model.batch_size, model_files],
         [str(job.input.format), list(job.input.include_fields), list(job.input.exclude_fields)],
         list(job.key.fields),
         str(dataclasses.replace(job.output, write_disposition="truncate")),
@@ -61,41 +61,43 @@ def identify(job: JobSpec) -> str:
 
 
 def name_of(split: Split) -> str:
-    """Gives the name of the split's record: the same on every launch, as long as its files are."""
+    """Return the name of the split's record: the same on every launch while its files are the same."""
     return hashlib.sha256(b"".join(map(packer(FileRange).pack, split.ranges))).hexdigest()[:32] + SUFFIX
 
 
 def write(job: JobSpec, name: str, record: SplitRecord) -> None:
+    """Write a split's record to the staging of ``job``'s launch."""
     files.write_bytes(paths.join(job.staging_in(job.folder), name), packer(SplitRecord).pack(record))
 
 
 def find(job: JobSpec, split: Split) -> SplitRecord | None:
-    """Gives the record of ``split`` that an earlier launch left, its shards read through and found whole; None if there is none."""
+    """Return the record that an earlier launch left of ``split``, its shards' checksums verified, or None."""
     for folder in job.resumed:
         path = paths.join(folder, name_of(split))
         record = _read(path) if files.exists(path) else None
-        if record is None or record.identity != job.identity or not _is_of(record, job, split, folder):
+        if record is None or record.identity != job.identity or not _belongs_to(record, job, split, folder):
             continue
         if all(map(_is_whole, record.shards)):
             return record
     return None
 
 
-def _is_of(record: SplitRecord, job: JobSpec, split: Split, folder: str) -> bool:
-    """Return whether a record says what only the split's own can say: whoever may write to the output could else name any file.
+def _belongs_to(record: SplitRecord, job: JobSpec, split: Split, folder: str) -> bool:
+    """Return whether a record holds only what the split's own record can hold.
 
-    Its shards lie in the launch's own staging, are of a kind that is published and named as the split's files are; its rows add up.
+    Anyone who can write to the output could otherwise have any file published. The shards have to be in the staging of the record's
+    launch, of a kind that is published and named like the split's files, and their rows have to add up.
     """
     launch = folder.rstrip("/").rpartition("/")[2]
     staging = {"errors": staging_in(job.output.errors, job.run_id, launch)}
-    names = {(piece.relative, piece.path) for piece in split.ranges} if job.output.layout == "mirror" else {("", "")}
+    names = {(file_range.relative, file_range.path) for file_range in split.ranges} if job.output.layout == "mirror" else {("", "")}
     for shard in record.shards:
         parent, _, name = shard.path.rpartition("/")
         if shard.kind not in KINDS or parent != staging.get(shard.kind, folder.rstrip("/")) or name in ("", ".", ".."):
             return False
         if shard.order != split.order or (shard.relative, shard.source) not in names or files.is_link(shard.path):
             return False
-    return record.count.order == split.order and record.count.rows == sum(shard.rows for shard in record.shards if shard.kind in PARTS)
+    return record.count.order == split.order and record.count.rows == sum(shard.rows for shard in record.shards if shard.kind in ROW_KINDS)
 
 
 def _read(path: str) -> SplitRecord | None:
@@ -117,41 +119,43 @@ def _is_whole(shard: Shard) -> bool:
 
 
 def recorded(folder: str) -> list[str]:
-    """Gives the records in the staging folder of one launch."""
+    """List the paths of the records in the staging folder of one launch."""
     return [paths.join(folder, name) for name in files.list_children(folder) if name.endswith(SUFFIX)]
 
 
 def are_worth_keeping(paths: Sequence[str]) -> bool:
-    """Whether one of the records at ``paths`` still has its shards: another run that published has removed what there was."""
-    found = map(_read, paths)
-    return any(record is not None and all(files.exists(shard.path) for shard in record.shards) for record in found)
+    """Return whether one of the records at ``paths`` still has all its shards; another run that published may have removed them."""
+    records = map(_read, paths)
+    return any(record is not None and all(files.exists(shard.path) for shard in record.shards) for record in records)
 
 
 def find_launches(job: JobSpec) -> tuple[str, ...]:
-    """Gives the staging folders of earlier launches of the run that have finished splits.
+    """List the staging folders of the run's earlier launches that have finished splits.
 
     Raises:
-      SpecError: they would come to something else than this launch; the message says why.
+      SpecError: their predictions would not be those of this launch; the message says why.
     """
     run = paths.join(job.folder, STAGING, job.run_id)
     launches = [folder for name in files.list_children(run) if recorded(folder := paths.join(run, name))]
     for folder in launches:
         record = _read(recorded(folder)[0])
         if record is not None and record.identity != job.identity:
-            raise SpecError("resume", f"run {job.run_id} can't go on: {_difference(record.flags, dict(job.flags))}; leave --resume out")
+            raise SpecError(
+                "resume", f"run {job.run_id} can't be resumed: {_difference(record.flags, dict(job.flags))}; leave --resume out"
+            )
     return tuple(launches)
 
 
 def decisive(flags: dict[str, str]) -> dict[str, str]:
-    """Gives those flags that decide what comes out."""
-    return {name: text for name, text in flags.items() if name not in OF_NO_MATTER}
+    """Return those of ``flags`` that decide the predictions."""
+    return {name: text for name, text in flags.items() if name not in INDECISIVE}
 
 
 def _difference(before: dict[str, str], now: dict[str, str]) -> str:
     before, now = decisive(before), decisive(now)
     names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    said = [f"{_flag(name, before)} then, {_flag(name, now)} now" for name in names]
-    return "; ".join(said) or "its model has changed since, or it is another version of nightshift"
+    changes = [f"{_flag(name, before)} then, {_flag(name, now)} now" for name in names]
+    return "; ".join(changes) or "its model has changed since, or it is another version of nightshift"
 
 
 def _flag(name: str, values: dict[str, Any]) -> str:
