@@ -1,1 +1,1 @@
-"""One job: flags, preflight, graph, summary."""
+"""The program: commands, a run from options to exit status, the graph."""

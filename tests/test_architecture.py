@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,3 +127,43 @@ def test_files_stay_readable(module: str) -> None:
 def test_packages_hold_a_docstring_only(package: str) -> None:
     (docstring,) = ast.parse(MODULES[package].read_text(encoding="utf-8")).body
     assert isinstance(docstring, ast.Expr)
+
+
+# --- docs/architecture.md ----------------------------------------------------------------------------------------------------
+
+
+def sections() -> dict[str, str]:
+    """Return docs/architecture.md's section of each room, under the room's name."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    found = re.findall(r"^### `((?:transforms|pipeline)/[^`]*)`\n(.*?)(?=^##)", page, re.MULTILINE | re.DOTALL)
+    return {path.removesuffix(".py").rstrip("/*").replace("/", "."): text for path, text in found}
+
+
+def short_name(room: int) -> str:
+    return "verbs" if ROOMS[room] == "transforms" else ROOMS[room].rpartition(".")[2]
+
+
+def test_the_page_has_a_section_for_each_room_from_the_bottom_up() -> None:
+    assert tuple(sections()) == ROOMS
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_page_says_of_each_room_what_the_code_says(room: str) -> None:
+    number, text = ROOMS.index(room), sections()[room]
+    modules = {module for module in MODULES if room_of(module) == number and not module.endswith("__init__")}
+    if modules != {room}:  # a folder
+        named = {f"{room}.{path.replace('/', '.')}" for path in re.findall(r"^\| `([\w/]+)\.py` \|", text, re.MULTILINE)}
+        assert named == modules, f"docs/architecture.md, {room}: one line a module"
+        docstring = ast.get_docstring(ast.parse(MODULES[f"{room}.__init__"].read_text(encoding="utf-8"))) or ""
+        assert text.strip().splitlines()[0] == docstring.replace("``", "`"), "the page's sentence is the package's docstring"
+    imported = sorted({room_of(name) for module in modules for name in own_imports(module)} - {number})
+    names = ", ".join(f"`{short_name(one)}`" for one in imported) or "no other room"
+    assert f"\nImports: {names}.\n" in text, f"docs/architecture.md, {room}: expected 'Imports: {names}.'"
+
+
+@pytest.mark.parametrize(
+    "page", [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name
+)
+def test_files_that_the_documents_name_are_there(page: Path) -> None:
+    named = re.findall(r"`((?:transforms|pipeline|tests|templates|benchmarks|docs)/[\w/.-]*)`", page.read_text(encoding="utf-8"))
+    assert [path for path in named if not (ROOT / path).exists()] == []

@@ -1,1 +1,1 @@
-"""PTransforms of the job and the functions they wire; nothing here imports ``pipeline``."""
+"""The verbs of the graph, one PTransform a file; the folders are what the verbs know. Nothing here imports ``pipeline``."""

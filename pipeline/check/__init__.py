@@ -1,1 +1,1 @@
-"""``nightshift check``: a sample of the rows through the model, and what to do about what it shows."""
+"""``nightshift check``: a sample of the rows through the model, what does not fit it, and what the job would cost."""

@@ -1,1 +1,1 @@
-"""Jobs on Google Dataflow: launched, scheduled, as a Flex Template."""
+"""Jobs on Google Dataflow: ``nightshift launch``, ``nightshift schedule``, the Flex Template."""

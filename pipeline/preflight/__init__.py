@@ -1,1 +1,1 @@
-"""All that can be known before a job starts."""
+"""Checks of all that can be known before a job starts: model, input, output, engine."""

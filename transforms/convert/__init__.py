@@ -1,1 +1,1 @@
-"""Values of rows ↔ the columns that a model is fed and gives."""
+"""Values of rows ↔ the columns that a model takes and returns."""

@@ -1,1 +1,1 @@
-"""The nouns that flow between the steps: splits, batches, failed rows, shards, plans."""
+"""The nouns that flow between the steps: splits, batches, columns, failed rows, shards."""

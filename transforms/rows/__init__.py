@@ -1,1 +1,1 @@
-"""Rules of one row, whatever its format: its key, the code of its failure, what a job takes from it."""
+"""Rules of one row, whatever its format: its key, the code of its failure, the fields that a job takes."""
