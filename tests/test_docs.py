@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -83,3 +84,19 @@ def test_links_lead_somewhere() -> None:
     for document in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document.name} → {target}"
+
+
+def test_the_changelog_has_the_form_and_the_version() -> None:
+    """Keep a Changelog: Unreleased on top, releases with their day, the newest first; pyproject's version is the one being made."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert headings[0] == "[Unreleased]"
+    releases = [re.fullmatch(r"\[(\d+)\.(\d+)\.(\d+)\] - \d{4}-\d\d-\d\d", heading) for heading in headings[1:]]
+    versions = [tuple(map(int, release.groups())) for release in releases if release]
+    assert len(versions) == len(headings) - 1, "a release is a version and its day"
+    assert versions == sorted(versions, reverse=True)
+    assert set(re.findall(r"^### (.*)$", text, re.MULTILINE)) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    (coming,) = re.findall(r"^Becomes (\S+)\.$", text, re.MULTILINE)
+    assert version == f"{coming}.dev0"
+    assert tuple(map(int, coming.split("."))) > versions[0]
