@@ -44,6 +44,16 @@ ROOMS: tuple[str, ...] = (
     "pipeline",
 )
 
+# The rooms in which the docstring of every function begins with an imperative verb.
+IMPERATIVE_ROOMS: tuple[str, ...] = (
+    "transforms.storage",
+)  # fmt: skip
+# The first word of a noun phrase or a clause, a verb in the third person ("Gives"), or no word at all.
+NO_VERB = re.compile(
+    r"(After|All|An?|At|Each|Every|For|From|How|If|In|It|Not?|Nothing|Of|On|One|Only|So|Some|That|The|Their|Those|To|Two)\b"
+    r"|Wh(at|en|ere|ether|ich|ile|o|ose|y)\b|\w*[^\Ws]s\b|[^A-Z]"
+)
+
 
 def room_of(module: str) -> int:
     """The place of a module's room: the longest name that ``module`` begins with."""
@@ -127,6 +137,13 @@ def test_files_stay_readable(module: str) -> None:
 def test_packages_hold_a_docstring_only(package: str) -> None:
     (docstring,) = ast.parse(MODULES[package].read_text(encoding="utf-8")).body
     assert isinstance(docstring, ast.Expr)
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if ROOMS[room_of(module)] in IMPERATIVE_ROOMS])
+def test_docstrings_of_functions_begin_with_an_imperative_verb(module: str) -> None:
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        docstring = ast.get_docstring(node) if isinstance(node, ast.FunctionDef) else None
+        assert not docstring or not NO_VERB.match(docstring), f"{module}: {docstring}"
 
 
 # --- docs/architecture.md ----------------------------------------------------------------------------------------------------

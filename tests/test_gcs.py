@@ -346,7 +346,7 @@ def test_fewer_bytes_than_were_asked_for_are_an_error(gcs, bucket):
     with (
         files.open_raw(path) as stream,
         gcs.stand_ins.faults("short", share=1),
-        pytest.raises(storage.StorageError, match="1500 bytes came for bytes 0 to 3000"),
+        pytest.raises(storage.StorageError, match="1500 bytes were received for bytes 0 to 3000"),
     ):
         stream.read()
 

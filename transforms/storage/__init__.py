@@ -1,1 +1,1 @@
-"""Files of a disk or a bucket: find, open, replace, and know whether one changed."""
+"""Files on a disk or in a bucket: find, open and replace them, and notice when one changed."""

@@ -1,6 +1,6 @@
 """Files and folders by path, local or ``gs://``.
 
-A path that exists is itself, also when it holds ``*``, ``?`` or brackets; only one that does not is a pattern.
+A path that exists names that file or folder, even if it contains ``*``, ``?`` or brackets; only a path that does not exist is a pattern.
 """
 
 from __future__ import annotations
@@ -26,10 +26,15 @@ HIDDEN = re.compile(r"/[_.]")
 
 @dataclasses.dataclass(frozen=True)
 class FoundFile:
-    """A file that a pattern matched; ``relative`` is its path below the pattern's fixed part, ``place`` where it really is.
+    """A file that a pattern matched.
 
-    Two spellings of one path, and a link and its target, have one ``place``. ``pin`` is what it was when it was found, ``crc32c`` of the
-    bytes, as a bucket lists it.
+    Attributes:
+      path: the path as matched.
+      relative: the path below the pattern's fixed part.
+      updated: time of the last change, in seconds since 1970.
+      place: the real path, the same for two spellings of one path and for a link and its target.
+      pin: size and time of change, or generation, when the file was listed.
+      crc32c: checksum of the bytes in hexadecimal, where a bucket lists it.
     """
 
     path: str
@@ -46,13 +51,13 @@ class FoundFile:
 
 
 class LeavesFolderError(PermissionError):
-    """A link in an input folder leads out of it."""
+    """A link in an input folder points outside that folder."""
 
 
 def place(path: str) -> str:
-    """Return where the folder ``path`` is, however it is spelled: its real path on a disk, its bucket and name without ``//`` and ``.``.
+    """Return one spelling for the folder ``path``: its real path on a disk, or its bucket and name without ``//`` and ``.``.
 
-    In a bucket ``a//b`` and ``a/b`` are two names, as two objects may have them; of folders nobody means to tell two apart by that.
+    In a bucket, ``a//b`` and ``a/b`` can be two objects; two folders are never meant to differ only by that.
     """
     if not is_remote(path):
         return os.path.realpath(path)
@@ -61,16 +66,16 @@ def place(path: str) -> str:
 
 
 def match(pattern: str) -> Iterator[FoundFile]:
-    """Gives the files that ``pattern`` names: a file, the files below a folder, or those a glob matches; each once.
+    """Yield the files that ``pattern`` names, each once: one file, all files below a folder, or those that a glob matches.
 
-    Inside a folder, names that begin with ``_`` or ``.`` are passed over, as Hadoop and Beam's readers do. In a glob ``*``
-    and ``?`` stay in their folder, ``**`` is any number of folders, and only a dot written as such matches a leading dot.
-    A file that is matched by itself and through links is found under its own name; one that is matched through several links alone, under
-    the first of their names.
+    Below a folder, names that begin with ``_`` or ``.`` are skipped, as Hadoop's and Beam's readers do. In a glob, ``*``
+    and ``?`` match within one folder, ``**`` matches any number of folders, and a leading dot is matched only by a dot.
+    A file that is matched both directly and through links has its own name; one matched only through several links has
+    the first link's name.
 
     Raises:
-      LeavesFolderError: a link among them leaves the folder. Who may put files there must not choose what else of the machine is read.
-      TableFolderError: a file among them, not named by itself, is part of a Delta, Iceberg or Hudi table.
+      LeavesFolderError: a link points outside the folder. Those who can put files there must not choose what else of the machine is read.
+      TableFolderError: a file that is not named by its own path is part of a Delta, Iceberg or Hudi table.
       OSError: a folder can't be read.
     """
     path = pattern.rstrip("/") if len(pattern) > 1 else pattern
@@ -85,13 +90,13 @@ def match(pattern: str) -> Iterator[FoundFile]:
 
 
 def match_once(patterns: Sequence[str]) -> Iterator[FoundFile]:
-    """Gives each file that ``patterns`` name once, as the first pattern that names it has it; the places of all are held in memory."""
+    """Yield each file that ``patterns`` name once, as its first pattern matches it; the places of all files are held in memory."""
     places: set[str] = set()
     for pattern in patterns:
-        for found in match(pattern):
-            if found.place not in places:
-                places.add(found.place)
-                yield found
+        for file in match(pattern):
+            if file.place not in places:
+                places.add(file.place)
+                yield file
 
 
 def _local(path: str, relative: str, place: str) -> FoundFile:
@@ -104,22 +109,22 @@ def _pin(status: os.stat_result) -> Pin:
 
 
 class _Folder:
-    """A folder in which files are found, each once; it knows where each of its folders really is."""
+    """A folder in which files are matched, each once; caches the real path of each of its subfolders."""
 
     def __init__(self, path: str, is_matched: Callable[[str], bool]) -> None:
-        """``is_matched`` tells of a path below the folder, without links in it, whether the file there is found by itself."""
+        """Take the folder and a test: does the pattern match this path below the folder without following a link?"""
         self.path, self.is_matched = path, is_matched
         self.real = functools.cache(os.path.realpath)
         self.tables = table_folders.Tables()
         self.linked: set[str] = set()
 
     def take(self, path: str) -> Iterator[FoundFile]:
-        """Gives the file at ``path``, or nothing where it is found under another name."""
+        """Yield the file at ``path``, unless it is also matched under another name."""
         parent, name = os.path.split(path)
         target = os.path.realpath(path) if os.path.islink(path) else os.path.join(self.real(parent or "."), name)
         above = self.real(self.path).rstrip("/") + "/"
         if not target.startswith(above):
-            raise LeavesFolderError(f"{path} is a link that leaves the folder, to {target}; name that file, or take the link away")
+            raise LeavesFolderError(f"{path} is a link that leaves the folder, to {target}; name that file, or remove the link")
         self.tables.check(path, os.path.dirname(target))
         relative = os.path.relpath(path, self.path)
         if above + relative != target or _has_detour(path, self.path):  # by a link, or by a path of which there are many
@@ -129,7 +134,7 @@ class _Folder:
         yield _local(path, relative, target)
 
     def check_linked(self, path: str) -> None:
-        """Raise LeavesFolderError where ``path`` is a link to a folder, which is not followed, whose files are not found by themselves."""
+        """Raise LeavesFolderError if ``path`` is a link to a folder whose files are not matched otherwise: such links are not followed."""
         if os.path.islink(path):
             target, above = os.path.realpath(path), self.real(self.path).rstrip("/") + "/"
             if not f"{target}/".startswith(above) or not self.is_matched(target[len(above) :]):
@@ -137,14 +142,14 @@ class _Folder:
 
 
 def _has_detour(path: str, folder: str) -> bool:
-    """Whether ``path`` goes up or stays below ``folder``, as a pattern may say: ``*/../rows.jsonl`` is one file for each folder."""
+    """Return whether ``path`` has ``..`` or ``.`` below ``folder``: the pattern ``*/../rows.jsonl`` matches one file once per folder."""
     below = path[len(folder) :]
     return "/../" in below or "/./" in below
 
 
 def _below(path: str) -> Iterator[FoundFile]:
     def fail(error: OSError) -> None:
-        raise error  # else the files of a folder that may not be read are passed over
+        raise error  # else os.walk skips the files of an unreadable folder
 
     folder = _Folder(path, lambda relative: not HIDDEN.search("/" + relative))
     for parent, folders, names in os.walk(path, onerror=fail):
@@ -163,18 +168,18 @@ def _globbed(pattern: str) -> Iterator[FoundFile]:
     relatives: set[str] = set()
 
     def is_matched(relative: str) -> bool:
-        if not relatives:  # made only where there are links
+        if not relatives:  # filled only if there are links
             relatives.update(os.path.relpath(path, fixed) for path in paths if not _has_detour(path, fixed))
         return relative in relatives
 
     folder = _Folder(fixed, is_matched)
     for path in paths:
-        if os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path)):  # a link to nothing is a file that is lost
+        if os.path.isfile(path) or (os.path.islink(path) and not os.path.exists(path)):  # a broken link is a lost file
             yield from folder.take(path)
 
 
 def _check_folders(pattern: str, fixed: str) -> None:
-    """Raise the OSError of a folder in which files are to be found, and can't be: ``glob`` passes over it, and its files would be lost."""
+    """Raise OSError for a folder of the pattern that can't be listed: ``glob`` skips it, and its files would be lost."""
     segments = pattern[len(fixed) if pattern.startswith(fixed) else 0 :].strip("/").split("/")
     above = fixed
     for segment in segments:
@@ -190,49 +195,52 @@ def _fixed_part(pattern: str) -> str:
     return os.path.dirname(GLOB_CHARACTERS.split(pattern, maxsplit=1)[0])
 
 
-def _remote(found: gcs.Object, folder: str) -> FoundFile:
-    relative = found.path[len(folder) :].lstrip("/")
-    return FoundFile(found.path, found.size_bytes, relative, found.updated, pin=found.pin, crc32c=found.crc32c)
+def _remote(listed: gcs.Object, folder: str) -> FoundFile:
+    relative = listed.path[len(folder) :].lstrip("/")
+    return FoundFile(listed.path, listed.size_bytes, relative, listed.updated, pin=listed.pin, crc32c=listed.crc32c)
 
 
-def _readable(found: gcs.Object, folder: str) -> FoundFile:
-    """Gives an object that is to be read, refusing one that is compressed without saying so in its name.
+def _readable(listed: gcs.Object, folder: str) -> FoundFile:
+    """Return an object as an input file.
 
-    Cloud Storage unpacks such an object on the way, and then neither its size nor ranges of it can be had
-    (https://cloud.google.com/storage/docs/transcoding).
+    Cloud Storage decompresses an object with ``Content-Encoding: gzip`` while sending it, so neither its size nor its ranges can be
+    used (https://cloud.google.com/storage/docs/transcoding).
+
+    Raises:
+      StorageError: it has that encoding and a name that does not end in ``.gz``.
     """
-    if found.encoding == "gzip" and not found.path.lower().endswith(".gz"):
-        raise gcs.StorageError(found.path, "is stored with Content-Encoding: gzip; rename it to end in .gz, or upload it uncompressed")
-    return _remote(found, folder)
+    if listed.encoding == "gzip" and not listed.path.lower().endswith(".gz"):
+        raise gcs.StorageError(listed.path, "is stored with Content-Encoding: gzip; rename it to end in .gz, or upload it uncompressed")
+    return _remote(listed, folder)
 
 
 def _match_remote(path: str) -> Iterator[FoundFile]:
-    """Lists once what can match, page by page: a folder of a million objects is not held in memory."""
+    """Yield the objects that ``path`` matches, listed once and page by page: a folder of a million objects is never all in memory."""
     itself = gcs.find(path)
     if itself is not None:
         yield _readable(itself, os.path.dirname(path))
         return
     below = False
     tables = table_folders.ListedTables()
-    for found in gcs.list_prefix(path + "/"):
+    for listed in gcs.list_prefix(path + "/"):
         below = True
-        tables.see(found.path)
-        if not HIDDEN.search(found.path[len(path) :]):
-            tables.take(found.path)
-            yield _readable(found, path)
+        tables.see(listed.path)
+        if not HIDDEN.search(listed.path[len(path) :]):
+            tables.take(listed.path)
+            yield _readable(listed, path)
     if below or not GLOB_CHARACTERS.search(path):
         return
     fixed = _fixed_part(path)
     segments = _pattern_segments(path)
-    for found in gcs.list_prefix(GLOB_CHARACTERS.split(path, maxsplit=1)[0]):
-        tables.see(found.path)
-        if _matches(segments, found.path.split("/")):
-            tables.take(found.path)
-            yield _readable(found, fixed)
+    for listed in gcs.list_prefix(GLOB_CHARACTERS.split(path, maxsplit=1)[0]):
+        tables.see(listed.path)
+        if _matches(segments, listed.path.split("/")):
+            tables.take(listed.path)
+            yield _readable(listed, fixed)
 
 
 def _pattern_segments(pattern: str) -> list[str]:
-    """Cuts a pattern at its slashes; ``**.jsonl``, which Cloud Storage's tools know, is ``**/*.jsonl``."""
+    """Split a pattern at its slashes; ``**.jsonl``, which Cloud Storage's tools accept, becomes ``**/*.jsonl``."""
     segments: list[str] = []
     for segment in pattern.split("/"):
         if segment.startswith("**") and segment != "**":
@@ -243,7 +251,7 @@ def _pattern_segments(pattern: str) -> list[str]:
 
 
 def _matches(segments: Sequence[str], names: Sequence[str]) -> bool:
-    """Matches a path's names as ``glob.glob(recursive=True)`` would."""
+    """Return whether the pattern's segments match a path's names, by the rules of ``glob.glob(recursive=True)``."""
     if not segments or not names:
         return not names and all(segment == "**" for segment in segments)
     hidden = names[0].startswith(".") and not segments[0].startswith(".")
@@ -253,10 +261,10 @@ def _matches(segments: Sequence[str], names: Sequence[str]) -> bool:
 
 
 def list_folder(folder: str) -> list[FoundFile]:
-    """Gives every file below ``folder``, hidden ones too; an empty list when there is none."""
+    """Return every file below ``folder``, hidden ones included; an empty list if the folder is missing or empty."""
     folder = folder.rstrip("/")
     if is_remote(folder):
-        return [_remote(found, folder) for found in gcs.list_prefix(folder + "/")]
+        return [_remote(listed, folder) for listed in gcs.list_prefix(folder + "/")]
     real = functools.cache(os.path.realpath)
     return [
         _local(path, path[len(folder) + 1 :], os.path.realpath(path) if os.path.islink(path) else os.path.join(real(parent), name))
@@ -267,34 +275,34 @@ def list_folder(folder: str) -> list[FoundFile]:
 
 
 def list_children(folder: str) -> list[str]:
-    """Gives the names directly inside ``folder``, files and folders, sorted."""
+    """Return the names directly inside ``folder``, files and folders, sorted."""
     if is_remote(folder):
         return gcs.list_names(folder)
     return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
 
 
 def is_link(path: str) -> bool:
-    """Return whether ``path`` is a symbolic link of a disk."""
+    """Return whether ``path`` is a symbolic link on a disk."""
     return not is_remote(path) and os.path.islink(path)
 
 
 def exists(path: str) -> bool:
-    """Whether ``path`` is a file."""
+    """Return whether ``path`` is a file."""
     return gcs.find(path) is not None if is_remote(path) else os.path.isfile(path)
 
 
 def existing(paths: Collection[str]) -> set[str]:
-    """Gives those of ``paths`` that are files; those of buckets by listing their folders."""
+    """Return those of ``paths`` that are files; a bucket's folders are listed instead of asking for each object."""
     folders = {path.rsplit("/", 1)[0] for path in paths if is_remote(path)}
-    listed = {found.path for folder in folders for found in list_folder(folder)}
+    listed = {file.path for folder in folders for file in list_folder(folder)}
     return {path for path in paths if (path in listed if is_remote(path) else exists(path))}
 
 
 def read_bytes(path: str, pin: Pin | None = None) -> bytes:
-    """Gives the bytes of ``path`` as they are, compressed or not.
+    """Return the bytes of ``path`` as they are, compressed or not.
 
     Raises:
-      FileChangedError: it is not what ``pin`` says, or was not when its last byte came.
+      FileChangedError: the file differs from ``pin``, before or after reading.
     """
     if is_remote(path):
         return gcs.read(path, pin)
@@ -305,10 +313,10 @@ def read_bytes(path: str, pin: Pin | None = None) -> bytes:
 
 
 def open_raw(path: str, pin: Pin | None = None) -> BinaryIO:
-    """Opens ``path`` for reading its bytes as they are, compressed or not.
+    """Open ``path`` for reading its bytes as they are, compressed or not.
 
     Raises:
-      FileChangedError: it is not what ``pin`` says. An object of a bucket is found to be another when it is read, at the latest.
+      FileChangedError: the file differs from ``pin``. For an object of a bucket this may be raised by the first read instead.
     """
     if is_remote(path):
         return gcs.open_reader(path, pin)
@@ -325,41 +333,41 @@ def open_raw(path: str, pin: Pin | None = None) -> BinaryIO:
 
 
 def check_unchanged(path: str, pin: Pin | None, stream: BinaryIO) -> None:
-    """Checks that ``stream`` and what now lies at ``path`` are still what ``pin`` says; for use when ``stream`` has been read.
+    """Check, after ``stream`` has been read, that it and the file now at ``path`` still match ``pin``.
 
-    A generation of an object never changes, and nothing else was read.
+    Objects of a bucket need no check: a generation never changes, and only that generation was read.
 
     Raises:
-      FileChangedError: written to meanwhile, or another file has taken its place.
+      FileChangedError: the file was written to or replaced meanwhile.
     """
     if pin is None or is_remote(path):
         return
     try:
-        there = _pin(os.stat(path))
+        path_pin = _pin(os.stat(path))
     except FileNotFoundError:
         raise FileChangedError(path, pin, None) from None
-    for now in (_pin(os.fstat(stream.fileno())), there):
+    for now in (_pin(os.fstat(stream.fileno())), path_pin):
         if now != pin:
             raise FileChangedError(path, pin, now)
 
 
 def create(path: str) -> BinaryIO:
-    """Opens ``path`` for writing, making its folder where the file system has folders."""
+    """Open ``path`` for writing; make its folder if it is missing."""
     if is_remote(path):
         return gcs.open_writer(path)
     try:
         return open(path, "wb")
-    except FileNotFoundError:  # rarely: looking first would cost every file of every task
+    except FileNotFoundError:  # rare: checking first would cost a call for every file of every task
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         return open(path, "wb")
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Writes a small file so that it is there whole or not at all."""
+    """Write a small file atomically: after a crash it is whole or absent."""
     if is_remote(path):
         gcs.write(path, content)
         return
-    if not content:  # there or not there: nothing of it can be half written
+    if not content:  # an empty file can't be half written
         create(path).close()
         return
     temporary = f"{path}.{os.getpid()}.tmp"
@@ -369,13 +377,13 @@ def write_bytes(path: str, content: bytes) -> None:
 
 
 def rename(pairs: list[tuple[str, str]]) -> None:
-    """Renames files over what stands at their destination."""
+    """Rename files, each a source and a destination that is replaced."""
     gcs.rename([pair for pair in pairs if is_remote(pair[1])])
     for source, destination in pairs:
         if not is_remote(destination):
             try:
                 _replace(source, destination)
-            except FileNotFoundError:  # the folder, or the source: then again
+            except FileNotFoundError:  # of the folder, or of the source: then the second call raises it again
                 os.makedirs(os.path.dirname(destination) or ".", exist_ok=True)
                 _replace(source, destination)
 
@@ -386,14 +394,14 @@ def _replace(source: str, destination: str) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        beside = f"{destination}.{os.getpid()}.tmp"  # another disk is mounted there: copied, then whole at once all the same
+        beside = f"{destination}.{os.getpid()}.tmp"  # another disk is mounted there: copy beside it, then rename
         shutil.copyfile(source, beside)
         os.replace(beside, destination)
         os.remove(source)
 
 
 def delete(paths: list[str]) -> None:
-    """Deletes files; one that is gone already is no error."""
+    """Delete files; a missing one is no error."""
     gcs.delete([path for path in paths if is_remote(path)])
     for path in paths:
         if not is_remote(path):
@@ -404,15 +412,15 @@ def delete(paths: list[str]) -> None:
 
 
 def delete_folder(folder: str) -> None:
-    """Deletes everything below ``folder`` and the folder."""
+    """Delete ``folder`` and everything below it."""
     if is_remote(folder):
-        gcs.delete([found.path for found in gcs.list_prefix(folder.rstrip("/") + "/")])
+        gcs.delete([listed.path for listed in gcs.list_prefix(folder.rstrip("/") + "/")])
     elif os.path.isdir(folder):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def delete_empty(folder: str, above: str) -> None:
-    """Takes away ``folder`` and those it lies in, below ``above``, as far as they are empty; buckets have no folders."""
+    """Remove ``folder`` and its parents below ``above`` while they are empty; do nothing in a bucket, which has no folders."""
     path = folder.rstrip("/")
     while not is_remote(path) and len(path) > len(above.rstrip("/")):
         try:

@@ -1,8 +1,8 @@
 """Objects in Cloud Storage, by their literal path ``gs://bucket/name``.
 
-Beam's own file system takes every path for a pattern, also when it deletes, so that deleting ``rows [1].jsonl`` deletes
-``rows 1.jsonl``; it makes a client and a connection at each call, and reads a file that is replaced meanwhile as a mixture
-of both. Here Beam lends its credentials and its requests by batch; paths are never patterns.
+Beam's own file system treats every path as a pattern, even when it deletes: deleting ``rows [1].jsonl`` deletes
+``rows 1.jsonl``. It makes a client and a connection at each call, and reads a file that is replaced meanwhile as a mixture
+of both. This module uses Beam's credentials and batch requests only; its paths are never patterns.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from google.cloud.storage.retry import DEFAULT_RETRY  # type: ignore[import-unty
 from transforms.storage.pins import FileChangedError, Pin
 
 SCHEME = "gs://"
-# One request fetches this much. A range's last line lies in the next window, so twice as much would be fetched in vain
-# with every range; half as much would double the waits for a first byte.
+# Bytes of one request. A range's last line lies in the next window, so windows twice as large would fetch twice as many unused
+# bytes with every range; half as large would double the waits for a first byte.
 WINDOW_BYTES = 8 << 20
 LISTED = "bucket,name,size,updated,contentEncoding,generation,crc32c"
-# The method and URL before a message of the client, and the tuple after one about a download or upload.
+# What the client puts around its messages: method and URL before, for a download or upload a tuple after.
 AROUND_MESSAGE = re.compile(r"^[A-Z]+ https?://\S+: |: \('Request failed.*$", re.DOTALL)
 
 
 class StorageError(OSError):
-    """The storage does not have, or does not allow, what was asked; the message begins with the path."""
+    """Cloud Storage lacks the object or refuses the request; the message begins with the path."""
 
     def __init__(self, path: str, reason: str) -> None:
-        # With an errno, unlike the errors that bz2 and gzip raise for damaged data.
+        # An errno tells it from the OSErrors that bz2 and gzip raise for damaged data.
         super().__init__(errno.EIO, reason, path)
 
     def __reduce__(self) -> tuple[type[StorageError], tuple[str, str]]:
@@ -58,7 +58,7 @@ class StorageError(OSError):
 
 
 class ChangedError(StorageError):
-    """The object is not the one that was to be replaced, which another program has replaced or deleted; it is left as it is."""
+    """Another program replaced or deleted the object that was to be replaced; the object is left untouched."""
 
 
 class Object(NamedTuple):
@@ -73,21 +73,21 @@ class Object(NamedTuple):
 
     @property
     def pin(self) -> Pin:
-        """What a reader compares: the object is this one as long as its generation is."""
+        """Return what a reader compares: size and generation."""
         return Pin(self.size_bytes, generation=self.generation)
 
 
 @functools.cache
 def _client() -> GcsIO:
-    """One client a process, made at the first call; it is shared by threads, as its credentials and connections can be."""
+    """Return this process's client, made at the first call; threads can share it, its credentials and its connections."""
     return GcsIO(pipeline_options=FileSystems.get_filesystem(SCHEME)._pipeline_options)
 
 
 def split(path: str) -> tuple[str, str]:
-    """Gives bucket and name of ``path``; the name is empty for a bucket.
+    """Return bucket and name of ``path``; the name is empty for a bucket.
 
     Raises:
-      StorageError: it is no path of Cloud Storage.
+      StorageError: ``path`` does not begin with ``gs://bucket``.
     """
     bucket, _, name = path.removeprefix(SCHEME).partition("/")
     if not path.startswith(SCHEME) or not bucket:
@@ -97,17 +97,17 @@ def split(path: str) -> tuple[str, str]:
 
 @contextmanager
 def _naming(path: str, missing: str = "there is no such object", pin: Pin | None = None) -> Iterator[None]:
-    """Turns the exceptions of the client, which name a URL at best, into a StorageError about ``path``.
+    """Turn the client's exceptions, which name a URL at best, into a StorageError that names ``path``.
 
-    A generation that is not there, where ``pin`` asks for it, is a FileChangedError.
+    With a ``pin``, a missing generation becomes a FileChangedError.
     """
     try:
         yield
     except NotFound as error:
         if pin is None:
             raise StorageError(path, missing) from error
-        found = find(path)
-        raise FileChangedError(path, pin, None if found is None else found.pin) from error
+        successor = find(path)
+        raise FileChangedError(path, pin, None if successor is None else successor.pin) from error
     except (GoogleAPIError, GoogleAuthError, requests.RequestException) as error:
         raise StorageError(path, _reason(error)) from error
 
@@ -130,7 +130,7 @@ def _blob(path: str) -> Blob:
 
 
 def find(path: str) -> Object | None:
-    """Gives the object at ``path``, or None. One request."""
+    """Return the object at ``path``, or None. One request."""
     if not split(path)[1]:
         return None
     blob = _blob(path)
@@ -150,10 +150,10 @@ def _object(blob: Blob) -> Object:
 
 
 def list_prefix(prefix: str, most: int | None = None, deep: bool = True) -> Iterator[Object]:
-    """Gives the objects whose path begins with ``prefix``, in the order of their names, as pages of a thousand come in.
+    """Yield the objects whose path begins with ``prefix``, in order of their names, in pages of a thousand.
 
-    ``most`` ends the listing after as many names. Names that end in ``/``, which consoles make to show a folder, are left out. Not
-    ``deep``: nor what lies below a further ``/``.
+    ``most`` limits the number of names listed. Names that end in ``/``, which consoles make to show a folder, are left out; with
+    ``deep=False`` also names with a further ``/`` after the prefix.
     """
     bucket, name = split(prefix)
     with _naming(prefix, _no_bucket(prefix)):
@@ -171,21 +171,21 @@ def list_prefix(prefix: str, most: int | None = None, deep: bool = True) -> Iter
 
 
 def list_names(folder: str) -> list[str]:
-    """Gives the names directly inside ``folder``, objects and folders, sorted, without listing what lies deeper."""
+    """Return the names directly inside ``folder``, objects and folders, sorted, without listing what lies deeper."""
     bucket, name = split(folder.rstrip("/") + "/")
     with _naming(folder, _no_bucket(folder)):
         pages = _client().client.list_blobs(
             bucket, prefix=name, delimiter="/", retry=DEFAULT_RETRY, fields="items(bucket,name),prefixes,nextPageToken"
         )
         names = {blob.name for blob in pages} | set(pages.prefixes)
-    return sorted({found[len(name) :].rstrip("/") for found in names} - {""})
+    return sorted({path[len(name) :].rstrip("/") for path in names} - {""})
 
 
 def read(path: str, pin: Pin | None = None) -> bytes:
-    """Gives an object's bytes as they are stored, their checksum verified.
+    """Return an object's bytes as stored, their checksum verified.
 
     Raises:
-      FileChangedError: the object is not there as ``pin`` says.
+      FileChangedError: the generation of ``pin`` is gone.
     """
     blob = _blob(path) if pin is None else _pinned(path, pin)
     with _naming(path, pin=pin):
@@ -198,35 +198,35 @@ def _pinned(path: str, pin: Pin) -> Blob:
 
 
 def write(path: str, content: bytes) -> None:
-    """Makes an object, in one request: it is there whole or not at all."""
+    """Write an object in one request: it is whole or absent."""
     blob = _blob(path)
     with _naming(path, _no_bucket(path)):
         blob.upload_from_string(content, content_type="application/octet-stream", retry=DEFAULT_RETRY)
 
 
 def open_reader(path: str, pin: Pin | None = None) -> BinaryIO:
-    """Opens an object for reading its bytes as they are stored, from any position: the generation of ``pin``, else the one there now.
+    """Open an object for reading its bytes as stored, from any position: the generation of ``pin``, else the current one.
 
     Raises:
-      FileChangedError: ``pin`` was given and its generation is gone; of an object with bytes that shows when they are read.
+      FileChangedError: the generation of ``pin`` is gone; for an object that is not empty, reading raises this instead.
     """
     blob = _blob(path) if pin is None else _pinned(path, pin)
-    if pin is None or not pin.size_bytes:  # of no bytes there will be no request that could fail
+    if pin is None or not pin.size_bytes:  # reading an empty object sends no request that could fail
         with _naming(path, pin=pin):
             blob.reload(retry=DEFAULT_RETRY)
-    there = pin or Pin(blob.size or 0, generation=blob.generation)
-    return io.BufferedReader(_Reader(path, there, is_planned=pin is not None), 1 << 20)
+    content_pin = pin or Pin(blob.size or 0, generation=blob.generation)
+    return io.BufferedReader(_Reader(path, content_pin, is_planned=pin is not None), 1 << 20)
 
 
 def open_writer(path: str) -> BinaryIO:
-    """Opens an object for writing; it appears when the stream is closed."""
+    """Open an object for writing; it appears when the stream is closed."""
     _blob(path)
     writer: BinaryIO = _client().open(path, "wb", mime_type="application/octet-stream")
     return writer
 
 
 class _Reader(io.RawIOBase):
-    """Reads one generation of an object in windows; one that was replaced meanwhile is an error, never a mixture."""
+    """A stream of one generation of an object, fetched in windows; if it is replaced meanwhile, reading fails and never mixes two."""
 
     def __init__(self, path: str, pin: Pin, is_planned: bool) -> None:
         self.path, self.size = path, pin.size_bytes
@@ -253,8 +253,8 @@ class _Reader(io.RawIOBase):
             return 0
         if not self.start <= self.position < self.start + len(self.window):
             self._fetch()
-        there = self.position - self.start
-        data = memoryview(self.window)[there : there + len(buffer)]
+        begin = self.position - self.start
+        data = memoryview(self.window)[begin : begin + len(buffer)]
         buffer[: len(data)] = data
         self.position += len(data)
         return len(data)
@@ -263,7 +263,7 @@ class _Reader(io.RawIOBase):
         stop = min(self.size, self.position + WINDOW_BYTES)
         with _naming(self.path, "was replaced or deleted while it was read", self.planned):
             try:
-                # A checksum is known of the whole object only.
+                # Cloud Storage has a checksum of the whole object only.
                 data = self.blob.download_as_bytes(
                     start=self.position,
                     end=stop - 1,
@@ -274,45 +274,54 @@ class _Reader(io.RawIOBase):
             except RequestRangeNotSatisfiable:
                 data = b""
         if len(data) != stop - self.position:
-            raise StorageError(self.path, f"{len(data)} bytes came for bytes {self.position} to {stop}")
+            raise StorageError(self.path, f"{len(data)} bytes were received for bytes {self.position} to {stop}")
         self.start, self.window = self.position, data
 
 
 def rename(pairs: list[tuple[str, str]]) -> None:
-    """Renames objects over what stands at their destination; two requests a hundred objects."""
+    """Rename objects, each a source and a destination that is replaced; two requests for a hundred objects.
+
+    Raises:
+      StorageError: an object can't be copied or deleted.
+    """
     for start in range(0, len(pairs), MAX_BATCH_OPERATION_SIZE):
-        some = pairs[start : start + MAX_BATCH_OPERATION_SIZE]
-        for path in {path for pair in some for path in pair}:
+        batch = pairs[start : start + MAX_BATCH_OPERATION_SIZE]
+        for path in {path for pair in batch for path in pair}:
             _blob(path)
-        with _naming(some[0][1]):
-            copied = _client().copy_batch(some)
-        failed = next(((source, destination, status) for source, destination, status in copied if status), None)
-        if failed:
-            raise StorageError(failed[1], f"{failed[0]} can't be copied there (HTTP status {failed[2]})")
-        delete([source for source, _ in some])
+        with _naming(batch[0][1]):
+            statuses = _client().copy_batch(batch)
+        failure = next(((source, destination, status) for source, destination, status in statuses if status), None)
+        if failure:
+            raise StorageError(failure[1], f"{failure[0]} can't be copied there (HTTP status {failure[2]})")
+        delete([source for source, _ in batch])
 
 
 def delete(paths: list[str]) -> None:
-    """Deletes objects; one that is gone already is no error. One request a hundred objects."""
+    """Delete objects; a missing one is no error. One request for a hundred objects.
+
+    Raises:
+      StorageError: an object can't be deleted.
+    """
     for start in range(0, len(paths), MAX_BATCH_OPERATION_SIZE):
-        some = paths[start : start + MAX_BATCH_OPERATION_SIZE]
-        for path in some:
+        batch = paths[start : start + MAX_BATCH_OPERATION_SIZE]
+        for path in batch:
             _blob(path)
-        with _naming(some[0]):
-            statuses = _client().delete_batch(some)
-        failed = next(((path, status) for path, status in statuses if status), None)
-        if failed:
-            raise StorageError(failed[0], f"can't be deleted (HTTP status {failed[1]})")
+        with _naming(batch[0]):
+            statuses = _client().delete_batch(batch)
+        failure = next(((path, status) for path, status in statuses if status), None)
+        if failure:
+            raise StorageError(failure[0], f"can't be deleted (HTTP status {failure[1]})")
 
 
-# --- changes that hold only over the object that was seen ------------------------------------------------------------------
+# --- changes on condition that the object is the one that was read ---------------------------------------------------------
 
 
 def write_over(path: str, content: bytes, generation: int) -> int:
-    """Makes an object in place of that of ``generation`` (0: where there is none), in one request; gives the new generation.
+    """Replace the object of ``generation`` (0: make one where there is none), in one request; return the new generation.
 
     Raises:
-      ChangedError: another one is there, or none. Also where the answer to a first try of the request was lost: look who made it.
+      ChangedError: the object is another one, or missing. Also raised when the answer to the request's first try was lost: the caller
+        has to check whether its own content is there.
     """
     blob = _blob(path)
     with _naming(path, _no_bucket(path)):
@@ -325,7 +334,7 @@ def write_over(path: str, content: bytes, generation: int) -> int:
 
 
 def read_seen(path: str) -> tuple[bytes, int] | None:
-    """Gives an object's bytes and their generation; None where there is none."""
+    """Return an object's bytes and their generation, or None if there is no object."""
     blob = _blob(path)
     with _naming(path):
         try:
@@ -337,9 +346,9 @@ def read_seen(path: str) -> tuple[bytes, int] | None:
 
 
 def copy_over(copies: Sequence[tuple[str, str, int]]) -> list[int]:
-    """Copies objects, each a source, a destination and the generation to be replaced there (0: none); gives the HTTP statuses.
+    """Copy objects, each a source, a destination and the generation to replace there (0: none); return the HTTP statuses.
 
-    A hundred a request. 412: another object is at the destination; 404: the source is gone.
+    One request for a hundred objects. 412: the destination is another object; 404: the source is gone.
     """
 
     def ask(copy: tuple[str, str, int]) -> None:
@@ -350,7 +359,7 @@ def copy_over(copies: Sequence[tuple[str, str, int]]) -> list[int]:
 
 
 def delete_seen(objects: Sequence[tuple[str, int]]) -> list[int]:
-    """Deletes objects, each a path and the generation that is to go; gives the HTTP statuses, 412 where another one is there."""
+    """Delete objects, each a path and a generation; return the HTTP statuses, 412 where the object is of another generation."""
 
     def ask(one: tuple[str, int]) -> None:
         _blob(one[0]).delete(if_generation_match=one[1])
@@ -359,7 +368,7 @@ def delete_seen(objects: Sequence[tuple[str, int]]) -> list[int]:
 
 
 def _ask_by_batch(requests: Sequence[Any], ask: Callable[[Any], None]) -> list[int]:
-    """Sends ``requests``, a hundred at once; those that fail for a while are sent again, as the client's own are. Gives the statuses."""
+    """Send ``requests``, a hundred at once, and those with a temporary failure again, as the client does; return their HTTP statuses."""
     statuses = [0] * len(requests)
 
     def send(due: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""What a file was when it was looked at: what is read later must be the same."""
+"""Pins: the size and time of change, or generation, of a file when it was planned, which must be the same when it is read."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Pin:
 
 
 class FileChangedError(Exception):
-    """A file is not the one that was looked at; the message begins with its path and says what was found then and now.
+    """A file differs from its pin; the message begins with its path and tells both states.
 
-    No ``OSError``: nothing that handles damage or a storage that does not answer may take it for one.
+    Not an ``OSError``, so that code which handles damaged files or storage failures does not catch it.
     """
 
     def __init__(self, path: str, then: Pin, now: Pin | None) -> None:

@@ -1,6 +1,6 @@
-"""Folders of Delta, Iceberg and Hudi tables: also rows that were overwritten or deleted lie in their files, so they are not read as files.
+"""Folders of Delta, Iceberg and Hudi tables. Their files still hold overwritten and deleted rows, so they are not read as files.
 
-Which files are a table's rows stands in its log: ``_delta_log/`` (https://github.com/delta-io/delta/blob/master/PROTOCOL.md),
+A table's log says which files hold its current rows: ``_delta_log/`` (https://github.com/delta-io/delta/blob/master/PROTOCOL.md),
 ``metadata/NUMBER-UUID.metadata.json`` (https://iceberg.apache.org/spec/, "File System Tables" and "Metastore Tables") or
 ``.hoodie/`` (https://hudi.apache.org/tech-specs/).
 """
@@ -17,18 +17,18 @@ from transforms.storage import gcs
 
 DATA_FILE = re.compile(r"\.(parquet|avro|orc)$", re.IGNORECASE)
 ICEBERG_METADATA = r"(?:v\d+|\d{5,}-[0-9a-f-]{36})(?:\.gz)?\.metadata\.json(?:\.gz)?"
-# In the path of any object of a table's log: the table's folder, and what kind it is of.
+# The path of an object of a table's log: the table's folder, and the kind of table as the name of a group.
 LOG_FILE = re.compile(rf"(?P<folder>.*?)/(?:(?P<Delta>_delta_log)/|(?P<Hudi>\.hoodie)/|(?P<Iceberg>metadata)/{ICEBERG_METADATA}$)")
-# An Iceberg table's folder of metadata also holds lists of its files, some for each change; metadata of numbers sorts before them.
-LOOKED_AT_NAMES = 5000
+# An Iceberg table's metadata folder also holds several lists of files for each change; NUMBER-….metadata.json sorts before those.
+LISTED_NAMES = 5000
 
 
 class TableFolderError(PermissionError):
-    """A file that is part of a table is read as if it were one of many files."""
+    """An input file is part of a Delta, Iceberg or Hudi table."""
 
 
-def refuse(path: str, folder: str, kind: str) -> TableFolderError:
-    """Return the error that ``path`` lies in ``folder``, which is a table's."""
+def _refusal(path: str, folder: str, kind: str) -> TableFolderError:
+    """Return the error for the file ``path`` in ``folder``, which is a table of ``kind``."""
     return TableFolderError(
         f"{path} lies in {folder}, the folder of a {kind} table: rows that were overwritten or deleted still lie in its files, so they are "
         f"not the table. Write the table's current rows to files of their own with a reader of {kind} tables, or load them into BigQuery "
@@ -37,24 +37,24 @@ def refuse(path: str, folder: str, kind: str) -> TableFolderError:
 
 
 class Tables:
-    """Tells which local folders lie in a table's, each folder looked at once."""
+    """Tables on a disk: looks at each folder once."""
 
     def __init__(self) -> None:
         self.find = functools.cache(self._find)
 
     def check(self, path: str, real_folder: str) -> None:
-        """Raise TableFolderError where the file ``path`` of a table's format lies in a table's folder, as ``real_folder`` does."""
-        found = self.find(real_folder) if DATA_FILE.search(path) else None
-        if found is not None:
-            raise refuse(path, *found)
+        """Raise TableFolderError if the file ``path``, of a format that tables use, lies in a table; ``real_folder`` has no links."""
+        table = self.find(real_folder) if DATA_FILE.search(path) else None
+        if table is not None:
+            raise _refusal(path, *table)
 
     def _find(self, folder: str) -> tuple[str, str] | None:
         kind = _local_kind(folder)
         if kind is not None:
             return folder, kind
         above = os.path.dirname(folder)
-        found: tuple[str, str] | None = self.find(above) if above != folder else None
-        return found
+        table: tuple[str, str] | None = self.find(above) if above != folder else None
+        return table
 
 
 def _local_kind(folder: str) -> str | None:
@@ -70,9 +70,9 @@ def _local_kind(folder: str) -> str | None:
 
 
 class ListedTables:
-    """Tells which objects of a listing lie in a table's folder; the listing comes in the order of names, and is not kept.
+    """Tables in the listing of a bucket, which comes in order of names and is not kept.
 
-    All that lies in one folder follows each other there, so the last file that was taken is in a table's folder if any was.
+    Objects of one folder follow one another, so if any input file lies in a table, the last one taken before the table's log does.
     """
 
     def __init__(self, find: Callable[[str], tuple[str, str] | None] | None = None) -> None:
@@ -81,20 +81,20 @@ class ListedTables:
         self.last = ""
 
     def see(self, path: str) -> None:
-        """Note an object that the listing shows, whether or not it is taken.
+        """Note any object of the listing, an input file or not.
 
         Raises:
-          TableFolderError: it shows that a file that was taken lies in a table.
+          TableFolderError: the object is a table's log, and the last input file lies in that table.
         """
-        found = LOG_FILE.match(path)
-        if found is None or (self.table is not None and path.startswith(self.table[0] + "/")):
+        log = LOG_FILE.match(path)
+        if log is None or (self.table is not None and path.startswith(self.table[0] + "/")):
             return
-        self.table = found["folder"], str(found.lastgroup)
+        self.table = log["folder"], str(log.lastgroup)
         if self.last.startswith(self.table[0] + "/"):
-            raise refuse(self.last, *self.table)
+            raise _refusal(self.last, *self.table)
 
     def take(self, path: str) -> None:
-        """Note an object that is taken.
+        """Note an object that is an input file.
 
         Raises:
           TableFolderError: it lies in a table.
@@ -104,14 +104,14 @@ class ListedTables:
         first = not self.last
         self.last = path
         if self.table is not None and path.startswith(self.table[0] + "/"):
-            raise refuse(path, *self.table)
+            raise _refusal(path, *self.table)
         above = self.find(path.rpartition("/")[0]) if first else None
         if above is not None:
-            raise refuse(path, *above)
+            raise _refusal(path, *above)
 
 
 def find_above(folder: str) -> tuple[str, str] | None:
-    """Return the innermost folder of a bucket that is ``folder`` or above it and a table's, and the table's kind; None if there is none."""
+    """Return the innermost table that ``folder`` of a bucket is or lies in, as its folder and kind; None if there is none."""
     while gcs.split(folder)[1]:
         kind = _bucket_kind(folder)
         if kind is not None:
@@ -123,10 +123,10 @@ def find_above(folder: str) -> tuple[str, str] | None:
 
 @functools.lru_cache(10_000)
 def _bucket_kind(folder: str) -> str | None:
-    """Ask for a folder once: tasks by the thousand lie side by side."""
+    """Return the kind of table that ``folder`` is, or None; cached, since thousands of tasks have their inputs side by side."""
     if any(True for _ in gcs.list_prefix(folder + "/_delta_log/", most=1)):
         return "Delta"
     if any(True for _ in gcs.list_prefix(folder + "/.hoodie/", most=1)):
         return "Hudi"
-    metadata = itertools.islice(gcs.list_prefix(folder + "/metadata/"), LOOKED_AT_NAMES)
-    return "Iceberg" if any(LOG_FILE.fullmatch(found.path) for found in metadata) else None
+    metadata = itertools.islice(gcs.list_prefix(folder + "/metadata/"), LISTED_NAMES)
+    return "Iceberg" if any(LOG_FILE.fullmatch(listed.path) for listed in metadata) else None
