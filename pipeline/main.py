@@ -23,7 +23,7 @@ from pipeline.process import stopping
 from pipeline.process.terminal import complain as to_terminal
 from pipeline.process.terminal import log_to_stderr, say
 from transforms.runtime import temporary_folders
-from transforms.specs.errors import SpecError
+from transforms.specs.errors import NightshiftError, RefusedError
 from transforms.specs.job import JobSpec
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pipeline.preflight.job import InputFound
     from transforms.specs.run import RunSpec
 
-DONE, ANYTHING_ELSE, REFUSED, GATE_SHUT, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, INTERRUPTED = 0, 130
 LOG = logging.getLogger("nightshift")
 
 
@@ -62,15 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command not in ("run", "check"):
             raise UsageError("the first argument is no flag and no command; the commands are run, check, verify, launch, schedule, serve")
         if {"--help", "-h"} & set(arguments):
-            return DONE if say(flags.help_text() if command == "run" else check_flags.help_text()) else ANYTHING_ELSE
+            return DONE if say(flags.help_text() if command == "run" else check_flags.help_text()) else NightshiftError.exit_status
         arguments = job_file.expand(arguments)
         return run(flags.parse(arguments)) if command == "run" else check(check_flags.parse(arguments))
-    except (UsageError, SpecError) as error:
-        to_terminal(str(error))
-        return REFUSED
-    except OSError as error:
-        to_terminal(_storage(error))
-        return ANYTHING_ELSE
+    except (NightshiftError, OSError) as error:
+        return _status_of(error, to_terminal)
     except KeyboardInterrupt:
         to_terminal("interrupted; nothing was published")
         return INTERRUPTED
@@ -80,13 +76,17 @@ def run(options: Options, complain: Callable[[str], None] = to_terminal) -> int:
     """Runs the job that ``options`` describe and gives its exit status; ``complain`` takes the one message of what is wrong."""
     try:
         return _run(options, complain)
-    except OSError as error:
-        complain(_storage(error))
-        return ANYTHING_ELSE
+    except (NightshiftError, OSError) as error:
+        return _status_of(error, complain)
 
 
-def _storage(error: OSError) -> str:
-    return f"a disk or storage failed: {error}; manifest.json in the output says which run it holds"
+def _status_of(error: NightshiftError | OSError, complain: Callable[[str], None]) -> int:
+    """Say what went wrong, and return the exit status."""
+    if isinstance(error, NightshiftError):
+        complain(str(error))
+        return error.exit_status
+    complain(f"a disk or storage failed: {error}; manifest.json in the output says which run it holds")
+    return NightshiftError.exit_status
 
 
 def _run(options: Options, complain: Callable[[str], None]) -> int:
@@ -99,11 +99,7 @@ def _run_in(folder: Path, options: Options, beam_options: PipelineOptions, compl
     from pipeline.preflight import job as preflight
     from pipeline.preflight import tasks
 
-    try:
-        spec, found = tasks.prepare(options, beam_options) if tasks.is_many(options) else preflight.prepare(options, beam_options)
-    except preflight.PreflightError as error:
-        complain(str(error))
-        return REFUSED
+    spec, found = tasks.prepare(options, beam_options) if tasks.is_many(options) else preflight.prepare(options, beam_options)
     if options.resume and _is_done(spec, complain):
         return DONE
     if preflight.is_local(beam_options):
@@ -127,7 +123,7 @@ def check(options: CheckOptions) -> int:
     beam_options = _start(options.run)
     from pipeline.check import command as checking
 
-    return DONE if checking.check(options, beam_options) else REFUSED
+    return DONE if checking.check(options, beam_options) else RefusedError.exit_status
 
 
 def _start(options: Options) -> PipelineOptions:
@@ -199,9 +195,9 @@ def _execute(
         complain(f"the job {what}: {_crashed(spec) or summary.cause(failure, _noted(spec))}")
         _leave_staging(spec, complain)
         LOG.debug("what the engine said", exc_info=failure)
-        return ANYTHING_ELSE
+        return NightshiftError.exit_status
     summary.print_summary(report, spec)
-    return DONE if report["status"] == "done" else GATE_SHUT
+    return DONE if report["status"] == "done" else publisher.GateShutError.exit_status
 
 
 def _stop_publishing(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> None:
@@ -295,7 +291,7 @@ def _work() -> int:
     except Exception as error:  # a fault of the program itself: the last place where it can be said in one line
         LOG.debug("where it failed", exc_info=True)
         to_terminal(f"a fault of nightshift: {type(error).__name__}: {error}; --verbose=true shows where. Please report it")
-        return ANYTHING_ELSE
+        return NightshiftError.exit_status
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.pvalue import TaggedOutput
 
 from transforms.accounts.coders import Piece
@@ -22,7 +21,7 @@ from transforms.output.mirror import MirrorCheck
 from transforms.plan_splits import PlanSplits
 from transforms.plan_streams import PlanStreams
 from transforms.rows.row_spec import row_spec
-from transforms.specs.errors import ModelError, SpecError
+from transforms.specs.errors import RefusedError, SpecError
 from transforms.specs.job import JobSpec, OutputSpec
 from transforms.specs.own_names import is_own
 from transforms.specs.run import Plan, RunSpec, Task
@@ -57,7 +56,7 @@ class _PlanTask(beam.DoFn):
             return
         try:
             plan, ranges = self._plan(task)
-        except (ModelError, FormatError, SpecError, BeamIOError, OSError) as error:
+        except (RefusedError, OSError) as error:
             yield TaggedOutput("plans", (task.number, Plan(task, reason=str(error))))
             return
         yield TaggedOutput("plans", (task.number, plan))

@@ -27,7 +27,7 @@ from transforms.read_instances import ACCOUNT_TYPES, RangeReader, RowsRead, Spli
 from transforms.rows.codes import Code, RowError, Stage
 from transforms.rows.row_spec import RowSpec, row_spec
 from transforms.runtime import metrics
-from transforms.specs.errors import ModelError, SpecError
+from transforms.specs.errors import RefusedError, SpecError
 from transforms.specs.job import JobSpec
 from transforms.specs.models import RouteSpec
 
@@ -159,7 +159,7 @@ class _ReadModel(beam.DoFn):
         try:
             folder = folder_of(route, name)
             model = locate_named(route, folder, shares=True)
-        except (ModelError, ValueError) as error:
+        except RefusedError as error:
             LOG.warning("%s", error)
             return self._without_model(route, folder), RowError(Code.MODEL_NOT_FOUND, str(error))
         job = dataclasses.replace(self.job, model=model)

@@ -21,7 +21,7 @@ from transforms.formats.catalog import format_of
 from transforms.model.locate import find_folder, read_meta_graphs
 from transforms.model.saved_model import select_meta_graph
 from transforms.output import journal
-from transforms.specs.errors import ModelError
+from transforms.specs.errors import ModelError, RefusedError
 
 # Other signatures are tried on so many rows: enough to see whether they fit.
 TRIED_ROWS = 20
@@ -44,7 +44,7 @@ def look(options: CheckOptions, beam_options: PipelineOptions) -> Findings:
     """Looks at model, signature and a sample of the rows, as a run would."""
     try:
         job, _ = preflight.prepare(options.run, beam_options, probe_output=False)
-    except preflight.PreflightError as error:
+    except RefusedError as error:
         fitting = tuple(_fitting(options.run, beam_options)) if options.run.signature_name is None else ()
         return Findings(reason=str(error), fitting_signatures=fitting)
     if job.input.is_bigquery:
@@ -75,7 +75,7 @@ def _fitting(options: Options, beam_options: PipelineOptions) -> Iterator[str]:
     try:
         folder, _ = find_folder(options.model, options.model_version)
         graph = select_meta_graph(read_meta_graphs(folder), options.tags, options.model)
-    except (ModelError, OSError):
+    except (RefusedError, OSError):
         return
     names = sorted(graph.signatures)
     for name in names[:TRIED_SIGNATURES] if len(names) > 1 else ():
@@ -86,7 +86,7 @@ def _fitting(options: Options, beam_options: PipelineOptions) -> Iterator[str]:
                 return
             sample = read_sample(job, plan_input(job), TRIED_ROWS)
             predict_sample(job, sample, timed=False)
-        except (preflight.PreflightError, ModelError):
+        except RefusedError:
             continue
         if sample.predicted and not sample.failed:
             yield name

@@ -136,7 +136,7 @@ def main(arguments: Sequence[str]) -> int:
         text = json.dumps(container_spec(image), indent=2, ensure_ascii=False) + "\n"
     except UsageError as error:
         complain(f"make template: {error}")
-        return 2
+        return error.exit_status
     from transforms.storage import files
 
     files.write_bytes(path, text.encode())

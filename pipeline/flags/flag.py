@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from transforms.specs.errors import RefusedError
 
-class UsageError(Exception):
+
+class UsageError(RefusedError):
     """A flag or its value is wrong; the message names flag, value, what is allowed and what to do."""
 
 

@@ -21,9 +21,10 @@ from typing import Any
 from pipeline.flags.arguments import beam_flags
 from pipeline.flags.flag import UsageError
 from pipeline.process.terminal import complain
+from transforms.specs.errors import NightshiftError
 
 
-class _FieldError(ValueError):
+class _FieldError(NightshiftError):
     """What was expected in a field's place."""
 
 

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.options.pipeline_options import (
     DirectOptions,
     GoogleCloudOptions,
@@ -27,10 +26,8 @@ from pipeline.flags.options import Options
 from pipeline.preflight import comparison
 from pipeline.preflight.row_models import stand_in_model, with_columns
 from transforms.bigquery.check_table import check_table
-from transforms.bigquery.client import TableError
 from transforms.bigquery.find_table import find_table
-from transforms.compare.baseline import BaselineError
-from transforms.formats.catalog import FormatError, format_of, known_types
+from transforms.formats.catalog import format_of, known_types
 from transforms.many.row_models import check_format, check_route
 from transforms.model.import_tensorflow import import_tensorflow
 from transforms.model.locate import locate_model
@@ -39,10 +36,10 @@ from transforms.output import journal
 from transforms.output.journal import JournalError
 from transforms.output.mirror import MirrorCheck
 from transforms.output.published_names import PUBLISHED
-from transforms.output.publisher import OccupiedError, refuse_occupied
+from transforms.output.publisher import refuse_occupied
 from transforms.rows.row_spec import row_spec
 from transforms.runtime import machine
-from transforms.specs.errors import ModelError, SpecError
+from transforms.specs.errors import RefusedError, SpecError
 from transforms.specs.job import JobSpec, OutputSpec
 from transforms.specs.models import ModelSpec
 from transforms.specs.own_names import is_own
@@ -56,7 +53,7 @@ from transforms.write_shards import make_encoder
 LOOKED_AT_FILES = 10_000
 
 
-class PreflightError(Exception):
+class PreflightError(RefusedError):
     """Something the job needs is missing or wrong; the message says what to do."""
 
 
@@ -76,7 +73,7 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
     ``probe_output`` False writes nothing, not even the file that shows that the output can be written.
 
     Raises:
-      PreflightError: naming what is wrong, and what to do.
+      RefusedError: naming what is wrong, and what to do.
     """
     check_engine(options, beam_options)
     import_tensorflow()
@@ -128,7 +125,7 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
             _check_output(job)
         else:
             _look_at_output(job)
-    except (ModelError, FormatError, SpecError, TableError, BaselineError, BeamIOError, OSError, JournalError, OccupiedError) as error:
+    except OSError as error:
         raise PreflightError(str(error)) from error
     return job, found
 
@@ -339,11 +336,17 @@ def _check_disposition(job: JobSpec) -> None:
 
 
 def finish_publishing(*folders: str) -> None:
-    """Finish first what a run left to be done that was cut off while it published there; no run is under way then."""
+    """Finish first what a run left to be done that was cut off while it published there; no run is under way then.
+
+    Raises:
+      PreflightError: its journal can't be followed, or the folder can't be written.
+    """
     try:
         if any(journal.read(folder) is not None for folder in folders):
             with journal.alone(*folders):
                 pass
+    except JournalError as error:
+        raise PreflightError(str(error)) from error
     except OSError as error:
         raise PreflightError(f"{folders[0]} can't be written: {error}. Check the path and your permissions") from error
 

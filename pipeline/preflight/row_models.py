@@ -8,7 +8,7 @@ import re
 from transforms.many.row_models import fixed_folder, folder_of, stand_in
 from transforms.model.locate import locate_named
 from transforms.model.vertex_registry import is_registered
-from transforms.specs.errors import ModelError, SpecError
+from transforms.specs.errors import ModelError, RefusedError, SpecError
 from transforms.specs.job import JobSpec
 from transforms.specs.models import ModelSpec, RouteSpec
 from transforms.specs.signature import Signature
@@ -66,7 +66,7 @@ def _find_example(route: RouteSpec, format: str) -> Signature:
     for name in found[:LOOKED_AT]:
         try:
             return locate_named(route, folder_of(route, name)).signature
-        except (ModelError, ValueError) as error:
+        except RefusedError as error:
             reason = str(error)
     raise ModelError(
         f"--output_format={format} has the models' outputs as its columns, and no model of {route.template} can be read: {reason}"

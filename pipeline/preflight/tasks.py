@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-from apache_beam.io.filesystem import BeamIOError
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from pipeline.flags import options as flags
@@ -32,8 +31,6 @@ from transforms.bigquery.client import ERRORS, client, reason
 from transforms.many.tasks import OPTIONAL, REQUIRED, TaskError, check_tasks, make_tasks, read_tasks, write_tasks
 from transforms.model.import_tensorflow import import_tensorflow
 from transforms.output import manifest
-from transforms.output.journal import JournalError
-from transforms.specs.errors import SpecError
 from transforms.specs.run import RunSpec, Task, resolve
 from transforms.specs.table_name import is_table, parse_table
 from transforms.storage import files, paths
@@ -50,7 +47,7 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, I
     Models and inputs are looked at by the workers, task by task: one that is missing fails its task alone.
 
     Raises:
-      PreflightError: naming the line of the tasks that is wrong, and what to do.
+      RefusedError: naming the line of the tasks that is wrong, and what to do.
     """
     check_engine(options, beam_options)
     import_tensorflow()
@@ -82,8 +79,8 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, I
     )
     try:
         tasks = list(check_tasks(_tasks(options, beam_options.view_as(GoogleCloudOptions).project), run))
-    except (TaskError, SpecError, BeamIOError, OSError) as error:
-        raise PreflightError(f"{error}") from error
+    except OSError as error:
+        raise PreflightError(str(error)) from error
     runner = runner_elsewhere(beam_options)  # asked once: Beam's options are parsed anew each time, 14 ms a path
     for task in tasks if runner is not None else ():
         for name, places in (("model", (task.model,)), ("input", run.input_of(task).patterns)):
@@ -98,10 +95,7 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, I
         )
     if options.errors:
         raise PreflightError("--errors has no meaning with tasks: each task's failed rows stand beside its results; leave it out")
-    try:
-        finish_publishing(folder)
-    except (JournalError, OSError) as error:
-        raise PreflightError(str(error)) from error
+    finish_publishing(folder)
     check_writable(folder, run.staging_in(folder))
     path = paths.join(run.staging_in(folder), "tasks.jsonl")
     files.write_bytes(path, write_tasks(tasks))

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.process.terminal import plain
+from transforms.specs.errors import NightshiftError
 
 # Parameters only: a list of a thousand paths of a thousand signs.
 MAX_BODY_BYTES = 1 << 20
@@ -26,7 +27,7 @@ LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
 
 
-class ProblemError(Exception):
+class ProblemError(NightshiftError):
     """What is answered instead of a result."""
 
     def __init__(self, status: HTTPStatus, detail: str, **members: Any) -> None:

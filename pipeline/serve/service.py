@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.flags import commands
 from pipeline.flags import options as flags
 from pipeline.flags.arguments import Arguments, read_arguments, read_values
-from pipeline.flags.flag import Flag, UsageError
+from pipeline.flags.flag import Flag
 from pipeline.flags.options import Options
 from pipeline.process.terminal import say
 from pipeline.serve.requests import MAX_CONNECTIONS, Callers, ProblemError, Protocol, is_host, parameters
-from transforms.specs.errors import SpecError
+from transforms.specs.errors import RefusedError
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -144,7 +144,7 @@ class Service:
         pairs = [*asked, *((name, value) for name, value in defaults.items() if name not in given)]
         try:
             options = flags.make(Arguments(tuple(pairs)))
-        except (UsageError, SpecError) as error:
+        except RefusedError as error:
             raise ProblemError(HTTPStatus.BAD_REQUEST, str(error).replace("--", "")) from error
         for flag in PREFIXES:
             value = options.values[flag] or ()

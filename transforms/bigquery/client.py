@@ -10,12 +10,14 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import BigQueryReadClient
 
+from transforms.specs.errors import RefusedError
+
 # What the service, or the way to it, can answer instead of doing what was asked.
 ERRORS = (GoogleAPICallError, RetryError, GoogleAuthError)
 AROUND_MESSAGE = re.compile(r"^(\d{3} )?([A-Z]+ https?://\S+: )?")
 
 
-class TableError(Exception):
+class TableError(RefusedError):
     """BigQuery does not have, or does not allow, what was asked; the message says what to do."""
 
 

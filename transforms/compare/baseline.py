@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from transforms.specs.errors import RefusedError
 from transforms.statistics import tf_metadata
 from transforms.storage import files, paths
 
 STATISTICS = "statistics.json"
 
 
-class BaselineError(ValueError):
+class BaselineError(RefusedError):
     """The baseline can't be read; the message says what was expected and found."""
 
 

@@ -16,11 +16,12 @@ from transforms.formats.blocks import compression_of
 from transforms.formats.first_bytes import contradiction
 from transforms.formats.protocols import Encoder, Reader
 from transforms.rows.row_spec import RowSpec
+from transforms.specs.errors import RefusedError
 from transforms.specs.job import JobSpec, OutputSpec
 from transforms.specs.signature import Signature
 
 
-class FormatError(ValueError):
+class FormatError(RefusedError):
     """A file whose format neither its name nor ``--input_format`` tells."""
 
 

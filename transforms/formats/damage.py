@@ -18,13 +18,15 @@ import pyarrow as pa
 from backports import zstd
 from isal import igzip_lib
 
+from transforms.specs.errors import NightshiftError
+
 # What the libraries raise at bytes that do not decode. Arrow and bz2 raise bare OSErrors, beside those of the system and the storage.
 POSSIBLE: tuple[type[Exception], ...] = (
     EOFError, OSError, UnicodeDecodeError, lzma.LZMAError, zlib.error, igzip_lib.error, zstd.ZstdError, pa.ArrowException,
 )  # type: ignore[assignment]  # fmt: skip  # isal's stub is wrong
 
 
-class DamagedFileError(Exception):
+class DamagedFileError(NightshiftError):
     """The file breaks off or can't be decoded; ``offset`` is the first byte, or row, not read."""
 
     def __init__(self, offset: int, message: str) -> None:

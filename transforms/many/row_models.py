@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from transforms.formats.catalog import FORMATS, Format
-from transforms.specs.errors import SpecError
+from transforms.specs.errors import ModelError, SpecError
 from transforms.specs.job import OWN_FIELDS, JobSpec
 from transforms.specs.models import ModelSpec, RouteSpec
 from transforms.specs.signature import Signature
@@ -44,10 +44,10 @@ def folder_of(route: RouteSpec, name: str) -> str:
     """Gives the folder of the model that a row calls ``name``.
 
     Raises:
-      ValueError: it is no plain folder's name.
+      ModelError: it is no plain folder's name.
     """
     if not SAFE.fullmatch(name) or name in (".", ".."):
-        raise ValueError(f"field {route.field!r} is {name[:60]!r}, expected the name of one folder, without '/'")
+        raise ModelError(f"field {route.field!r} is {name[:60]!r}, expected the name of one folder, without '/'")
     return route.template.replace(route.placeholder, name)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from transforms.specs.errors import SpecError
+from transforms.specs.errors import RefusedError
 from transforms.specs.job import JobSpec
 from transforms.specs.own_names import is_own
 from transforms.specs.run import RunSpec, Task, resolve
@@ -21,7 +21,7 @@ REQUIRED = ("model", "input", "output")
 OPTIONAL = ("signature_name", "model_version", "key_field")
 
 
-class TaskError(ValueError):
+class TaskError(RefusedError):
     """A line of the tasks that names no task; the message says which line, what was expected and what was found."""
 
 
@@ -92,7 +92,7 @@ def check_tasks(tasks: Iterable[Task], run: RunSpec) -> Iterator[Task]:
     for task in tasks:
         try:
             run.input_of(task), run.key_of(task), run.output_of(task)
-        except SpecError as error:
+        except RefusedError as error:
             raise TaskError(f"task {task.number + 1}: {error}") from error
         outputs.add(task)
         yield task

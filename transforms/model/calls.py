@@ -13,7 +13,7 @@ from transforms.elements.failed_rows import FailedRow
 from transforms.model.session import LoadedModel, cant_run, first_line
 from transforms.rows.codes import Code, Stage
 from transforms.runtime import metrics
-from transforms.specs.errors import ModelError
+from transforms.specs.errors import ModelError, NightshiftError
 from transforms.specs.signature import Batching
 
 # 64 rows a call cost ten times as much a row as 1,024, and a call of many inputs costs a millisecond or two by itself:
@@ -172,7 +172,7 @@ class BatchRunner:
         return checked
 
 
-class _RowsDifferError(Exception):
+class _RowsDifferError(NightshiftError):
     """An output has not one row an instance."""
 
 

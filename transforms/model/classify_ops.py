@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transforms.specs.errors import NightshiftError
+
 FAMILIES = Path(__file__).with_name("op_families.toml")
 TABLE = Path(__file__).with_name("op_classes.tsv")
 CLASSES = ("safe", "state", "device", "file", "network", "process", "code", "python")
@@ -21,7 +23,7 @@ HEADER = ("op", "class", "where", "calls", "reason")
 LABELS = frozenset(("container", "shared_name"))
 
 
-class UnclassedError(Exception):
+class UnclassedError(NightshiftError):
     """Ops that are in no family, or a family that names what is no op."""
 
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from transforms.specs.errors import NightshiftError
+
 VARIABLES = frozenset(("VarHandleOp", "VariableV2"))
 ASSIGNS = frozenset(("AssignVariableOp", "Assign"))
 CALLS = frozenset(("StatefulPartitionedCall", "PartitionedCall"))
@@ -13,7 +15,7 @@ PASSING = frozenset(("Identity", "NoOp"))
 MAX_DEPTH = 10
 
 
-class UnreadableRestoreError(Exception):
+class UnreadableRestoreError(NightshiftError):
     """The restore operation does something else than to fill variables from entries of the checkpoint."""
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from transforms.model.reach import initializers
 from transforms.model.restoring import VARIABLES, UnreadableRestoreError, restored_entries
 from transforms.model.saved_model import MetaGraph
+from transforms.specs.errors import NightshiftError
 from transforms.specs.models import Structure
 from transforms.specs.signature import Signature
 from transforms.storage import files, paths
@@ -37,7 +38,7 @@ SHARED_STATE = frozenset((
 NAMED_RESOURCES = frozenset((*VARIABLES, "HashTable", "HashTableV2"))
 
 
-class _DoubtError(Exception):
+class _DoubtError(NightshiftError):
     """The graph holds something that may not be shared."""
 
 

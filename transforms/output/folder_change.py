@@ -24,6 +24,7 @@ from transforms.output import journal, verify
 from transforms.output.journal import JOURNAL, Journal, Locks
 from transforms.output.locks import LOCK
 from transforms.output.placing import LostShardError, Part, Placed, lost, sync_files
+from transforms.specs.errors import UnpublishableError
 from transforms.specs.job import STAGING
 from transforms.specs.own_names import MANIFEST, STATE, SUCCESS
 from transforms.storage import files, paths
@@ -35,7 +36,7 @@ SYNCED_ONE_BY_ONE = 64
 PASSED_OVER = (STAGING, LOCK, JOURNAL, f"{JOURNAL}.new", SUCCESS)
 
 
-class NameTwiceError(Exception):
+class NameTwiceError(UnpublishableError):
     """Two files of one change would have one name: one of them would be lost."""
 
 

@@ -18,6 +18,7 @@ from transforms.output import verify
 from transforms.output.locks import FolderLock, acquire
 from transforms.output.placing import LostShardError, Part, Placing, lies_in_staging, lost, placing, sync_files
 from transforms.output.published_names import leaves_folder
+from transforms.specs.errors import UnpublishableError
 from transforms.specs.job import RUN_ID, STAGING
 from transforms.specs.own_names import MANIFEST, STATE, SUCCESS
 from transforms.storage import files, gcs, paths
@@ -27,7 +28,7 @@ JOURNAL = f"{STATE}/journal"
 LAST = (MANIFEST, SUCCESS)
 
 
-class JournalError(Exception):
+class JournalError(UnpublishableError):
     """A journal that can't be followed; the message says what to do."""
 
 

@@ -20,6 +20,7 @@ from typing import Protocol
 import msgspec
 
 from transforms.runtime.processes import owner, this_process
+from transforms.specs.errors import NightshiftError
 from transforms.specs.own_names import STATE
 from transforms.storage import gcs, paths
 
@@ -32,7 +33,7 @@ STALE_SECONDS = 60.0
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 
 
-class LostLockError(Exception):
+class LostLockError(NightshiftError):
     """Another run has taken the lock over, since this one did not write it for a minute."""
 
 

@@ -16,6 +16,7 @@ import google_crc32c
 import msgspec
 
 from transforms.output.published_names import leaves_folder
+from transforms.specs.errors import UnpublishableError
 from transforms.specs.job import STAGING
 from transforms.specs.own_names import SUCCESS
 from transforms.storage import files, gcs, paths
@@ -23,7 +24,7 @@ from transforms.storage import files, gcs, paths
 BLOCK_BYTES = 1 << 20
 
 
-class LostShardError(Exception):
+class LostShardError(UnpublishableError):
     """A finished shard is not where it was written."""
 
 

@@ -8,11 +8,9 @@ from typing import Any
 
 from transforms.accounts.accounts import Accounts
 from transforms.output import journal, manifest
-from transforms.output.folder_change import Change, FolderChange, NameTwiceError, prepare, sync
-from transforms.output.journal import JournalError
-from transforms.output.placing import LostShardError
+from transforms.output.folder_change import Change, FolderChange, prepare, sync
 from transforms.output.publisher import GateShutError, OccupiedError, Publication, Publisher
-from transforms.output.verify import MismatchError
+from transforms.specs.errors import UnpublishableError
 from transforms.specs.own_names import MANIFEST, SUCCESS
 from transforms.specs.run import Plan, RunSpec
 from transforms.staging import cancelled
@@ -20,7 +18,6 @@ from transforms.storage import paths
 
 # Two handles each are held; a call of the disk for 50 tasks is a fiftieth of what one for each would be.
 GROUP_TASKS = 50
-FAILURES = (GateShutError, LostShardError, NameTwiceError, OccupiedError, JournalError, MismatchError)
 
 
 @dataclasses.dataclass
@@ -57,7 +54,7 @@ class TaskGroup:
                 yield from self.end()
                 self.tasks.append(task)
                 task.publication = self._begin(task, wait=True)
-        except FAILURES as error:
+        except (UnpublishableError, OccupiedError) as error:
             self.tasks.remove(task)
             yield manifest.task_line(plan, {"status": "failed", "reason": str(error)}, accounts)
         except BaseException:
@@ -106,7 +103,7 @@ class TaskGroup:
             report = task.publication.end()
         except GateShutError:
             report = task.publication.report
-        except FAILURES as error:
+        except (UnpublishableError, OccupiedError) as error:
             report = {"status": "failed", "reason": str(error)}
         finally:
             task.publication.close()

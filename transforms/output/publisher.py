@@ -22,6 +22,7 @@ from transforms.output.journal import Locks
 from transforms.output.locks import LostLockError
 from transforms.output.published_names import PUBLISHED, is_published, of_kind
 from transforms.report.page import report_files
+from transforms.specs.errors import RefusedError, UnpublishableError
 from transforms.specs.job import STAGING, JobSpec
 from transforms.specs.own_names import COMPARISON, ERRORS, MANIFEST, RESULTS, STATS, SUCCESS
 from transforms.specs.run import RunSpec
@@ -29,11 +30,13 @@ from transforms.staging.shard_file import Place, ShardFile
 from transforms.storage import files, paths
 
 
-class GateShutError(Exception):
+class GateShutError(UnpublishableError):
     """The run's accounts do not allow its results to be published; the message says why."""
 
+    exit_status = 3
 
-class OccupiedError(Exception):
+
+class OccupiedError(RefusedError):
     """Results are there already, and the run was told to replace none."""
 
 

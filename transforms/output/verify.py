@@ -11,6 +11,7 @@ import msgspec
 
 from transforms.output.placing import checksum, list_bucket
 from transforms.output.published_names import is_published
+from transforms.specs.errors import UnpublishableError
 from transforms.specs.own_names import ERRORS, MANIFEST, SUCCESS
 from transforms.storage import files, paths
 
@@ -41,7 +42,7 @@ class _Manifest(TypedDict, total=False):
     tasks: _Tasks
 
 
-class MismatchError(Exception):
+class MismatchError(UnpublishableError):
     """The folder does not hold what its manifest lists."""
 
 

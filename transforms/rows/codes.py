@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 
+from transforms.specs.errors import NightshiftError
+
 
 class Stage(enum.StrEnum):
     """Where in the flow a row ended."""
@@ -88,7 +90,7 @@ EXPLANATIONS: dict[Code, tuple[Stage, str]] = {
 INCOMPLETE = frozenset((Code.FILE_DAMAGED, Code.FILE_CHANGED))
 
 
-class RowError(Exception):
+class RowError(NightshiftError):
     """One row's failure, on its way to becoming a ``FailedRow``."""
 
     def __init__(self, code: Code, message: str) -> None:

@@ -1,13 +1,62 @@
-"""Errors that end a run before it starts or fail its model."""
+"""The errors of the program, as one tree; in brackets the exit status of a run that ends with one, where it is another than above.
+
+* NightshiftError (1)
+  x RefusedError (2)
+    + UsageError
+    + SpecError
+    + PreflightError
+    + ModelError
+      - MissingVariablesError
+      - ModelChangedError
+    + FormatError
+    + TableError
+    + BaselineError
+    + TaskError
+    + OccupiedError
+  x UnpublishableError
+    + GateShutError (3)
+    + JournalError
+    + LostShardError
+    + MismatchError
+    + NameTwiceError
+  x CancelledError
+  x LostLockError
+  x DamagedFileError
+  x RowError
+  x UnclassedError
+  x UnreadableRestoreError
+  x ProblemError
+
+Each room defines its own errors. Code that catches them names a branch, not a list of leaves. Outside of the tree are the errors of
+``storage/``, most of which are ``OSError``s like those of a disk, and an interruption, which is a ``KeyboardInterrupt``.
+"""
 
 from __future__ import annotations
 
+from typing import ClassVar
 
-class ModelError(Exception):
+
+class NightshiftError(Exception):
+    """An error of this program; ``exit_status`` is that of a run that ends with it."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class RefusedError(NightshiftError):
+    """A run, or a task of one, can't start as it was asked for; the message says what is wrong and what to do."""
+
+    exit_status = 2
+
+
+class UnpublishableError(NightshiftError):
+    """Results can't be published, and another try would not change that."""
+
+
+class ModelError(RefusedError):
     """The model is missing, damaged or can't run: its own failure, not a row's."""
 
 
-class SpecError(ValueError):
+class SpecError(RefusedError):
     """A value outside its range; ``flag`` is the flag that carries it."""
 
     def __init__(self, flag: str, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from transforms.specs.errors import NightshiftError
 from transforms.specs.job import JobSpec
 from transforms.specs.run import RunSpec
 from transforms.storage import files, paths
@@ -9,7 +10,7 @@ from transforms.storage import files, paths
 MARK = "cancelled"
 
 
-class CancelledError(Exception):
+class CancelledError(NightshiftError):
     """The launch was interrupted, so that it may publish nothing."""
 
 
