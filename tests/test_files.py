@@ -94,7 +94,7 @@ def test_a_folder_that_may_not_be_read_is_an_error_for_a_pattern(pattern: str, m
         (tmp_path / "in" / folder / "rows.jsonl").write_text("1\n")
     (tmp_path / "in" / "sub").chmod(mode)
     powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
-    look = "import sys; from transforms import files; print(len(list(files.match(sys.argv[1]))))"
+    look = "import sys; from transforms.storage import files; print(len(list(files.match(sys.argv[1]))))"
     command = [*powerless, sys.executable, "-c", look, pattern]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
     if (mode, pattern) == (0o111, "in/*/rows.jsonl"):

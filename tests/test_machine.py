@@ -118,7 +118,7 @@ def container() -> Iterator[Container]:
 
 
 def test_a_process_sees_its_containers_limits(container: Container) -> None:
-    found = container.run(sys.executable, "-c", "from transforms import machine; print(machine.memory_bytes(), machine.cores())")
+    found = container.run(sys.executable, "-c", "from transforms.runtime import machine; print(machine.memory_bytes(), machine.cores())")
     memory, cores = map(int, found.stdout.split())
     assert (memory, cores) == (template_limits()[0], min(template_limits()[1], len(os.sched_getaffinity(0))))
 

@@ -18,6 +18,8 @@ from test_job import run, write_lines
 from transforms.model import crashes
 from transforms.runtime import processes, temporary_folders
 
+IN_FOLDER = "import sys, tempfile; tempfile.tempdir = sys.argv[1]; from transforms.runtime import temporary_folders;"
+
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -58,16 +60,14 @@ def test_a_folder_that_others_can_write_to_is_left_and_a_fresh_one_taken(place: 
     assert folder.parent.name.startswith(f"{known.name}-")
     assert temporary_folders.is_own(folder.parent)
     assert temporary_folders.own_folder("models") == folder
-    code = "import sys, tempfile; tempfile.tempdir = sys.argv[1]; from transforms import temporary; print(temporary.own_folder('models'))"
+    code = f"{IN_FOLDER} print(temporary_folders.own_folder('models'))"
     other = subprocess.run([sys.executable, "-c", code, str(place)], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == str(folder), "all processes of a user take the same one"
 
 
 def test_what_ended_processes_made_is_swept_and_nothing_else(place: Path) -> None:
     own = temporary_folders.make_folder("progress")
-    code = (
-        "import sys, tempfile; tempfile.tempdir = sys.argv[1]; from transforms import temporary; print(temporary.make_folder('progress'))"
-    )
+    code = f"{IN_FOLDER} print(temporary_folders.make_folder('progress'))"
     left = Path(subprocess.run([sys.executable, "-c", code, str(place)], capture_output=True, text=True, check=True).stdout.strip())
     (left / "worker").write_text("rows")
     pid, started, machine = str(processes.this_process()).split(".")
@@ -85,7 +85,7 @@ def test_what_ended_processes_made_is_swept_and_nothing_else(place: Path) -> Non
 
 def test_a_zombie_has_ended() -> None:
     """The state of a killed worker until its engine asks how it ended; its notes are what names it."""
-    code = "import sys; from transforms import processes; print(processes.this_process(), flush=True); sys.stdin.read()"
+    code = "import sys; from transforms.runtime import processes; print(processes.this_process(), flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         owner = processes.owner(process.stdout.readline().strip())
@@ -116,12 +116,13 @@ def test_strange_names_among_the_notes_are_passed_over(place: Path) -> None:
 
 
 def test_a_run_leaves_no_temporary_files_and_removes_those_of_killed_ones(place: Path, models: Models, tmp_path: Path) -> None:
-    code = "import sys, tempfile; tempfile.tempdir = sys.argv[1]; from transforms import temporary; print(temporary.make_folder('runs'))"
-    killed = Path(subprocess.run([sys.executable, "-c", code, str(place)], capture_output=True, text=True, check=True).stdout.strip())
+    code = f"{IN_FOLDER} print(*map(temporary_folders.make_folder, ('runs', 'loading', 'models')), sep=chr(10))"
+    said = subprocess.run([sys.executable, "-c", code, str(place)], capture_output=True, text=True, check=True).stdout
+    killed, *_ = map(Path, said.split())
     (killed / "beam-pipeline-temp").mkdir()
     data = write_lines(tmp_path / "in" / "rows.jsonl", [{"x": 1.0}])
     model = models.get("half_plus_two")
     before = {*os.listdir(place)}
     assert run(tmp_path / "out", model=model, input=data) == 0
     assert {*os.listdir(place)} - before == {"out"}
-    assert os.listdir(temporary_folders.own_folder("runs")) == []
+    assert [os.listdir(temporary_folders.own_folder(name)) for name in ("runs", "loading", "models")] == [[], [], []]

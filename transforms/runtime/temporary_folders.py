@@ -23,6 +23,9 @@ LOG = logging.getLogger("nightshift")
 # it still runs.
 KEPT_SECONDS = 7 * 86400.0
 
+# A worker sweeps where it loads and copies models, too; a run that loads none would leave what a killed one began.
+SWEPT = ("runs", "loading", "models")
+
 _fresh: dict[str, Path] = {}
 
 
@@ -46,9 +49,10 @@ def make_folder(name: str) -> Path:
 
 @contextlib.contextmanager
 def folder_of_run() -> Iterator[Path]:
-    """Make a folder for the files of one run, and remove it at the end; what runs left that were killed goes first."""
-    with contextlib.suppress(OSError):
-        sweep("runs")
+    """Make a folder for the files of one run, and remove it at the end; what ended processes left of runs and models goes first."""
+    for name in SWEPT:
+        with contextlib.suppress(OSError):
+            sweep(name)
     folder = make_folder("runs")
     try:
         yield folder
