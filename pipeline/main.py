@@ -249,7 +249,7 @@ def _leave_staging(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> 
     """Says how to go on where something is finished, and else leaves nothing behind."""
     from transforms.many.tasks import folders
     from transforms.output import publisher
-    from transforms.staging import split_records
+    from transforms.staging import removal, split_records
     from transforms.storage import files
 
     if publisher.is_cut_off(spec):
@@ -261,7 +261,7 @@ def _leave_staging(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> 
         complain(f"{kept}: the same flags with --run_id={spec.run_id} --resume=true predict the rest; a run without takes them away")
         return
     for folder in folders(spec):
-        files.delete_folder(spec.staging_in(folder))
+        removal.remove(spec.staging_in(folder))
         files.delete_empty(spec.staging_in(folder), folder)
 
 

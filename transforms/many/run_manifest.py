@@ -17,6 +17,7 @@ from transforms.report.page import run_report
 from transforms.specs.job import STAGING
 from transforms.specs.own_names import MANIFEST, SUCCESS, TASKS
 from transforms.specs.run import RunSpec
+from transforms.staging import removal
 from transforms.storage import files, paths
 
 TASKS_A_FILE = 10_000
@@ -32,7 +33,7 @@ def publish_run(run: RunSpec, tasks: Sequence[dict[str, Any]]) -> dict[str, Any]
         report = published_by(run)
         if report is None:
             report = _publish(run, sorted(tasks, key=lambda line: line["number"]), locks)
-        files.delete_folder(paths.join(run.folder, STAGING))
+        removal.remove(paths.join(run.folder, STAGING))
         return report
 
 

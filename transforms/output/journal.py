@@ -21,6 +21,7 @@ from transforms.output.published_names import leaves_folder
 from transforms.specs.errors import UnpublishableError
 from transforms.specs.job import RUN_ID, STAGING
 from transforms.specs.own_names import MANIFEST, STATE, SUCCESS
+from transforms.staging import removal
 from transforms.storage import files, gcs, paths
 
 LOG = logging.getLogger("nightshift")
@@ -283,7 +284,7 @@ def finish(folder: str, locks: Locks) -> None:
     remove_all(journal)
     for part in journal.parts:
         staging = paths.join(part.folder, STAGING, journal.run_id, journal.launch)
-        files.delete_folder(staging)
+        removal.remove(staging)
         files.delete_empty(staging, part.folder)
 
 

@@ -24,8 +24,9 @@ from transforms.output.published_names import PUBLISHED, is_published, of_kind
 from transforms.report.page import report_files
 from transforms.specs.errors import RefusedError, UnpublishableError
 from transforms.specs.job import STAGING, JobSpec
-from transforms.specs.own_names import COMPARISON, ERRORS, MANIFEST, RESULTS, STATS, SUCCESS
+from transforms.specs.own_names import COMPARISON, ERRORS, MANIFEST, RESULTS, STATE, STATS, SUCCESS
 from transforms.specs.run import RunSpec
+from transforms.staging import removal
 from transforms.staging.shard_file import Place, ShardFile
 from transforms.storage import files, paths
 
@@ -65,7 +66,7 @@ class Publication:
         with contextlib.suppress(LostLockError):  # then another run has its files there
             for folder in self.folders:
                 self.locks.check()
-                files.delete_folder(paths.join(folder, STAGING))
+                removal.remove(paths.join(folder, STAGING))
         if self.report["status"] != "done":
             raise GateShutError(self.report["reason"])
         return self.report
@@ -254,8 +255,19 @@ def sweep(spec: JobSpec | RunSpec) -> None:
     folders = list(dict.fromkeys((spec.folder, spec.output.errors))) if isinstance(spec, JobSpec) else [spec.folder]
     with journal.alone(*folders):
         for folder in folders:
-            files.delete_folder(paths.join(folder, STAGING, spec.run_id))
-            files.delete_empty(paths.join(folder, STAGING), folder)
+            _sweep(folder, spec.run_id)
         beside = aside(spec) if isinstance(spec, JobSpec) else None
         if beside is not None:
             files.delete_folder(beside)
+
+
+def sweep_task(folder: str, run_id: str) -> None:
+    """Take away what launches of a run have left in the folder of a task that is done: staged files and a lock, if they were killed."""
+    if {STAGING, STATE} & {*files.list_children(folder)}:
+        with journal.alone(folder):
+            _sweep(folder, run_id)
+
+
+def _sweep(folder: str, run_id: str) -> None:
+    removal.remove(paths.join(folder, STAGING, run_id))
+    files.delete_empty(paths.join(folder, STAGING), folder)
