@@ -95,7 +95,7 @@ def test_only_what_is_missing_is_predicted(job: dict[str, Any], tmp_path: Path) 
     assert len(staged & published) >= 4
 
 
-@pytest.mark.parametrize("damage", ["shortened", "changed", "gone", "record"])
+@pytest.mark.parametrize("damage", ["shortened", "changed", "gone", "record", "a bit of the record"])
 def test_what_is_damaged_is_predicted_again(job: dict[str, Any], tmp_path: Path, damage: str) -> None:
     out = tmp_path / "out"
     cut_short(out, 3, **job)
@@ -110,6 +110,11 @@ def test_what_is_damaged_is_predicted_again(job: dict[str, Any], tmp_path: Path,
     if damage == "record":
         for record in records_in(out):
             record.write_bytes(record.read_bytes()[:-20])
+    if damage == "a bit of the record":  # of the text that says of which run it is: it would refuse the whole run as another
+        for record in records_in(out):
+            content = bytearray(record.read_bytes())
+            content[20] ^= 1
+            record.write_bytes(content)
     assert run(out, **job, resume="true") == 0
     report = check_output(out)
     assert "resumed" not in report
@@ -216,7 +221,11 @@ def test_tasks_that_are_done_are_not_done_again(models: Models, tmp_path: Path) 
     before = {path: path.stat().st_mtime_ns for path in out.glob("task-[012]/*")}
     assert before
     (tmp_path / "later").symlink_to(models.get("half_plus_two"))
+    killed = out / "task-0" / "_staging" / "night" / "earlier" / "results-1"  # of a launch that was killed while it took it away
+    killed.parent.mkdir(parents=True)
+    killed.write_text("{}")
     assert run(out, **flags, resume="true") == 0
+    assert not (out / "task-0" / "_staging").exists()
     assert {path: path.stat().st_mtime_ns for path in out.glob("task-[012]/*")} == before
     assert len(lines(out / "task-3")) == 50
     report = manifest(out)

@@ -16,7 +16,7 @@ from transforms.formats.catalog import FormatError, format_of, make_encoder
 from transforms.formats.splitting import split_file
 from transforms.many.tasks import read_tasks
 from transforms.model.locate import locate_model
-from transforms.output import journal, manifest
+from transforms.output import journal, manifest, publisher
 from transforms.output.mirror import MirrorCheck
 from transforms.plan_splits import PlanSplits
 from transforms.plan_streams import PlanStreams
@@ -80,7 +80,10 @@ class _PlanTask(beam.DoFn):
             with journal.alone(folder):
                 pass
         report = manifest.find_done(folder, self.run.run_id, dict(self.run.flags))
-        return report if report and report["input"]["patterns"] == list(self.run.input_of(task).patterns) else None
+        if not report or report["input"]["patterns"] != list(self.run.input_of(task).patterns):
+            return None
+        publisher.sweep_task(folder, self.run.run_id)
+        return report
 
     def _plan(self, task: Task) -> tuple[Plan, list[FileRange]]:
         run = self.run

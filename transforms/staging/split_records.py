@@ -25,6 +25,8 @@ SUFFIX = ".split"
 ROW_KINDS = ("results", "errors")  # each row is in a shard of one of them
 KINDS = (*ROW_KINDS, "comparison")
 CHECKED_BYTES = 1 << 20
+# Before a record's own bytes: with one bit of it changed it would name another run, another count or other keys, and be believed.
+CHECKSUM_BYTES = 4
 # Flags that change how a run is done but not its predictions.
 INDECISIVE = ("resume", "run_id", "date", "job", "verbose", "max_error_ratio", "model_memory_mb", "write_disposition", "duplicate_keys")
 
@@ -67,7 +69,8 @@ def name_of(split: Split) -> str:
 
 def write(job: JobSpec, name: str, record: SplitRecord) -> None:
     """Write a split's record to the staging of ``job``'s launch."""
-    files.write_bytes(paths.join(job.staging_in(job.folder), name), packer(SplitRecord).pack(record))
+    content = packer(SplitRecord).pack(record)
+    files.write_bytes(paths.join(job.staging_in(job.folder), name), google_crc32c.Checksum(content).digest() + content)
 
 
 def find(job: JobSpec, split: Split) -> SplitRecord | None:
@@ -101,9 +104,13 @@ def _belongs_to(record: SplitRecord, job: JobSpec, split: Split, folder: str) ->
 
 
 def _read(path: str) -> SplitRecord | None:
+    stored = files.read_bytes(path)
+    checksum, content = stored[:CHECKSUM_BYTES], stored[CHECKSUM_BYTES:]
+    if google_crc32c.Checksum(content).digest() != checksum:
+        return None
     try:
-        return packer(SplitRecord).unpack(files.read_bytes(path))
-    except msgspec.DecodeError:  # damaged, or of another version of the program
+        return packer(SplitRecord).unpack(content)
+    except msgspec.DecodeError:  # of another version of the program
         return None
 
 
