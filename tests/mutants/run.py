@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 import random
-import shutil
 import signal
 import sys
 import threading
@@ -62,6 +61,8 @@ HEAVY = ("apache_beam", "google.cloud.bigquery", "google.cloud.storage", "hypoth
 # A test that takes longer would be asked of every survivor.
 TEST_SECONDS = 40.0
 MUTANT_SECONDS = 60.0
+# A test that takes so much longer than it did without a mutant hangs, and the mutant is noticed: some make a test wait for ever.
+HANGS_SECONDS, HANGS_TIMES = 20.0, 5.0
 # Tests whose runs are processes of their own reach lines that nobody sees here: those of these files are asked, too, and all of them where
 # few others are.
 ALSO = {
@@ -124,9 +125,13 @@ class Reached:
 class Chosen:
     """A pytest plugin that runs the tests of given names, in their order."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], seconds: dict[str, float], deadline: Path) -> None:
         self.order = {name: place for place, name in enumerate(names)}
         self.failed = ""
+        self.seconds, self.deadline = seconds, deadline
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.deadline.write_text(str(time.monotonic() + HANGS_SECONDS + HANGS_TIMES * self.seconds[nodeid]))
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         items[:] = sorted((item for item in items if item.nodeid in self.order), key=lambda item: self.order[item.nodeid])
@@ -163,8 +168,11 @@ def import_heavy() -> None:
             del sys.modules[name]
 
 
-def in_fork(work: Callable[[], int], log: Path, seconds: float) -> int | None:
-    """Run ``work`` in a fork and return its status; None where it took longer, and was ended with all that it started."""
+def in_fork(work: Callable[[], int], log: Path, seconds: float, deadline: Path | None = None) -> int | None:
+    """Run ``work`` in a fork and return its status; None where it took longer, and was ended with all that it started.
+
+    ``deadline``: a file in which the work itself says until when it may take, if sooner.
+    """
     process = os.fork()
     if process == 0:
         os.setsid()
@@ -180,7 +188,7 @@ def in_fork(work: Callable[[], int], log: Path, seconds: float) -> int | None:
     end = time.monotonic() + seconds
     status: int | None = None
     try:
-        while time.monotonic() < end:
+        while time.monotonic() < end and not is_past(deadline):
             ended, code = os.waitpid(process, os.WNOHANG)
             if ended:
                 status = os.waitstatus_to_exitcode(code)
@@ -192,6 +200,14 @@ def in_fork(work: Callable[[], int], log: Path, seconds: float) -> int | None:
     if status is None:
         os.waitpid(process, 0)
     return status
+
+
+def is_past(deadline: Path | None) -> bool:
+    """Return whether the time that a file holds has passed."""
+    try:
+        return deadline is not None and time.monotonic() > float(deadline.read_text() or "inf")
+    except FileNotFoundError:
+        return False
 
 
 class _gone:  # noqa: N801 - a context, as contextlib's are
@@ -220,7 +236,7 @@ def pytest_in_fork(plugin: Any, files: Sequence[str], *flags: str) -> int:
     saved_models.Models.__init__ = lambda self, folder: setattr(self, "folder", shared)  # type: ignore[method-assign]
     (BUILD / "tmp").mkdir(exist_ok=True)
     os.chdir(ROOT)
-    common = ("-q", "-p", "no:cacheprovider", f"--basetemp={BUILD / 'tmp' / str(os.getpid())}", "--hypothesis-seed=0")
+    common = ("-q", "-p", "no:cacheprovider", f"--basetemp={BUILD / 'tmp' / str(os.getppid())}", "--hypothesis-seed=0")
     return int(pytest.main([*common, *flags, *files], plugins=[plugin]))
 
 
@@ -261,21 +277,23 @@ def tests_for(mutant: mutations.Mutant, tests: dict[str, dict[str, Any]]) -> lis
     return chosen
 
 
-def judge(mutant: mutations.Mutant, names: Sequence[str], seconds: float) -> dict[str, Any]:
-    """Run a mutant's tests; return what became of it."""
-    judged = BUILD / "judged.json"
+def judge(mutant: mutations.Mutant, seconds: dict[str, float]) -> dict[str, Any]:
+    """Run a mutant's tests, each of which takes so many seconds; return what became of it."""
+    names = list(seconds)
+    judged, deadline = BUILD / f"judged-{os.getpid()}.json", BUILD / f"deadline-{os.getpid()}"
     judged.unlink(missing_ok=True)
+    deadline.unlink(missing_ok=True)
 
     def work() -> int:
         loading.choose(mutant.module, str(path_of(mutant.module)), mutant.source, BUILD)
-        plugin = Chosen(names)
+        plugin = Chosen(names, seconds, deadline)
         status = pytest_in_fork(plugin, sorted({name.split("::")[0] for name in names}), "-x")
         judged.write_text(json.dumps(plugin.failed))
         return status
 
-    shutil.rmtree(BUILD / "tmp", ignore_errors=True)
     started = time.monotonic()
-    status = in_fork(work, BUILD / "mutant.log", 60 + 5 * seconds) if names else 0
+    log = BUILD / f"mutant-{os.getpid()}.log"
+    status = in_fork(work, log, 60 + 5 * sum(seconds.values()), deadline) if names else 0
     fate = "no test" if not names else "timeout" if status is None else "survived" if status == 0 else "killed"
     killer = json.loads(judged.read_text()) if judged.exists() else ""
     return {
@@ -304,12 +322,14 @@ def main() -> int:
     parser.add_argument("--mutants", type=int, default=400)
     parser.add_argument("--seed", type=int, default=20261130)
     parser.add_argument("--only", default="", help="those whose key holds this text")
+    parser.add_argument("--part", default="0/1", help="1/2: every second one from the second on, where two processes share the work")
     asked = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores, and tests send
     BUILD.mkdir(parents=True, exist_ok=True)
     everything = list(all_mutants())
     chosen = random.Random(asked.seed).sample(everything, min(asked.mutants, len(everything)))
-    chosen = [mutant for mutant in chosen if asked.only in mutant.key]
+    part, parts = map(int, asked.part.split("/"))
+    chosen = [mutant for mutant in chosen if asked.only in mutant.key][part::parts]
     import_heavy()
     tests = learn()
     results_path = BUILD / "results.jsonl"
@@ -323,7 +343,7 @@ def main() -> int:
         asked_tests = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
         result = known.get((mutant.digest, "")) or known.get((mutant.digest, asked_tests))
         if result is None:
-            result = judge(mutant, names, sum(tests[name]["seconds"] for name in names)) | {"names": asked_tests}
+            result = judge(mutant, {name: tests[name]["seconds"] for name in names}) | {"names": asked_tests}
             with results_path.open("a") as stream:
                 stream.write(json.dumps(result, ensure_ascii=False) + "\n")
         results.append(result)
