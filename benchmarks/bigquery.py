@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from emulators.stand_ins import StandIns
 
-from benchmarks.results import RESULTS, write_part
+from benchmarks.results import parse_flags, write_part
 from benchmarks.workloads import FLOATS, STRINGS, WORKLOADS
 
 TABLE = "test-project.bench.w1"
@@ -106,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments, whole = parse_flags(parser, {"rows": 20_000, "rounds": 1})
     stand_ins = StandIns()
     for name, value in stand_ins.environment.items():
         os.environ.pop(name, None)
@@ -126,8 +126,8 @@ def main() -> None:
     finally:
         stand_ins.stop()
     middle = {name: [statistics.median(values) for values in zip(*some, strict=True)] for name, some in found.items()}
-    write_part("bigquery", report(middle, arguments))
-    print(RESULTS.read_text().split("<!-- begin bigquery -->")[1])
+    text = report(middle, arguments)
+    print(f"{text}\n{write_part('bigquery', text, whole)} is written")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """W1 as CSV, TFRecord, Parquet and Avro: each through the job and through a hand-written loop with the same libraries, in turn.
 
-``python -m benchmarks.formats [--rows=1000000] [--rounds=2]`` writes its part of ``benchmarks/RESULTS.md``. The loops check nothing:
+``python -m benchmarks.formats [--rows=1000000] [--rounds=3]`` writes its part of ``benchmarks/RESULTS.md``. The loops check nothing:
 they read batches of columns, predict and write JSON-lines. tf.Examples also go through tfx-bsl's RunInference, with a model that
 parses them itself; and Parquet goes to Parquet, against JSON-lines to JSON-lines.
 """
@@ -25,13 +25,13 @@ import pyarrow as pa
 from benchmarks.format_files import build, examples_model, rows_file
 from benchmarks.loop import Clock, Columns, encode, load_model
 from benchmarks.measure import job_of, measure
-from benchmarks.results import RESULTS, write_part
+from benchmarks.results import parse_flags, write_part
 from benchmarks.workloads import DATA, FLOATS, STRINGS, WORKLOADS
 
 CALL_ROWS = 16_384
 OTHERS = {"jsonl": "JSON-lines", "jsonl.gz": "JSON-lines, one gzip file"}
 FORMATS = {"csv": "CSV", "parquet": "Parquet", "avro": "Avro", "tfrecord": "TFRecord of `tf.Example`s"}
-# What a further row takes is told by as many times the rows: a run's start counts for much in what takes a second.
+# A further row is measured with this many times the rows: in a run of a second its start counts for much.
 FURTHER = 4
 FURTHER_WAYS = [("ours", "jsonl"), ("to_parquet", "parquet"), ("ours", "jsonl.gz")]
 # tfx-bsl's RunInference is so slow that a part of the rows has to do.
@@ -250,7 +250,7 @@ def tell(rounds: Sequence[Round], further: Sequence[Round], rows: int) -> str:
     lines += [
         "",
         f"A further row, from {rows:,} to {FURTHER * rows:,} of them, takes {median(json_row):.2f} µs from JSON-lines to JSON-lines and "
-        f"{median(parquet_row):.2f} µs from Parquet to Parquet. At {rows:,} rows what any run costs stands against Parquet.",
+        f"{median(parquet_row):.2f} µs from Parquet to Parquet. At {rows:,} rows the fixed cost of a run counts most for Parquet.",
         "",
         f"One gzip file of {FURTHER} times the rows ({rows_file('jsonl.gz', FURTHER * rows).stat().st_size / 1e9:.1f} GB) takes "
         f"{median(gzip_row):.2f} µs a further row, and {peaks[1]:,.0f} MB at most to {peaks[0]:,.0f} MB: 34 bytes a row are the "
@@ -262,10 +262,10 @@ def tell(rounds: Sequence[Round], further: Sequence[Round], rows: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--child", nargs=3, metavar=("WAY", "FORMAT", "OUTPUT"), help=argparse.SUPPRESS)
     parser.add_argument("--build", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments, whole = parse_flags(parser, {"rows": 100_000, "rounds": 1})
     if arguments.build:
         build(arguments.rows)
         build(min(arguments.rows, TFX_ROWS))
@@ -282,8 +282,8 @@ def main() -> None:
         print(f"round {number + 1} of {arguments.rounds}", flush=True)
         rounds.append({(way, format): _child(way, format, arguments.rows) for way, format in WAYS})
         further.append({(way, format): _child(way, format, FURTHER * arguments.rows) for way, format in FURTHER_WAYS})
-    write_part("formats", tell(rounds, further, arguments.rows))
-    print(RESULTS.read_text().split("<!-- begin formats -->")[1].split("<!-- end")[0])
+    text = tell(rounds, further, arguments.rows)
+    print(f"{text}\n{write_part('formats', text, whole)} is written")
 
 
 if __name__ == "__main__":

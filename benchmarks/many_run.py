@@ -1,4 +1,4 @@
-"""W4, many models: ``python -m benchmarks.many_run [--models=3000] [--rounds=1]`` measures in turn and writes its part of RESULTS.md.
+"""W4, many models: ``python -m benchmarks.many_run [--models=3000] [--rounds=3]`` measures in turn and writes its part of RESULTS.md.
 
 Ours is timed as a whole process, which says when its imports are done: what lies beyond is what its models cost. Growth is that of
 the cost beyond a run of ten models, which has the same graph. The other ways are timed without their imports.
@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import resource
-import shlex
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from benchmarks.results import write_part
+from benchmarks.results import parse_flags, write_part
 from benchmarks.workloads import DATA
 
 FEW = 10
@@ -216,8 +215,8 @@ def _targets(found: Rounds) -> list[str]:
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.many_run", description=__doc__)
     parser.add_argument("--models", type=int, default=3000, help="how many models (default: 3000)")
-    parser.add_argument("--rounds", type=int, default=1, help="how often everything is measured (default: 1)")
-    flags = parser.parse_args([*shlex.split(os.environ.get("BENCH_MANY_FLAGS", "")), *argv])
+    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
+    flags, whole = parse_flags(parser, {"models": 1000, "rounds": 1}, argv)
     rounds = []
     for number in range(flags.rounds):
         print(f"W4, round {number + 1} of {flags.rounds}", flush=True)
@@ -225,8 +224,7 @@ def main(argv: Sequence[str]) -> int:
     shutil.rmtree(DATA / "w4-out")
     text = report(Rounds(rounds, flags.models))
     print(text)
-    if flags.models == 3000:
-        write_part("w4", text)
+    print(f"{write_part('w4', text, whole)} is written")
     return 0
 
 

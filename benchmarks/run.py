@@ -1,7 +1,6 @@
 """W1, W2 and W3: builds the workloads, measures the ways in turn and writes their part of ``benchmarks/RESULTS.md``.
 
-Flags, also as ``BENCH_FLAGS="--quick" make bench``: ``--workloads=w1,w2,w3``, ``--rounds=3``, ``--quick`` (a tenth of the
-rows; its table goes to ``benchmarks/data/RESULTS-quick.md``). The machine should have nothing else to do.
+Flags: ``--workloads=w1,w2,w3``, ``--rounds=3``, ``--quick`` (a tenth of the rows, one round). The machine should have nothing else to do.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import argparse
 import dataclasses
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -22,7 +20,7 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.report import Measurement
-from benchmarks.results import write_part
+from benchmarks.results import parse_flags, write_part
 from benchmarks.workloads import DATA, WORKLOADS
 
 LARGE = {"w1": 1_000_000, "w2": 100_000, "w3": 20_000}
@@ -143,26 +141,20 @@ def run(names: Sequence[str], rounds: int, quick: bool) -> str:
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="w1, w2, w3, separated by commas (default: all)")
-    parser.add_argument("--rounds", type=int, default=None, help="how often everything is measured (default: 3; quick: 1)")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the rows; RESULTS.md stays as it is")
-    flags = parser.parse_args([*shlex.split(os.environ.get("BENCH_FLAGS", "")), *argv])
+    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3; quick: 1)")
+    flags, whole = parse_flags(parser, {"rounds": 1}, argv)
     names = flags.workloads.split(",")
     unknown = sorted(set(names) - set(WORKLOADS))
     if unknown:
         parser.error(f"--workloads={flags.workloads}: no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}")
     started = time.monotonic()
     try:
-        text = run(names, flags.rounds or (1 if flags.quick else 3), flags.quick)
+        text = run(names, flags.rounds, flags.quick)
     except BenchmarkError as error:
         print(f"benchmark failed: {error}", file=sys.stderr)
         return 1
-    whole = not flags.quick and len(names) == len(WORKLOADS)
-    if whole:
-        write_part("rows", text)
-    else:
-        (DATA / "RESULTS-quick.md").write_text(text)
-    name = "RESULTS.md" if whole else "data/RESULTS-quick.md"
-    print(f"\n{text}\nbenchmarks/{name} is written, after {(time.monotonic() - started) / 60:.0f} minutes")
+    file = write_part("rows", text, whole)
+    print(f"\n{text}\n{file} is written, after {(time.monotonic() - started) / 60:.0f} minutes")
     return 0
 
 

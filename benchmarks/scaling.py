@@ -1,6 +1,6 @@
 """How the time grows with the rows and with the workers: W1 of 0.1, 1 and 10 million rows, by one process and by two.
 
-``python -m benchmarks.scaling [--millions=0.1,1,10]`` writes its part of ``benchmarks/RESULTS.md``. 10 million rows are 4.2 GB of text.
+``python -m benchmarks.scaling [--millions=0.1,1,10]`` writes its part of ``RESULTS.md``. 10 million rows are 4.2 GB of text.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-from benchmarks.results import RESULTS, write_part
+from benchmarks.results import parse_flags, write_part
 from benchmarks.workloads import DATA, WORKLOADS
 
 START_UP_ROWS = 10
@@ -41,7 +40,7 @@ def tell(found: dict[tuple[str, int], dict[str, Any]], counts: list[int]) -> str
         "## Scaling: W1 by rows and workers",
         "",
         "One run each, one after the other. The start-up is the time for ten rows, in which worker processes start, import and load the "
-        "model; it does not grow with the rows. What grows is told beyond it.",
+        "model; it does not grow with the rows. The other columns are what is beyond it.",
         "",
         "| rows | processes | seconds | beyond the start-up | µs a row beyond it | peak MB a process |",
         "|--:|---|--:|--:|--:|--:|",
@@ -80,15 +79,15 @@ def tell(found: dict[tuple[str, int], dict[str, Any]], counts: list[int]) -> str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--millions", default="0.1,1,10")
-    counts = [round(float(millions) * 1_000_000) for millions in parser.parse_args().millions.split(",")]
+    flags, whole = parse_flags(parser, {"millions": "0.01,0.1"})
+    counts = [round(float(millions) * 1_000_000) for millions in flags.millions.split(",")]
     found = {}
     for rows in (START_UP_ROWS, *counts):
         print(f"building w1, {rows:,} rows", flush=True)
         WORKLOADS["w1"].build(rows)
         for way in WAYS:
             found[way, rows] = measure(way, rows)
-    write_part("scaling", tell(found, counts))
-    print(f"{Path(RESULTS).relative_to(Path.cwd())} is written")
+    print(f"{write_part('scaling', tell(found, counts), whole)} is written")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from statistics import median, quantiles
 
 import httpx
 
-from benchmarks.results import RESULTS, write_part
+from benchmarks.results import parse_flags, write_part
 from benchmarks.workloads import WORKLOADS
 
 ROWS = 20
@@ -62,7 +62,8 @@ def ask(client: httpx.Client, folder: Path, model: Path, number: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=20, help="how many calls after the first (default: 20)")
-    calls = parser.parse_args().calls
+    flags, whole = parse_flags(parser, {"calls": 3})
+    calls = flags.calls
     WORKLOADS["w1"].build(ROWS)
     model = WORKLOADS["w1"].model
     with tempfile.TemporaryDirectory() as name:
@@ -89,9 +90,9 @@ def main() -> None:
         f"| a second call with the same model, seconds, at most | {TARGET_SECONDS:g} | {others[0]:.2f} | "
         f"{'met' if others[0] <= TARGET_SECONDS else 'missed'} |",
     ]
-    write_part("serve", "\n".join(lines))
     print(json.dumps({"first": first, "others": others}))
-    print(f"{RESULTS.name} is written")
+    file = write_part("serve", "\n".join(lines), whole)
+    print(f"{file} is written")
 
 
 if __name__ == "__main__":
