@@ -47,6 +47,8 @@ ROOMS: tuple[str, ...] = (
 # The rooms in which the docstring of every function begins with an imperative verb.
 IMPERATIVE_ROOMS: tuple[str, ...] = (
     "transforms.storage",
+    "transforms.staging",
+    "transforms.output",
 )  # fmt: skip
 # The first word of a noun phrase or a clause, a verb in the third person ("Gives"), or no word at all.
 NO_VERB = re.compile(

@@ -335,8 +335,8 @@ def test_published_before_is_of_the_same_launch_and_the_same_task(tmp_path: Path
     signature = Signature("s", ("serve",), (), ())
     output = OutputSpec(str(tmp_path))
     job = JobSpec(InputSpec(("a",)), KeySpec(), ModelSpec("m", signature), output, "run", "launch", "2026-01-01T00:00:00+00:00", task=3)
-    report = manifest.make(job, Accounts((), (), (), ()), None, {}, {}, None)
-    (tmp_path / "manifest.json").write_bytes(manifest.encode(report))
+    report = manifest.make_manifest(job, Accounts((), (), (), ()), None, {}, {}, None)
+    (tmp_path / "manifest.json").write_bytes(manifest.encode_manifest(report))
     assert publisher.published_by(job) == report
     assert publisher.published_by(dataclasses.replace(job, task=4)) is None
     assert publisher.published_by(dataclasses.replace(job, launch="other")) is None

@@ -291,7 +291,7 @@ def test_killed_while_publishing_nothing_is_half_loaded(bigquery, run, tmp_path,
 
     target, name, instead = {
         "before the load": (publisher, "run_load", broken_off),
-        "after the load": (publisher.manifest, "make", publisher.manifest.make),
+        "after the load": (publisher, "make_manifest", publisher.make_manifest),
         "after the manifest": (files, "write_bytes", after_manifest),
     }[moment]
     if moment == "after the load":

@@ -16,7 +16,8 @@ from transforms.formats.catalog import FormatError, format_of, make_encoder
 from transforms.formats.splitting import split_file
 from transforms.many.tasks import read_tasks
 from transforms.model.locate import locate_model
-from transforms.output import journal, manifest, publisher
+from transforms.output import journal, publisher
+from transforms.output.manifest import find_done
 from transforms.output.mirror import MirrorCheck
 from transforms.plan_splits import PlanSplits
 from transforms.plan_streams import PlanStreams
@@ -79,11 +80,11 @@ class _PlanTask(beam.DoFn):
         if journal.read(folder) is not None:  # the task was cut off while it was published: that is finished first
             with journal.alone(folder):
                 pass
-        report = manifest.find_done(folder, self.run.run_id, dict(self.run.flags))
-        if not report or report["input"]["patterns"] != list(self.run.input_of(task).patterns):
+        manifest = find_done(folder, self.run.run_id, dict(self.run.flags))
+        if not manifest or manifest["input"]["patterns"] != list(self.run.input_of(task).patterns):
             return None
         publisher.sweep_task(folder, self.run.run_id)
-        return report
+        return manifest
 
     def _plan(self, task: Task) -> tuple[Plan, list[FileRange]]:
         run = self.run

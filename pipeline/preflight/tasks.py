@@ -130,7 +130,7 @@ def _tasks(options: Options, project: str | None) -> Iterator[Task]:
 
 def _failed_tasks(path: str) -> Iterator[Task]:
     """Gives the tasks that failed in the run whose manifest is at ``path``."""
-    report = manifest.read(path)
+    report = manifest.read_manifest(path)
     if report is None or "tasks" not in report:
         raise TaskError(f"--retry_failed={path}: expected the manifest.json of a run of many tasks, found none there")
     folder = path.rpartition("/")[0] or "."

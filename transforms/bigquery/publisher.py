@@ -14,12 +14,12 @@ from transforms.bigquery.client import client
 from transforms.bigquery.load import ERROR_FIELDS, RESULTS, Load, check_load, errors_table, run_load
 from transforms.bigquery.table_writer import TableEncoder
 from transforms.elements.shards import Shard
-from transforms.output import manifest
 from transforms.output.journal import Locks
+from transforms.output.manifest import encode_manifest, make_manifest
 from transforms.output.published_names import REPORT_FILES
 from transforms.output.publisher import Publisher
 from transforms.report.page import report_files
-from transforms.specs.own_names import MANIFEST, SUCCESS
+from transforms.specs.own_names import ERRORS, MANIFEST, SUCCESS
 from transforms.specs.table_name import TableName, parse_table
 from transforms.storage import files, paths
 
@@ -37,24 +37,24 @@ class TablePublisher(Publisher):
 
     def _publish(self) -> dict[str, Any]:
         self.accounts = with_drift(self.job, self.accounts)
-        why = check_gate(self.job, self.accounts)
+        reason = check_gate(self.job, self.accounts)
         errors = self._shards("errors")
-        results = self._results() if why is None else {}
-        placed = {f"prediction.errors-{number:05d}-of-{len(errors):05d}": shard for number, shard in enumerate(errors)}
-        report = manifest.make(self.job, self.accounts, why, results, placed, None)
+        results = self._results() if reason is None else {}
+        named_errors = {f"{ERRORS}-{number:05d}-of-{len(errors):05d}": shard for number, shard in enumerate(errors)}
+        manifest = make_manifest(self.job, self.accounts, reason, results, named_errors, None)
         output = parse_table(self.job.output.table or "")
         by_model, model_lines = models.account(self.job, self.accounts)
-        report |= {"table": str(output), "errors_table": str(errors_table(self.job))} | by_model
+        manifest |= {"table": str(output), "errors_table": str(errors_table(self.job))} | by_model
         self._prepare_dataset(output)
-        report |= self._load(output, errors, list(results.values()) if why is None else None)
-        described = report_files(self.job, report, self.accounts, model_lines)
-        files.delete([paths.join(self.folder, name) for name in {*REPORT_FILES} - {*described}])
-        for name, content in (model_lines | described).items():
+        manifest |= self._load(output, errors, list(results.values()) if reason is None else None)
+        pages = report_files(self.job, manifest, self.accounts, model_lines)
+        files.delete([paths.join(self.folder, name) for name in {*REPORT_FILES} - {*pages}])
+        for name, content in (model_lines | pages).items():
             files.write_bytes(paths.join(self.folder, name), content)
-        files.write_bytes(paths.join(self.folder, MANIFEST), manifest.encode(report))
-        if why is None:
+        files.write_bytes(paths.join(self.folder, MANIFEST), encode_manifest(manifest))
+        if reason is None:
             files.write_bytes(paths.join(self.folder, SUCCESS), b"")
-        return report
+        return manifest
 
     def _load(self, output: TableName, errors: Sequence[Shard], results: Sequence[Shard] | None) -> dict[str, Any]:
         """Load failed rows and, unless the gate is shut, ``results``; return what the manifest says of both loads."""

@@ -1,4 +1,4 @@
-"""The end of a run of many: its manifest and a line a task."""
+"""Publication of a run of many: its manifest, and a line for each task."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from transforms.output import manifest
 from transforms.output.folder_change import Change, FolderChange, commit, entries
 from transforms.output.journal import Locks, alone
+from transforms.output.manifest import encode_manifest, read_manifest, result_names
 from transforms.output.published_names import is_published
 from transforms.output.publisher import published_by
 from transforms.report.page import run_report
@@ -25,16 +25,16 @@ NAMED_FAILURES = 3
 
 
 def publish_run(run: RunSpec, tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Writes ``tasks-*.jsonl``, the manifest and, where every task is done, ``_SUCCESS``; gives the manifest.
+    """Write ``tasks-*.jsonl``, the report, the manifest and, where every task is done, ``_SUCCESS``; return the manifest.
 
-    The tasks' own outputs are published by then. Done twice, it ends the same.
+    ``tasks`` are the tasks' lines, in any order; their own outputs are published already. A second call leaves the same files.
     """
     with alone(run.folder) as locks:
-        report = published_by(run)
-        if report is None:
-            report = _publish(run, sorted(tasks, key=lambda line: line["number"]), locks)
+        manifest = published_by(run)
+        if manifest is None:
+            manifest = _publish(run, sorted(tasks, key=lambda line: line["number"]), locks)
         removal.remove(paths.join(run.folder, STAGING))
-        return report
+        return manifest
 
 
 def _publish(run: RunSpec, ordered: Sequence[dict[str, Any]], locks: Locks) -> dict[str, Any]:
@@ -45,21 +45,21 @@ def _publish(run: RunSpec, ordered: Sequence[dict[str, Any]], locks: Locks) -> d
         )
         for number in range(count)
     }
-    report = make_report(run, ordered, list(lines))
-    small = lines | run_report(run, report, ordered)
-    report["files"] = entries(small)
+    manifest = make_run_manifest(run, ordered, list(lines))
+    small = lines | run_report(run, manifest, ordered)
+    manifest["files"] = entries(small)
     change = FolderChange(run.folder, run.staging_in(run.folder), written=small)
-    there = files.list_children(run.folder)
-    before = manifest.read(paths.join(run.folder, MANIFEST))
-    change.removed = {name for name in there if is_published(name)} | manifest.result_names(before) | {SUCCESS}
-    change.add({}, {MANIFEST: manifest.encode(report)} | ({SUCCESS: b""} if report["status"] == "done" else {}))
+    before = read_manifest(paths.join(run.folder, MANIFEST))
+    stale = {name for name in files.list_children(run.folder) if is_published(name)}
+    change.removed = stale | result_names(before) | {SUCCESS}
+    change.add({}, {MANIFEST: encode_manifest(manifest)} | ({SUCCESS: b""} if manifest["status"] == "done" else {}))
     # Never in exchange for a new folder: the outputs of all tasks are in this one.
     commit(Change(run.run_id, run.launch, -1, [change]), locks)
-    return report
+    return manifest
 
 
-def make_report(run: RunSpec, tasks: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """Gives the run's manifest."""
+def make_run_manifest(run: RunSpec, tasks: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+    """Make the manifest of a run of many from the tasks' lines; ``names`` are the files that hold these."""
     failed = [line for line in tasks if line["status"] != "done"]
     lost = run.count - len(tasks)
     reason = None

@@ -1,1 +1,1 @@
-"""An output folder: locked, changed as a whole by a journal, described by its manifest."""
+"""Output folders: their locks, their change as a whole by a journal, their manifest."""

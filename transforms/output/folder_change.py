@@ -1,9 +1,9 @@
-"""The change of output folders from what stands there to what a run made, whole or not at all.
+"""The change of output folders from an earlier run's files to this run's, whole or not at all.
 
-Where a complete output, or none at all, is in a folder of a local Linux disk, the new folder is built beside it and the two change
-places in one system call. Elsewhere (object stores have no folders; a mount point can't be exchanged; the failed rows may go to a
-folder of their own) files are placed one by one between the removal of ``_SUCCESS`` and its return: no marker, no complete output.
-What is being placed is in a journal (``journal.py``), so that the next run finishes what a kill broke off.
+Where a folder of a local Linux disk holds a complete output or none, the new folder is built beside it and exchanged for it in one
+system call. Elsewhere (object stores have no folders; a mount point can't be exchanged; the failed rows may go to another folder)
+files are placed one by one between the removal of ``_SUCCESS`` and its return: without the marker the output is not complete. A
+journal (``journal.py``) lists the files to place, so that the next run finishes what a killed one began.
 """
 
 from __future__ import annotations
@@ -31,18 +31,21 @@ from transforms.storage import files, paths
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2  # linux/fs.h
-# Of more files one call of the whole disk costs less than one a file: 8 ms for the five files of a task, against 1 (ext4, SSD).
+# Above this number one call for the whole disk costs less than one for each file: it takes 8 ms, the five files of a task 1 (ext4, SSD).
 SYNCED_ONE_BY_ONE = 64
-PASSED_OVER = (STAGING, LOCK, JOURNAL, f"{JOURNAL}.new", SUCCESS)
+UNLINKED = (STAGING, LOCK, JOURNAL, f"{JOURNAL}.new", SUCCESS)
 
 
 class NameTwiceError(UnpublishableError):
-    """Two files of one change would have one name: one of them would be lost."""
+    """Two files of a change have one name, so that one of them would be lost."""
 
 
 @dataclasses.dataclass
 class FolderChange:
-    """What becomes of a folder: staged files placed by name, small files written, names removed. ``staging`` is the launch's, in it."""
+    """The change of one folder: staged files to place and small files to write, by their names there, and names to remove.
+
+    ``staging`` is the launch's folder for unfinished files inside ``folder``.
+    """
 
     folder: str
     staging: str
@@ -51,17 +54,21 @@ class FolderChange:
     removed: set[str] = dataclasses.field(default_factory=set)
 
     def add(self, placed: Mapping[str, Shard], written: Mapping[str, bytes]) -> None:
-        """Add files to the change.
+        """Add files to place and to write.
 
         Raises:
-          NameTwiceError: the change holds a file of one of these names already.
+          NameTwiceError: the change has a file of one of these names already.
         """
         self._check_names([*self.placed, *self.written, *placed, *written])
         self.placed |= placed
         self.written |= written
 
     def check(self) -> None:
-        """Raise NameTwiceError where two files of the change would have one name."""
+        """Check the names of the change's files.
+
+        Raises:
+          NameTwiceError: two of them are the same.
+        """
         self._check_names([*self.placed, *self.written])
 
     def _check_names(self, names: Sequence[str]) -> None:
@@ -76,9 +83,9 @@ class FolderChange:
 
 @dataclasses.dataclass
 class Change:
-    """One commit: what becomes of the folder that gets the manifest and, as the second, of a folder of failed rows elsewhere.
+    """The changes that are made together: of the folder that gets the manifest, then of a separate folder of failed rows, if any.
 
-    ``aside`` is where a new folder is built, on the same disk; None where nothing may be exchanged.
+    ``aside`` is the path, on the same disk, where a new folder is built; None where the folder must not be exchanged.
     """
 
     run_id: str
@@ -89,12 +96,12 @@ class Change:
 
 
 def commit(change: Change, locks: Locks) -> None:
-    """Make ``change``; done again after being broken off anywhere, it ends the same.
+    """Make ``change``; a second call, after a first that was stopped anywhere, leaves the same files.
 
     Raises:
-      NameTwiceError: two of its files have one name; nothing is changed.
+      NameTwiceError: two files have one name; nothing is changed.
       LostShardError: a staged file is neither in staging nor in place; nothing is changed.
-      MismatchError: the folder does not agree with the manifest; there is no ``_SUCCESS``.
+      MismatchError: the folder differs from the manifest; there is no ``_SUCCESS``.
     """
     prepared = prepare(change, locks)
     sync(prepared.unsynced())
@@ -103,28 +110,32 @@ def commit(change: Change, locks: Locks) -> None:
 
 
 def prepare(change: Change, locks: Locks) -> Prepared:
-    """Do all of ``change`` that nobody sees; ``complete`` makes it seen when what is ``unsynced`` is on the disk."""
-    for each in change.folders:
-        each.check()
+    """Prepare ``change`` without making it visible; once what is ``unsynced`` is on the disk, ``complete`` makes it visible.
+
+    Raises:
+      NameTwiceError: two files have one name.
+    """
+    for folder_change in change.folders:
+        folder_change.check()
     return Prepared(change, locks, _Exchange.build(change, locks))
 
 
 @dataclasses.dataclass
 class Prepared:
-    """A change of which only the end is missing."""
+    """A prepared change, which ``complete`` makes visible."""
 
     change: Change
     locks: Locks
     exchange: _Exchange | None
-    # Folders to be on the disk after the end, so that it outlives the machine: for tasks beside each other that is one folder.
+    # Folders to synchronize after the end, so that it outlives the machine: one folder for all tasks that write beside each other.
     parents: list[str] = dataclasses.field(default_factory=list)
 
     def unsynced(self) -> list[str]:
-        """Return files and folders of the disk that have to be on it before the end."""
+        """List the files and folders that have to be synchronized to the disk before ``complete``."""
         return self.exchange.unsynced if self.exchange is not None else []
 
     def complete(self) -> None:
-        """Make the change seen."""
+        """Make the change visible: by the exchange, or file by file."""
         if self.exchange is None or not self.exchange.complete():
             _in_place(self.change, self.locks)
         elif os.access(parent := os.path.dirname(self.exchange.folder), os.R_OK):
@@ -132,7 +143,7 @@ class Prepared:
 
 
 def sync(paths: Sequence[str]) -> None:
-    """Make the system write files and folders of its disks to them."""
+    """Write files and folders to their disks: one by one, or, above ``SYNCED_ONE_BY_ONE``, with one call for each disk."""
     if len(paths) <= SYNCED_ONE_BY_ONE:
         sync_files(paths)
         return
@@ -150,27 +161,27 @@ def sync(paths: Sequence[str]) -> None:
 
 def _in_place(change: Change, locks: Locks) -> None:
     locks.check()
-    parts = [_part(each) for each in change.folders]
-    made = Journal(change.run_id, change.launch, change.task, parts)
-    journal.write(made)
+    parts = [_part(folder_change) for folder_change in change.folders]
+    plan = Journal(change.run_id, change.launch, change.task, parts)
+    journal.write(plan)
     try:
-        journal.carry_out(made, locks.check)
+        journal.carry_out(plan, locks.check)
     except LostShardError:  # nothing is changed, and nothing can be
-        journal.remove_all(made)
+        journal.remove_all(plan)
         raise
     locks.check()
-    journal.remove_all(made)
+    journal.remove_all(plan)
 
 
 def _part(change: FolderChange) -> Part:
-    """Stage the small files of one folder's change, and list it."""
+    """Stage the small files of one folder's change; return the part of the journal that lists the change."""
     placed = [Placed(name, _absolute(shard.path), shard.bytes, shard.crc32c) for name, shard in change.placed.items()]
     for name, content in change.written.items():
         path = _absolute(paths.join(change.staging, f"small-{uuid.uuid4().hex}"))
         with files.create(path) as stream:
             stream.write(content)
         placed.append(Placed(name, path, len(content), crc32c(content)))
-    return Part(_absolute(change.folder), placed, sorted(change.removed - {one.name for one in placed}))
+    return Part(_absolute(change.folder), placed, sorted(change.removed - {file.name for file in placed}))
 
 
 def _absolute(path: str) -> str:
@@ -178,15 +189,15 @@ def _absolute(path: str) -> str:
 
 
 def crc32c(content: bytes) -> str:
-    """Return the checksum that a manifest lists for a file of ``content``."""
+    """Return the CRC32C of ``content`` as a manifest lists it."""
     return google_crc32c.Checksum(content).hexdigest().decode()
 
 
-# --- a folder in exchange for another --------------------------------------------------------------------------------------
+# --- a folder exchanged for another ----------------------------------------------------------------------------------------
 
 
 class _Exchange:
-    """A new folder that is built, and may change places with the old one."""
+    """A new folder, built at ``beside``, to be exchanged for the old one at ``folder``."""
 
     def __init__(self, folder: str, beside: str) -> None:
         self.folder, self.beside = folder, beside
@@ -194,35 +205,40 @@ class _Exchange:
 
     @classmethod
     def build(cls, change: Change, locks: Locks) -> _Exchange | None:
-        """Build the new folder; None where nothing can be exchanged."""
+        """Build the new folder of ``change``; return None where it can't be exchanged for the old one."""
         (first, *others) = change.folders
         if change.aside is None:
             return None
-        shutil.rmtree(change.aside, ignore_errors=True)  # of a run that was killed between the exchange and its end
+        shutil.rmtree(change.aside, ignore_errors=True)  # left by a run that was killed between the exchange and its end
         folder = os.path.realpath(first.folder)
         if others or os.path.ismount(folder) or _renameat2() is None or not _is_whole_or_empty(folder):
             return None
-        built = cls(folder, change.aside)
+        exchange = cls(folder, change.aside)
         try:
-            os.makedirs(built.beside)
-            if not built._fill(first):
-                built._drop()
+            os.makedirs(exchange.beside)
+            if not exchange._fill(first):
+                exchange._drop()
                 return None
-            shutil.copymode(folder, built.beside)
-            locks.follow(first.folder, built.beside)
+            shutil.copymode(folder, exchange.beside)
+            locks.follow(first.folder, exchange.beside)
         except OSError:
-            built._drop()
+            exchange._drop()
             return None
         except BaseException:
-            built._drop()
+            exchange._drop()
             raise
-        return built
+        return exchange
 
     def _fill(self, change: FolderChange) -> bool:
-        """Link into the new folder all that it will hold, and compare; False when the old one holds what can't be linked."""
-        gone = {*change.placed, *change.written, *change.removed, *PASSED_OVER}
+        """Link all files into the new folder and compare it with its manifest; return False where the old one has links of its own.
+
+        Raises:
+          LostShardError: a staged file is gone.
+          MismatchError: the new folder differs from the manifest.
+        """
+        dropped = {*change.placed, *change.written, *change.removed, *UNLINKED}
         self.unsynced = [self.beside]
-        for relative in _files_below(self.folder, gone):
+        for relative in _files_below(self.folder, dropped):
             if relative is None:
                 return False
             self._link(os.path.join(self.folder, relative), relative)
@@ -250,6 +266,7 @@ class _Exchange:
             os.link(source, destination)
 
     def complete(self) -> bool:
+        """Exchange the folders and delete the old one; return False, with the new one deleted, where the system refuses."""
         exchange = _renameat2()
         assert exchange is not None
         if exchange(AT_FDCWD, os.fsencode(self.beside), AT_FDCWD, os.fsencode(self.folder), RENAME_EXCHANGE) != 0:
@@ -263,12 +280,12 @@ class _Exchange:
 
 
 def _is_whole_or_empty(folder: str) -> bool:
-    """Return whether a complete output is in ``folder``, or nothing but what runs have in hand: else there is none to keep whole."""
+    """Return whether ``folder`` holds a complete output, or nothing but unfinished files and state of runs."""
     return os.path.exists(os.path.join(folder, SUCCESS)) or {*os.listdir(folder)} <= {STAGING, STATE}
 
 
-def _files_below(folder: str, gone: set[str]) -> Iterator[str | None]:
-    """Yield the files below ``folder`` by their names in it, but for those ``gone``; None for what can't be linked."""
+def _files_below(folder: str, dropped: set[str]) -> Iterator[str | None]:
+    """Yield the relative paths of the files below ``folder``, without staged and ``dropped`` ones; None for each folder with symlinks."""
     for parent, folders, names in os.walk(folder):
         below = os.path.relpath(parent, folder)
         if below == ".":
@@ -277,7 +294,7 @@ def _files_below(folder: str, gone: set[str]) -> Iterator[str | None]:
             yield None
         for name in names:
             relative = os.path.normpath(os.path.join(below, name))
-            if relative not in gone:
+            if relative not in dropped:
                 yield relative
 
 
@@ -289,5 +306,5 @@ def _renameat2() -> ctypes._CFuncPtr | None:  # type: ignore[name-defined]
 
 
 def entries(small: Mapping[str, bytes]) -> list[dict[str, Any]]:
-    """Return the entries of small files in a manifest."""
+    """Return the manifest's entries of small files, given by name."""
     return [{"name": name, "bytes": len(content), "crc32c": crc32c(content)} for name, content in small.items()]

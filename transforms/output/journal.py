@@ -1,7 +1,7 @@
-"""The journal of a change that is made file by file: what is being placed and removed, so that whoever comes next can finish it.
+"""The journal of a change that is made file by file: the files to place and remove, so that the next run can finish the change.
 
-It lies in each folder of the change before the first file is touched, and goes when ``_SUCCESS`` has come back. Making the change
-and finishing it after a kill are one function, ``carry_out``.
+It is written to each folder of the change before the first file is touched, and removed when ``_SUCCESS`` is back. One function,
+``carry_out``, makes the change and finishes it after a kill.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ LAST = (MANIFEST, SUCCESS)
 
 
 class JournalError(UnpublishableError):
-    """A journal that can't be followed; the message says what to do."""
+    """A journal that can't be carried out; the message says what to do."""
 
 
 class Journal(msgspec.Struct):
-    """A change of one folder, or of a folder and that of its failed rows; the first is the one that gets the manifest."""
+    """A change of one folder, or of two: the first gets the manifest, the second only failed rows."""
 
     run_id: str
     launch: str
@@ -44,10 +44,10 @@ class Journal(msgspec.Struct):
 
 
 def read(folder: str) -> Journal | None:
-    """Return the journal that a run left in ``folder``, or None.
+    """Read the journal that a run left in ``folder``; return None where there is none.
 
     Raises:
-      JournalError: it can't be read, or names files outside of its folders.
+      JournalError: the journal can't be read, or names files outside of its folders.
     """
     path = paths.join(folder, JOURNAL)
     content = _read(path)
@@ -58,9 +58,9 @@ def read(folder: str) -> Journal | None:
         journal = msgspec.json.decode(content, type=Journal)
     except msgspec.DecodeError as error:
         raise JournalError(f"{path} is no journal that this version knows ({error}); {advice}") from None
-    odd = [text for text in (journal.run_id, journal.launch) if not RUN_ID.fullmatch(text)]
-    if odd:
-        raise JournalError(f"{path} is of a run {odd[0]!r}, which no run is called; it is not followed: delete it and run again")
+    invalid = [text for text in (journal.run_id, journal.launch) if not RUN_ID.fullmatch(text)]
+    if invalid:
+        raise JournalError(f"{path} is of a run {invalid[0]!r}, which is no run id; it is not followed: delete it and run again")
     for part in journal.parts:
         names = [*(placed.name for placed in part.placed), *part.removed]
         outside = [name for name in names if leaves_folder(name)]
@@ -71,8 +71,8 @@ def read(folder: str) -> Journal | None:
 
 def _read(path: str) -> bytes | None:
     if paths.is_remote(path):
-        found = gcs.read_seen(path)
-        return found[0] if found is not None else None
+        seen = gcs.read_seen(path)
+        return seen[0] if seen is not None else None
     try:
         return files.read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -80,18 +80,18 @@ def _read(path: str) -> bytes | None:
 
 
 def write(journal: Journal) -> None:
-    """Put the journal into each of its folders, the first one's last: one that lacks it has not been touched."""
+    """Write the journal to each of its folders, to the first one last: a folder without it has not been touched."""
     content = msgspec.json.encode(journal)
     for part in reversed(journal.parts):
         path = paths.join(part.folder, JOURNAL)
         if paths.is_remote(path):
             try:
                 gcs.write_over(path, content, 0)
-            except gcs.ChangedError:  # or the answer to a first try was lost
+            except gcs.ChangedError:  # also where the answer to an earlier try was lost
                 if _read(path) != content:
                     raise
             continue
-        new = f"{path}.new"  # one name for all: under the lock nobody else writes it, and the next one replaces it
+        new = f"{path}.new"  # one name for all attempts: under the lock nobody else writes it, and the next one replaces it
         with files.create(new) as stream:
             stream.write(content)
         sync_files([new])
@@ -100,19 +100,19 @@ def write(journal: Journal) -> None:
 
 
 def remove(folder: str, journal: Journal | None) -> None:
-    """Take ``journal`` out of a folder, and a half written one too; of a bucket only where it is that very journal."""
+    """Delete the journal in a folder, even a half written one; in a bucket only if it is ``journal``."""
     path = paths.join(folder, JOURNAL)
     if paths.is_remote(path):
-        found = gcs.read_seen(path) if journal is not None else None
-        if found is not None and found[0] == msgspec.json.encode(journal):
-            gcs.delete_seen([(path, found[1])])
+        seen = gcs.read_seen(path) if journal is not None else None
+        if seen is not None and seen[0] == msgspec.json.encode(journal):
+            gcs.delete_seen([(path, seen[1])])
     elif os.path.isdir(os.path.dirname(path)):
         files.delete([path, f"{path}.new"])
         files.delete_empty(os.path.dirname(path), folder)
 
 
 def remove_all(journal: Journal) -> None:
-    """Take the journal out of its folders."""
+    """Delete the journal from its folders."""
     for part in journal.parts:
         remove(part.folder, journal)
 
@@ -121,24 +121,24 @@ def remove_all(journal: Journal) -> None:
 
 
 def carry_out(journal: Journal, check: Callable[[], None], is_recovery: bool = False) -> None:
-    """Make the change of ``journal``, as far as it is not made: after any break the same call ends it.
+    """Make the change of ``journal``, or what is left of it: after a stop at any point the same call finishes it.
 
-    ``_SUCCESS`` goes first, and only when all that is needed is there; the manifest and ``_SUCCESS`` come last, when the folders agree
-    with the manifest. ``check`` raises where the lock may be lost.
+    ``_SUCCESS`` is removed first, and only when every file to place is known to exist; the manifest and ``_SUCCESS`` are placed last,
+    when the folders agree with the manifest. ``check`` raises where the lock may be lost.
 
     Raises:
       LostShardError: a file is neither staged nor in place; nothing is changed.
-      MismatchError: the folders do not agree with the manifest; there is no ``_SUCCESS``.
+      MismatchError: the folders differ from the manifest; there is no ``_SUCCESS``.
     """
     works = [placing(part, is_recovery) for part in journal.parts]
     for work in works:
         work.look()
     main = works[0]
-    gone = next((placed for work in works for placed in work.lost), None)
-    if gone is not None:
-        raise lost(gone.path, main.part.folder)
+    missing = next((placed for work in works for placed in work.lost), None)
+    if missing is not None:
+        raise lost(missing.path, main.part.folder)
     if main.has_marker() and not any([name for name in work.due if name != SUCCESS] or work.stale for work in works):
-        return  # all was made, but for the journal's end
+        return  # the change is complete, and only the journal is left
     sync_staged(works)
     check()
     main.remove([SUCCESS] if main.has_marker() else [])
@@ -152,12 +152,12 @@ def carry_out(journal: Journal, check: Callable[[], None], is_recovery: bool = F
 
 
 def sync_staged(works: Sequence[Placing]) -> None:
-    """Make sure that the staged files outlive the machine before their names change."""
+    """Synchronize the staged files to the disk, so that they outlive the machine before their names change."""
     sync_files([placed.path for work in works if not paths.is_remote(work.part.folder) for placed in work.due.values()])
 
 
 def _end(journal: Journal, main: Placing, check: Callable[[], None]) -> None:
-    """Compare the folders with the manifest, and place it, then ``_SUCCESS``."""
+    """Compare the folders with the manifest, place it, then place ``_SUCCESS``."""
     by_name = {placed.name: placed for placed in main.part.placed}
     if MANIFEST in by_name:
         placed = by_name[MANIFEST]
@@ -165,9 +165,8 @@ def _end(journal: Journal, main: Placing, check: Callable[[], None]) -> None:
         content = _read(path)
         if content is None:
             raise lost(path, main.part.folder)
-        report = verify.decode(content)
         errors = journal.parts[1].folder if len(journal.parts) > 1 else None
-        verify.check(report, main.part.folder, errors)
+        verify.check(verify.decode(content), main.part.folder, errors)
     check()
     main.place([MANIFEST])
     main.sync()
@@ -180,7 +179,11 @@ def _end(journal: Journal, main: Placing, check: Callable[[], None]) -> None:
 
 
 def pending(folder: str) -> str | None:
-    """Return what a run that was cut off while it published to ``folder`` left to be done, as a sentence, or None."""
+    """Return the sentence that a run was cut off while it published to ``folder``, or None.
+
+    Raises:
+      JournalError: its journal can't be read.
+    """
     journal = read(folder)
     if journal is None:
         return None
@@ -192,39 +195,44 @@ def pending(folder: str) -> str | None:
 
 @dataclasses.dataclass
 class Locks:
-    """The locks of some folders, held by this process."""
+    """Locks that this process holds, by the place of their folder (``files.place``)."""
 
     held: dict[str, FolderLock]
 
     def check(self) -> None:
-        """Raise LostLockError where one may be lost."""
+        """Check that this process still holds the locks.
+
+        Raises:
+          LostLockError: one may be lost.
+        """
         for lock in self.held.values():
             lock.check()
 
     def follow(self, folder: str, new: str) -> None:
-        """Lock the folder ``new``, which is going to be ``folder``, too."""
+        """Lock the folder ``new`` too, which will be exchanged for ``folder``."""
         self.held[files.place(folder)].follow(new)
 
     def release(self) -> None:
+        """Release all locks."""
         while self.held:
             self.held.popitem()[1].release()
 
 
 def lock(folders: Sequence[str], wait: bool = True) -> Locks | None:
-    """Lock output folders, having finished what runs that were cut off had begun there; None where one is taken and ``wait`` is False.
+    """Lock output folders and finish the changes that killed runs began there; None where one is locked and ``wait`` is False.
 
     Raises:
-      JournalError: a journal can't be followed.
+      JournalError: a journal can't be carried out.
     """
-    wanted = {files.place(folder): folder for folder in folders}
+    by_place = {files.place(folder): folder for folder in folders}
     while True:
         for folder in folders:
-            wanted |= _also(folder)
-        locks = _acquire(wanted, wait)
+            by_place |= _journal_folders(folder)
+        locks = _acquire(by_place, wait)
         if locks is None:
             return None
         try:
-            if all(_also(folder).keys() <= wanted.keys() for folder in folders):
+            if all(_journal_folders(folder).keys() <= by_place.keys() for folder in folders):
                 for folder in folders:
                     finish(folder, locks)
                 return locks
@@ -234,22 +242,22 @@ def lock(folders: Sequence[str], wait: bool = True) -> Locks | None:
         locks.release()
 
 
-def _also(folder: str) -> dict[str, str]:
-    """Return the folders of the journal in ``folder``, by place."""
+def _journal_folders(folder: str) -> dict[str, str]:
+    """Return the folders that the journal in ``folder`` changes, by their place; none without a journal."""
     journal = read(folder)
     return {files.place(part.folder): part.folder for part in journal.parts} if journal is not None else {}
 
 
-def _acquire(wanted: dict[str, str], wait: bool) -> Locks | None:
-    """Lock folders in one order for all, so that no two runs wait for each other."""
+def _acquire(by_place: dict[str, str], wait: bool) -> Locks | None:
+    """Lock folders in the order of their places, so that no two runs wait for each other."""
     locks = Locks({})
     try:
-        for place in sorted(wanted):
-            held = acquire(wanted[place], wait)
-            if held is None:
+        for place in sorted(by_place):
+            folder_lock = acquire(by_place[place], wait)
+            if folder_lock is None:
                 locks.release()
                 return None
-            locks.held[place] = held
+            locks.held[place] = folder_lock
     except BaseException:
         locks.release()
         raise
@@ -258,7 +266,7 @@ def _acquire(wanted: dict[str, str], wait: bool) -> Locks | None:
 
 @contextlib.contextmanager
 def alone(*folders: str) -> Iterator[Locks]:
-    """Hold the locks of ``folders``, as ``lock`` takes them."""
+    """Hold the locks of ``folders`` in a ``with`` block, waiting for them as ``lock`` does."""
     locks = lock(folders)
     assert locks is not None
     try:
@@ -268,7 +276,7 @@ def alone(*folders: str) -> Iterator[Locks]:
 
 
 def finish(folder: str, locks: Locks) -> None:
-    """Finish what the journal in ``folder`` says, or undo it where that can't be finished; the locks of its folders are held."""
+    """Finish the change of the journal in ``folder``, or undo it where it can't be finished; ``locks`` hold its folders."""
     journal = read(folder)
     if journal is None or not _is_believed(journal, folder):
         remove(folder, journal)
@@ -289,7 +297,11 @@ def finish(folder: str, locks: Locks) -> None:
 
 
 def _is_believed(journal: Journal, folder: str) -> bool:
-    """Return whether each of the journal's folders, ``folder`` among them, has it; else nothing of it was begun, or all is done."""
+    """Return whether each of the journal's folders holds it; else the change was not begun, or is complete.
+
+    Raises:
+      JournalError: ``folder`` is none of the journal's folders, or it names a file outside of staging.
+    """
     if files.place(folder) not in {files.place(part.folder) for part in journal.parts}:
         raise JournalError(
             f"{paths.join(folder, JOURNAL)} is of a run that published to {journal.parts[0].folder} and was cut off; if that folder was "
@@ -305,18 +317,18 @@ def _is_believed(journal: Journal, folder: str) -> bool:
 
 
 def _undo(journal: Journal) -> str:
-    """Take away what of a change that can't be finished was made, but for a complete output that it left alone; say what is there."""
+    """Remove the files that an unfinished change placed, unless the output before it is complete; return a sentence on what is left."""
     works = [placing(part, is_recovery=True) for part in journal.parts]
     for work in works:
         work.look()
     main = works[0]
-    made = [[one.name for one in work.part.placed if one.name != SUCCESS and work.is_right(one)] for work in works]
+    placed_names = [[placed.name for placed in work.part.placed if placed.name != SUCCESS and work.is_right(placed)] for work in works]
     if main.has_marker():
         return "The output before it is as it was"
-    if verify.is_complete(main.part.folder):  # only _SUCCESS was taken away
+    if verify.is_complete(main.part.folder):  # only _SUCCESS was removed
         files.write_bytes(paths.join(main.part.folder, SUCCESS), b"")
         return "The output before it is as it was"
-    for work, names in zip(works, made, strict=True):
+    for work, names in zip(works, placed_names, strict=True):
         work.remove([*names, *work.stale])
         work.sync()
     return "What it had placed is removed: there is no complete output until the next run has published"

@@ -1,8 +1,9 @@
-"""Locks of output folders: who holds them is the only one that changes what lies there.
+"""Locks of output folders: only the run that holds a folder's lock changes its files.
 
-On a disk the folder itself is locked, which the system gives back when the holder dies. In a bucket a lock is an object that only one
-can make; who holds it writes it anew every few seconds, and one that nobody wrote for a minute is taken over. A holder that was cut
-off meanwhile harms nothing: each of its changes names the object that it had seen, and its staged files are gone.
+On a disk the folder itself is locked, and the system releases the lock when the holder dies. In a bucket the lock is an object that
+only one process can create; its holder rewrites it every few seconds, and another run takes over an object that was not rewritten for
+a minute. A holder that was cut off meanwhile does no harm: each of its changes names the generation of the object that it saw, and its
+staged files are gone.
 """
 
 from __future__ import annotations
@@ -28,30 +29,34 @@ LOG = logging.getLogger("nightshift")
 LOCK = f"{STATE}/lock"
 BEAT_SECONDS = 10.0
 POLL_SECONDS = 2.0
-# Six beats: of a holder that is cut off for less, the lock stays.
+# Six beats: a holder that is cut off for less keeps its lock.
 STALE_SECONDS = 60.0
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 
 
 class LostLockError(NightshiftError):
-    """Another run has taken the lock over, since this one did not write it for a minute."""
+    """Another run may have taken the lock over, since this one could not rewrite it for a minute."""
 
 
 class FolderLock(Protocol):
-    """The lock of one folder, held."""
+    """A held lock of one folder."""
 
     def check(self) -> None:
-        """Raises LostLockError where the lock may be another's by now."""
+        """Check that the lock is still held.
+
+        Raises:
+          LostLockError: another run may hold it by now.
+        """
 
     def follow(self, folder: str) -> None:
-        """Locks a new folder too, which is going to take the place of the one that is locked."""
+        """Lock a new folder too, which will be exchanged for the locked one."""
 
     def release(self) -> None:
-        """Gives the lock back."""
+        """Release the lock."""
 
 
 def acquire(folder: str, wait: bool = True) -> FolderLock | None:
-    """Locks ``folder``, making it where it is not there; None where another holds it and ``wait`` is False."""
+    """Lock ``folder``, which is created where it does not exist; None where another run holds the lock and ``wait`` is False."""
     return _BucketLock.acquire(folder, wait) if paths.is_remote(folder) else _DiskLock.acquire(folder, wait)
 
 
@@ -76,13 +81,13 @@ class _DiskLock:
                 if error.errno not in NO_LOCKS:
                     raise
                 return _DiskLock.of_file(folder, wait)
-            if _is_there(handle, folder):
+            if _is_at(folder, handle):
                 return _DiskLock([handle])
-            os.close(handle)  # it changed places with another folder while its lock was waited for
+            os.close(handle)  # the folder was exchanged for another while this waited for its lock
 
     @staticmethod
     def of_file(folder: str, wait: bool) -> _DiskLock | None:
-        """Locks a file in the folder, where the file system can't lock folders, as NFS can't."""
+        """Lock a file in the folder, where the file system can't lock folders (NFS)."""
         path = os.path.join(folder, LOCK)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         while True:
@@ -95,12 +100,11 @@ class _DiskLock:
                     raise
                 LOG.warning("the file system of %s has no locks: let no two runs publish there at once", folder)
                 return _DiskLock([])
-            if _is_there(handle, path):
+            if _is_at(path, handle):
                 return _DiskLock([handle], path)
             os.close(handle)
 
     def follow(self, folder: str) -> None:
-        """Locks a new folder too, which is going to take the place of the one that is locked."""
         handle = os.open(folder, os.O_RDONLY)
         self.handles.append(handle)
         with contextlib.suppress(OSError):
@@ -127,19 +131,20 @@ def _lock(path: str, flags: int, wait: bool) -> int:
     return handle
 
 
-def _is_there(handle: int, path: str) -> bool:
+def _is_at(path: str, handle: int) -> bool:
+    """Return whether the file or folder behind ``handle`` is the one at ``path``."""
     try:
-        there, held = os.stat(path), os.fstat(handle)
+        at_path, locked = os.stat(path), os.fstat(handle)
     except FileNotFoundError:
         return False
-    return (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino)
+    return (at_path.st_dev, at_path.st_ino) == (locked.st_dev, locked.st_ino)
 
 
 # --- in a bucket -----------------------------------------------------------------------------------------------------------
 
 
 class Holder(msgspec.Struct):
-    """Who holds a bucket's lock, as the object says: ``process`` is its label (``transforms.runtime.processes``)."""
+    """The content of a bucket's lock: who holds it. ``process`` is its label (``transforms.runtime.processes``), ``time`` in seconds."""
 
     token: str
     process: str
@@ -147,13 +152,13 @@ class Holder(msgspec.Struct):
 
 
 def _is_dead(holder: Holder) -> bool:
-    """Return whether the holder is known to run no more; of another machine's process nothing is known here."""
+    """Return whether the holder is known to have ended; of a process on another machine nothing is known here."""
     process = owner(holder.process)
     return process is not None and process.has_ended is True
 
 
 class _BucketLock:
-    """An object that is written anew all the time; ``check`` says when that has failed for too long."""
+    """An object that a thread rewrites every ``BEAT_SECONDS``; ``check`` raises when that has failed for too long."""
 
     def __init__(self, path: str, holder: Holder, generation: int) -> None:
         self.path, self.holder, self.generation = path, holder, generation
@@ -167,13 +172,13 @@ class _BucketLock:
     def acquire(folder: str, wait: bool) -> _BucketLock | None:
         path = paths.join(folder, LOCK)
         holder = Holder(uuid.uuid4().hex, str(this_process()), time.time())
-        seen, since, said = -1, 0.0, False
+        seen, since, is_logged = -1, 0.0, False
         while True:
-            found = gcs.read_seen(path) if seen >= 0 or not wait else None
+            current = gcs.read_seen(path) if seen >= 0 or not wait else None
             generation = 0
-            if found is not None:
-                generation = found[1]
-                other = _decode(found[0])
+            if current is not None:
+                generation = current[1]
+                other = _decode(current[0])
                 if other is None or other.token != holder.token:
                     if generation != seen:
                         seen, since = generation, time.monotonic()
@@ -181,9 +186,9 @@ class _BucketLock:
                     if not stale and not (other is not None and _is_dead(other)):
                         if not wait:
                             return None
-                        if not said:
+                        if not is_logged:
                             LOG.info("another run publishes to %s; waiting for its end", folder)
-                            said = True
+                            is_logged = True
                         time.sleep(POLL_SECONDS)
                         continue
             try:
@@ -205,15 +210,15 @@ class _BucketLock:
                 LOG.debug("the lock %s can't be written: %s", self.path, error)
 
     def _is_mine(self) -> bool:
-        """Whether the object was written by this process: by a request whose answer was lost. Takes its generation, then."""
+        """Return whether this process wrote the object, by a request whose answer was lost; note its generation if so."""
         try:
-            found = gcs.read_seen(self.path)
+            current = gcs.read_seen(self.path)
         except OSError:
             return True
-        holder = _decode(found[0]) if found is not None else None
-        if found is None or holder is None or holder.token != self.holder.token:
+        holder = _decode(current[0]) if current is not None else None
+        if current is None or holder is None or holder.token != self.holder.token:
             return False
-        self.generation, self.written = found[1], time.monotonic()
+        self.generation, self.written = current[1], time.monotonic()
         return True
 
     def follow(self, folder: str) -> None:
@@ -226,7 +231,7 @@ class _BucketLock:
     def release(self) -> None:
         self.ended.set()
         self.beat.join()
-        with contextlib.suppress(OSError):  # then it is taken over, by who waits for it
+        with contextlib.suppress(OSError):  # then a run that waits for it takes it over
             gcs.delete_seen([(self.path, self.generation)])
 
 

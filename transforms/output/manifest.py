@@ -1,4 +1,4 @@
-"""manifest.json: what ran, on what, how many of each, every shard."""
+"""manifest.json: what ran, on which input and model, how many rows were read, predicted and failed, and every file published."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from transforms.statistics.guard import EFFORT, guarded, warn
 from transforms.storage import files, paths
 
 
-def encode(report: dict[str, Any]) -> bytes:
-    """Gives a manifest as a person reads it too."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+def encode_manifest(manifest: dict[str, Any]) -> bytes:
+    """Encode a manifest as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
 
-def read(path: str) -> dict[str, Any] | None:
-    """Gives the manifest at ``path``, or None where there is none that can be read."""
+def read_manifest(path: str) -> dict[str, Any] | None:
+    """Read the manifest at ``path``; return None where there is no file, or one that is no JSON object."""
     if not files.exists(path):
         return None
     try:
@@ -38,14 +38,14 @@ def read(path: str) -> dict[str, Any] | None:
 
 
 def find_done(folder: str, run_id: str, flags: dict[str, str]) -> dict[str, Any] | None:
-    """Gives the manifest in ``folder`` if an earlier launch of the run has done there what ``flags`` ask for."""
-    report = read(paths.join(folder, MANIFEST))
-    if report is None or (report["status"], report["run_id"]) != ("done", run_id):
+    """Return the manifest in ``folder`` if an earlier launch of the run is done there with the same decisive flags, else None."""
+    manifest = read_manifest(paths.join(folder, MANIFEST))
+    if manifest is None or (manifest["status"], manifest["run_id"]) != ("done", run_id):
         return None
-    return report if split_records.decisive(report["flags"]) == split_records.decisive(flags) else None
+    return manifest if split_records.decisive(manifest["flags"]) == split_records.decisive(flags) else None
 
 
-def make(
+def make_manifest(
     job: JobSpec,
     accounts: Accounts,
     reason: str | None,
@@ -53,11 +53,14 @@ def make(
     errors: dict[str, Shard],
     before: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Gives the manifest of a run whose gate opened (``reason`` None) or stayed shut."""
+    """Make the manifest of a job that is published (``reason`` None) or refused.
+
+    ``results`` and ``errors`` are its shards by their published names, ``before`` is the manifest that it replaces.
+    """
     finished = datetime.datetime.now(datetime.UTC)
     started = datetime.datetime.fromisoformat(job.started)
     signature = job.model.signature
-    report = {
+    manifest = {
         "status": "done" if reason is None else "failed",
         "reason": reason,
         "run_id": job.run_id,
@@ -80,7 +83,7 @@ def make(
         "keys": {
             "fields": list(job.key.fields),
             "duplicated": accounts.duplicated,
-            "listed": [dataclasses.asdict(place) for place in accounts.places],
+            "listed": [dataclasses.asdict(duplicate) for duplicate in accounts.places],
         },
         "model": {
             "location": job.model.location,
@@ -91,54 +94,54 @@ def make(
             "inputs": [str(spec) for spec in signature.inputs],
             "outputs": [str(spec) for spec in signature.outputs],
         },
-        **_told(job, accounts),
+        **_figures(job, accounts),
         "results": list_shards(results),
         "failed_rows": list_shards(errors),
         "flags": dict(job.flags),
     }
-    return report | (_kept(before) if reason is not None else {})
+    return manifest | (_kept_results(before) if reason is not None else {})
 
 
-def _kept(before: dict[str, Any] | None) -> dict[str, Any]:
-    """Give which results stay as they were, by the manifest before: the next run that publishes takes them away by these names."""
+def _kept_results(before: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the entry that names the results a refused run leaves in place; the next run that publishes removes them by these names."""
     if before is None or not result_names(before):
         return {}
     return {"kept_results": {"run_id": before.get("kept_results", before).get("run_id"), "names": sorted(result_names(before))}}
 
 
-def _told(job: JobSpec, accounts: Accounts) -> dict[str, Any]:
-    """Gives what the run took and how it compares, and as ``warnings`` what of its statistics could not be made."""
+def _figures(job: JobSpec, accounts: Accounts) -> dict[str, Any]:
+    """Return the entries on effort, drift and comparison, and as ``warnings`` those that could not be made."""
     failures = dict(accounts.failures)
-    told: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     if accounts.statistics is not None:
         with guarded(EFFORT, failures):
-            told["effort"] = effort(accounts.statistics.effort)
-    told |= describe(job, accounts, failures)
-    warn(told, failures)
-    return told
+            figures["effort"] = describe_effort(accounts.statistics.effort)
+    figures |= describe(job, accounts, failures)
+    warn(figures, failures)
+    return figures
 
 
 def _resumed(accounts: Accounts) -> dict[str, Any]:
-    """Gives what of the run an earlier launch had done, if one had."""
-    taken_up = [count for count in accounts.counts if count.resumed]
-    whole = {"splits": len(accounts.counts), "splits_taken_up": len(taken_up), "rows_taken_up": sum(count.rows for count in taken_up)}
-    return {"resumed": whole} if taken_up else {}
+    """Return the entry that counts the splits and rows of earlier launches; empty where there are none."""
+    resumed = [count for count in accounts.counts if count.resumed]
+    entry = {"splits": len(accounts.counts), "splits_taken_up": len(resumed), "rows_taken_up": sum(count.rows for count in resumed)}
+    return {"resumed": entry} if resumed else {}
 
 
-def effort(took: Effort) -> dict[str, Any]:
-    """Gives what a job took: seconds added up over its processes, model calls, models loaded."""
+def describe_effort(effort: Effort) -> dict[str, Any]:
+    """Return the manifest's entry on effort: seconds added up over the processes, model calls, models loaded."""
     return {
-        "processes": len(took.workers),
-        "seconds": {step: round(took.seconds[step], 3) for step in STEPS},
-        "model_calls": sum(took.calls.values()),
-        "models_loaded": took.loads,
-        "load_seconds": round(took.load_seconds, 3),
-        "longest_load_seconds": round(took.longest_load_seconds, 3),
+        "processes": len(effort.workers),
+        "seconds": {step: round(effort.seconds[step], 3) for step in STEPS},
+        "model_calls": sum(effort.calls.values()),
+        "models_loaded": effort.loads,
+        "load_seconds": round(effort.load_seconds, 3),
+        "longest_load_seconds": round(effort.longest_load_seconds, 3),
     }
 
 
-def unplanned(run: RunSpec, plan: Plan, before: dict[str, Any] | None) -> dict[str, Any]:
-    """Gives the manifest of a task that could not begin; ``before`` is the one that stands there."""
+def make_unplanned_manifest(run: RunSpec, plan: Plan, before: dict[str, Any] | None) -> dict[str, Any]:
+    """Make the manifest of a task that could not be planned; ``before`` is the manifest that it replaces."""
     assert plan.task is not None
     return {
         "status": "failed",
@@ -151,18 +154,21 @@ def unplanned(run: RunSpec, plan: Plan, before: dict[str, Any] | None) -> dict[s
         "line": plan.task.as_line(),
         "results": [],
         "failed_rows": [],
-        **_kept(before),
+        **_kept_results(before),
     }
 
 
-def task_line(plan: Plan, report: dict[str, Any], accounts: Accounts) -> dict[str, Any]:
-    """Gives a task's line in the run's manifest; the first fields are the task's own, so that failed lines are tasks again."""
+def task_line(plan: Plan, manifest: dict[str, Any], accounts: Accounts) -> dict[str, Any]:
+    """Return the line of a task in ``tasks-*.jsonl``.
+
+    Its first fields are those of the task's line in the model map, so that the lines of failed tasks are a model map too.
+    """
     assert plan.task is not None
     line = plan.task.as_line() | {
         "number": plan.task.number,
-        "status": report["status"],
-        "reason": report["reason"],
-        "counts": report.get("counts") or accounts.counted(),
+        "status": manifest["status"],
+        "reason": manifest["reason"],
+        "counts": manifest.get("counts") or accounts.counted(),
         "seconds": round(sum(count.seconds for count in accounts.counts), 4),
         "location": None,
         "version": None,
@@ -175,14 +181,14 @@ def task_line(plan: Plan, report: dict[str, Any], accounts: Accounts) -> dict[st
 
 
 def list_shards(shards: dict[str, Shard]) -> list[dict[str, Any]]:
-    """Return the entries of files of rows, by name."""
+    """Return the manifest's entries of shards by their published names."""
     return [{"name": name, "rows": shard.rows, "bytes": shard.bytes, "crc32c": shard.crc32c} for name, shard in shards.items()]
 
 
-def result_names(report: dict[str, Any] | None) -> set[str]:
-    """Gives the names of the results that stood in a folder after the run of ``report``; none that leaves the folder."""
-    if not report:
+def result_names(manifest: dict[str, Any] | None) -> set[str]:
+    """Return the names of the results in a folder after the run of ``manifest``, without those that lead out of the folder."""
+    if not manifest:
         return set()
-    kept = report.get("kept_results", {}).get("names", [])
-    names = {*(entry["name"] for entry in report.get("results", ())), *kept}
+    kept = manifest.get("kept_results", {}).get("names", [])
+    names = {*(entry["name"] for entry in manifest.get("results", ())), *kept}
     return {name for name in names if ".." not in name.split("/") and not name.startswith("/")}

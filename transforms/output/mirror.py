@@ -1,4 +1,4 @@
-"""Mirrored results: one file an input file, under its name, which no other input's results and no file of the program's own may have."""
+"""Names of mirrored results: one file for each input file, with its name, which must differ from all others and from the program's own."""
 
 from __future__ import annotations
 
@@ -16,41 +16,44 @@ from transforms.storage.files import FoundFile
 
 
 class MirrorCheck:
-    """Looks at inputs one by one, and remembers the names of their results."""
+    """Checks the names of mirrored results, input by input."""
 
     def __init__(self, output: OutputSpec) -> None:
         self.mirrored_name = FORMATS[output.format].mirrored_name
         self.sources: dict[str, str] = {}
         self.folders: dict[str, str] = {}
 
-    def add(self, found: FoundFile) -> None:
-        """Note the results of ``found``.
+    def add(self, file: FoundFile) -> None:
+        """Check the name of the results of ``file`` against those of the inputs before it.
 
         Raises:
-          SpecError: their name is the program's own or another input's results', or is that of a folder of them, or the other way round.
+          SpecError: the name is one of the program's own, is that of another input's results, or is a folder above them, or the other
+            way round.
         """
-        name = own_name(self.mirrored_name, found)
+        name = own_name(self.mirrored_name, file)
         folders = folders_of(name)
         other = (
-            self.sources.get(name) or self.folders.get(name) or next((self.sources[one] for one in folders if one in self.sources), None)
+            self.sources.get(name)
+            or self.folders.get(name)
+            or next((self.sources[folder] for folder in folders if folder in self.sources), None)
         )
         if other is not None:
-            raise taken_twice(name, (other, found.path))
-        self.sources[name] = found.path
-        self.folders |= dict.fromkeys(folders, found.path)
+            raise taken_twice(name, (other, file.path))
+        self.sources[name] = file.path
+        self.folders |= dict.fromkeys(folders, file.path)
 
 
-def own_name(mirrored_name: Callable[[str], str], found: FoundFile) -> str:
-    """Return the name of the results of ``found``.
+def own_name(mirrored_name: Callable[[str], str], file: FoundFile) -> str:
+    """Return the name of the results of ``file``.
 
     Raises:
-      SpecError: it is one of the program's own.
+      SpecError: it is one of the program's own names.
     """
-    name = mirrored_name(found.relative)
+    name = mirrored_name(file.relative)
     if is_own(name):
         raise SpecError(
             "output_layout",
-            f"'mirror' would write the predictions of {found.path} to {name}, which is a name of the program's own in the output folder: "
+            f"'mirror' would write the predictions of {file.path} to {name}, which is a name of the program's own in the output folder: "
             "rename the input, or leave --output_layout out",
         )
     return name
@@ -63,7 +66,7 @@ def folders_of(name: str) -> list[str]:
 
 
 def taken_twice(name: str, paths: Iterable[str]) -> SpecError:
-    """Return the error that the results of several inputs would have one name."""
+    """Return the error that the results of several inputs, at ``paths``, would all be named ``name``."""
     return SpecError(
         "output_layout",
         f"'mirror' would write {name} for several input files, {', '.join(sorted(paths)[:3])}: rename one of them, name as --input one "
@@ -71,12 +74,12 @@ def taken_twice(name: str, paths: Iterable[str]) -> SpecError:
     )
 
 
-# Stands for a folder of results, where inputs are told apart by the names of their results.
+# Marks a folder of results where the names of results are grouped.
 FOLDER = FoundFile("", 0, "")
 
 
 class _NameResults(beam.DoFn):
-    """Pairs each input with the name of its results, and the folders above that with ``FOLDER``."""
+    """Pairs each input with the name of its results, and each folder above that with ``FOLDER``."""
 
     def __init__(self, output: OutputSpec) -> None:
         self.output = output
@@ -85,36 +88,39 @@ class _NameResults(beam.DoFn):
         self.mirrored_name = FORMATS[self.output.format].mirrored_name
         self.folders: set[str] = set()
 
-    def process(self, found: FoundFile) -> Iterator[tuple[bytes, FoundFile]]:
-        name = own_name(self.mirrored_name, found)
-        yield os.fsencode(name), found
+    def process(self, file: FoundFile) -> Iterator[tuple[bytes, FoundFile]]:
+        name = own_name(self.mirrored_name, file)
+        yield os.fsencode(name), file
         for folder in folders_of(name):
             if folder not in self.folders:
                 self.folders.add(folder)
                 yield os.fsencode(folder), FOLDER
 
 
-def _the_one(named: tuple[bytes, Iterable[FoundFile]]) -> Iterator[FoundFile]:
-    everything = list(named[1])
-    inputs = [found for found in everything if found != FOLDER]
-    if inputs and len(everything) > 1:
-        raise taken_twice(os.fsdecode(named[0]), [found.path for found in inputs])
+def _the_one(group: tuple[bytes, Iterable[FoundFile]]) -> Iterator[FoundFile]:
+    """Yield the one input whose results have the group's name; none where the name is a folder's."""
+    name, files = os.fsdecode(group[0]), list(group[1])
+    inputs = [file for file in files if file != FOLDER]
+    if inputs and len(files) > 1:
+        raise taken_twice(name, [file.path for file in inputs])
     yield from inputs
 
 
 @dataclasses.dataclass
 class CheckMirror(beam.PTransform):
-    """Lets inputs through whose mirrored results each have a name of their own.
+    """Check that the mirrored results of each input have a name of their own.
 
-    Expects: ``FoundFile``s. Gives: the same. Guarantees: none goes on before the names of all are compared, by a grouping that no
-    machine has to hold; two of one name fail the job.
+    Expects: ``FoundFile``s, the inputs.
+    Gives: the same.
+    Guarantees: no input passes before the names of all are compared, by a grouping that need not fit on one machine; two results of
+    one name fail the job.
     """
 
     output: OutputSpec
 
-    def expand(self, found: beam.PCollection) -> beam.PCollection:
+    def expand(self, inputs: beam.PCollection[FoundFile]) -> beam.PCollection[FoundFile]:
         return (
-            found
+            inputs
             | "NameResults" >> beam.ParDo(_NameResults(self.output)).with_output_types(tuple[bytes, FoundFile])
             | "GroupByName" >> beam.GroupByKey()
             | "TheOne" >> beam.FlatMap(_the_one).with_output_types(FoundFile)

@@ -1,6 +1,6 @@
-"""One folder's part of a change, as its journal lists it: what is due, and how it is done on a disk and in a bucket.
+"""One folder's part of a change, as its journal lists it: the files that are due, and how a disk and a bucket place them.
 
-A file that stands at its name is known by its size and checksum, never by the name: another run's files have the same names.
+A file in place is recognized by size and checksum, never by its name: the files of other runs have the same names.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class LostShardError(UnpublishableError):
 
 
 def lost(path: str, folder: str) -> LostShardError:
-    """Return the error about a staged file that is gone."""
+    """Return the error that the staged file at ``path``, which was to be published to ``folder``, is gone."""
     return LostShardError(
         f"{path} is gone: another run published to {folder} while this one ran, or its staging was removed. "
         "Nothing of this run is published; start it again"
@@ -37,7 +37,7 @@ def lost(path: str, folder: str) -> LostShardError:
 
 
 class Placed(msgspec.Struct, frozen=True):
-    """A file to be placed under ``name``; it is staged at ``path``."""
+    """A file that is staged at ``path``, to be placed under ``name``."""
 
     name: str
     path: str
@@ -46,7 +46,7 @@ class Placed(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct):
-    """What becomes of one folder."""
+    """The change of one folder: the files to place there, and the names to remove."""
 
     folder: str
     placed: list[Placed]
@@ -54,7 +54,10 @@ class Part(msgspec.Struct):
 
 
 class Placing(Protocol):
-    """The work on one folder: ``look`` first, then the steps in any order, each as often as wanted."""
+    """The change of one folder: ``look`` first, then the steps in any order, each as often as needed.
+
+    ``due`` holds the files to place by name, ``lost`` those neither staged nor in place, ``stale`` the names to remove that exist.
+    """
 
     part: Part
     due: dict[str, Placed]
@@ -62,31 +65,39 @@ class Placing(Protocol):
     stale: list[str]
 
     def look(self) -> None:
-        """Finds what is ``due``, what of it is ``lost`` (neither staged nor in place), and which of the removed names are there."""
+        """List the folder and its staging: set ``due``, ``lost`` and ``stale``."""
 
     def place(self, names: Iterable[str]) -> None:
-        """Places those of ``names`` that are due."""
+        """Place those files of ``names`` that are due.
+
+        Raises:
+          LostShardError: a staged file is gone.
+          ChangedError: another run changed the file in place.
+        """
 
     def remove(self, names: Iterable[str]) -> None:
-        """Removes files."""
+        """Remove files by name; those that do not exist are left out."""
 
     def is_right(self, placed: Placed) -> bool:
-        """Whether the very file is in place."""
+        """Return whether the file in place has the size and checksum of ``placed``."""
 
     def has_marker(self) -> bool:
-        """Whether ``_SUCCESS`` was there at the last look."""
+        """Return whether ``_SUCCESS`` is in the folder; in a bucket, whether it was at the last ``look``."""
 
     def sync(self) -> None:
-        """Makes sure that what was done outlives the machine."""
+        """Synchronize the placed and removed names to the disk, so that the change outlives the machine."""
 
 
 def placing(part: Part, is_recovery: bool) -> Placing:
-    """Gives the work on ``part``. In a recovery staged files are read, and only believed inside of a staging folder of the output's own."""
+    """Make the ``Placing`` of ``part``, for a disk or a bucket.
+
+    In a recovery staged files count only if they are in a staging folder of the output and their checksums are right.
+    """
     return _BucketPlacing(part) if paths.is_remote(part.folder) else _DiskPlacing(part, is_recovery)
 
 
 def _staging_prefixes(folder: str) -> Iterator[str]:
-    """Gives the staging folders that may hold files for ``folder``: its own, and those of the folders it lies in (a run of many's)."""
+    """Yield the staging folders that may hold files for ``folder``: its own, and those of the folders above it (a run of many's)."""
     above = folder.rstrip("/")
     while "/" in above and not above.endswith("/"):
         yield f"{above}/{STAGING}/"
@@ -94,19 +105,19 @@ def _staging_prefixes(folder: str) -> Iterator[str]:
 
 
 def lies_in_staging(path: str, folder: str) -> bool:
-    """Whether ``path`` can be a staged file for ``folder``; a link that leads elsewhere is none."""
+    """Return whether ``path`` can be a staged file for ``folder``; symbolic links are resolved first."""
     path, folder = (path, folder.rstrip("/")) if paths.is_remote(folder) else (os.path.realpath(path), os.path.realpath(folder))
     return ".." not in path.split("/") and any(path.startswith(prefix) for prefix in _staging_prefixes(folder))
 
 
 def checksum(path: str) -> tuple[int, str]:
-    """Gives size and crc32c of a file, having read it."""
-    found, size = google_crc32c.Checksum(), 0
+    """Read a file; return its size in bytes and its CRC32C."""
+    crc32c, size = google_crc32c.Checksum(), 0
     with files.open_raw(path) as stream:
         while block := stream.read(BLOCK_BYTES):
-            found.update(block)
+            crc32c.update(block)
             size += len(block)
-    return size, found.hexdigest().decode()
+    return size, crc32c.hexdigest().decode()
 
 
 # --- on a disk -------------------------------------------------------------------------------------------------------------
@@ -156,7 +167,7 @@ class _DiskPlacing:
                 destination = self._at(name)
                 try:
                     _replace(placed.path, destination)
-                except FileNotFoundError:  # the folder, or the source: then again
+                except FileNotFoundError:  # the folder is missing, or the source: that raises again
                     os.makedirs(os.path.dirname(destination), exist_ok=True)
                     _replace(placed.path, destination)
                 self.touched.add(os.path.dirname(destination))
@@ -182,7 +193,7 @@ def _replace(source: str, destination: str) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        # Another disk is mounted there: copied, then whole at once all the same. A name that the next attempt has too.
+        # The destination is a mount of another disk: copy, then rename there. The next attempt uses the same name for the copy.
         beside = os.path.join(os.path.dirname(destination), f".{os.path.basename(destination)}.nightshift")
         try:
             shutil.copyfile(source, beside)
@@ -196,7 +207,7 @@ def _replace(source: str, destination: str) -> None:
 
 
 def sync_files(paths: Collection[str]) -> None:
-    """Makes the system write files or folders of a disk to it, with all that they hold."""
+    """Write files, or the entries of folders, to their disk, one call each."""
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -209,60 +220,60 @@ def sync_files(paths: Collection[str]) -> None:
 
 
 class _BucketPlacing:
-    """Copies and deletions name the generation that was seen by ``look``, under the lock: of another's object nothing is done."""
+    """Copies and deletes objects of the generation that ``look`` saw under the lock, so that it never changes another run's object."""
 
     def __init__(self, part: Part) -> None:
         self.part = part
         self.due: dict[str, Placed] = {}
         self.lost: list[Placed] = []
         self.stale: list[str] = []
-        self.there: dict[str, gcs.Object] = {}
+        self.objects: dict[str, gcs.Object] = {}
 
     def look(self) -> None:
         names = {*(placed.name for placed in self.part.placed), *self.part.removed}
-        self.there = list_bucket(self.part.folder, any("/" in name for name in names))
+        self.objects = list_bucket(self.part.folder, any("/" in name for name in names))
         self.due, self.lost = {}, []
-        wanted = [placed for placed in self.part.placed if placed.name == SUCCESS or not self.is_right(placed)]
-        staged = _listed({placed.path.rpartition("/")[0] for placed in wanted})
-        for placed in wanted:
+        absent = [placed for placed in self.part.placed if placed.name == SUCCESS or not self.is_right(placed)]
+        staged = _sizes_and_checksums({placed.path.rpartition("/")[0] for placed in absent})
+        for placed in absent:
             if staged.get(placed.path) == (placed.bytes, placed.crc32c) and lies_in_staging(placed.path, self.part.folder):
                 self.due[placed.name] = placed
             elif not self.is_right(placed):
                 self.lost.append(placed)
         kept = {placed.name for placed in self.part.placed}
-        self.stale = [name for name in self.part.removed if name not in kept and name in self.there]
+        self.stale = [name for name in self.part.removed if name not in kept and name in self.objects]
 
     def is_right(self, placed: Placed) -> bool:
-        found = self.there.get(placed.name)
-        return found is not None and (found.size_bytes, found.crc32c) == (placed.bytes, placed.crc32c)
+        current = self.objects.get(placed.name)
+        return current is not None and (current.size_bytes, current.crc32c) == (placed.bytes, placed.crc32c)
 
     def has_marker(self) -> bool:
-        return SUCCESS in self.there
+        return SUCCESS in self.objects
 
     def place(self, names: Iterable[str]) -> None:
-        wanted = [self.due[name] for name in names if name in self.due]
-        statuses = gcs.copy_over([(one.path, paths.join(self.part.folder, one.name), self._generation(one.name)) for one in wanted])
-        refused = [(one, status) for one, status in zip(wanted, statuses, strict=True) if status >= 400]
-        if refused:  # a try whose answer was lost may have done it
-            self.there = list_bucket(self.part.folder, any("/" in one.name for one, _ in refused))
-        for one, status in refused:
-            if not self.is_right(one):
+        due = [self.due[name] for name in names if name in self.due]
+        statuses = gcs.copy_over([(file.path, paths.join(self.part.folder, file.name), self._generation(file.name)) for file in due])
+        refusals = [(file, status) for file, status in zip(due, statuses, strict=True) if status >= 400]
+        if refusals:  # an earlier try, whose answer was lost, may have copied it
+            self.objects = list_bucket(self.part.folder, any("/" in file.name for file, _ in refusals))
+        for file, status in refusals:
+            if not self.is_right(file):
                 if status == 404:
-                    raise lost(one.path, self.part.folder)
-                self._refuse(one.name, status)
+                    raise lost(file.path, self.part.folder)
+                self._raise_refusal(file.name, status)
 
     def remove(self, names: Iterable[str]) -> None:
-        wanted = [name for name in names if name in self.there]
-        objects = [(paths.join(self.part.folder, name), self._generation(name)) for name in wanted]
-        for name, status in zip(wanted, gcs.delete_seen(objects), strict=True):
+        present = [name for name in names if name in self.objects]
+        seen = [(paths.join(self.part.folder, name), self._generation(name)) for name in present]
+        for name, status in zip(present, gcs.delete_seen(seen), strict=True):
             if status >= 400 and status != 404:
-                self._refuse(name, status)
-            del self.there[name]
+                self._raise_refusal(name, status)
+            del self.objects[name]
 
     def _generation(self, name: str) -> int:
-        return self.there[name].generation if name in self.there else 0
+        return self.objects[name].generation if name in self.objects else 0
 
-    def _refuse(self, name: str, status: int) -> None:
+    def _raise_refusal(self, name: str, status: int) -> None:
         path = paths.join(self.part.folder, name)
         if status == 412:
             raise gcs.ChangedError(path, "was changed by another run while this one published; it is left as it is")
@@ -273,11 +284,11 @@ class _BucketPlacing:
 
 
 def list_bucket(folder: str, deep: bool) -> dict[str, gcs.Object]:
-    """Gives the objects of a folder by their names in it; those deeper down too, if ``deep``, but for staged ones."""
+    """List the objects of a folder by their names in it, without staged ones; with those of the folders below it if ``deep``."""
     prefix = folder.rstrip("/") + "/"
-    found = ((one.path[len(prefix) :], one) for one in gcs.list_prefix(prefix, deep=deep))
-    return {name: one for name, one in found if not name.startswith(f"{STAGING}/")}
+    named = ((item.path[len(prefix) :], item) for item in gcs.list_prefix(prefix, deep=deep))
+    return {name: item for name, item in named if not name.startswith(f"{STAGING}/")}
 
 
-def _listed(folders: Collection[str]) -> dict[str, tuple[int, str]]:
-    return {one.path: (one.size_bytes, one.crc32c) for folder in folders for one in gcs.list_prefix(folder + "/")}
+def _sizes_and_checksums(folders: Collection[str]) -> dict[str, tuple[int, str]]:
+    return {item.path: (item.size_bytes, item.crc32c) for folder in folders for item in gcs.list_prefix(folder + "/")}

@@ -1,4 +1,4 @@
-"""The tasks of a run of many, published in groups: the disk is asked once a group to write what it has of them."""
+"""Publication of a run's tasks in groups, so that the disk is synchronized once for a group."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from transforms.accounts.accounts import Accounts
-from transforms.output import journal, manifest
+from transforms.output import journal
 from transforms.output.folder_change import Change, FolderChange, prepare, sync
+from transforms.output.manifest import encode_manifest, make_unplanned_manifest, read_manifest, task_line
 from transforms.output.publisher import GateShutError, OccupiedError, Publication, Publisher
 from transforms.specs.errors import UnpublishableError
 from transforms.specs.own_names import MANIFEST, SUCCESS
@@ -16,13 +17,13 @@ from transforms.specs.run import Plan, RunSpec
 from transforms.staging import cancelled
 from transforms.storage import paths
 
-# Two handles each are held; a call of the disk for 50 tasks is a fiftieth of what one for each would be.
+# Each task of a group holds two file handles; one synchronization for 50 tasks costs a fiftieth of one for each.
 GROUP_TASKS = 50
 
 
 @dataclasses.dataclass
 class _Task:
-    """A task that is prepared, or has failed."""
+    """A task of the group, with its publication once that is prepared."""
 
     plan: Plan
     accounts: Accounts
@@ -30,9 +31,9 @@ class _Task:
 
 
 class TaskGroup:
-    """Publishes tasks, as far as the gate of each allows, and gives their lines in the run's manifest.
+    """Publishes those tasks whose accounts allow it, and yields each task's line of the run's manifest.
 
-    While tasks of the group are locked no other lock is waited for: two runs of the same tasks would wait for each other.
+    While the group holds locks it waits for no other lock: two runs of the same tasks would wait for each other.
     """
 
     def __init__(self, run: RunSpec) -> None:
@@ -40,9 +41,9 @@ class TaskGroup:
         self.tasks: list[_Task] = []
 
     def add(self, plan: Plan, accounts: Accounts) -> Iterator[dict[str, Any]]:
-        """Take a task up; yield the lines of tasks that are published by now."""
+        """Add a task to the group; yield the lines of the tasks whose publication has ended."""
         if plan.published is not None:
-            yield manifest.task_line(plan, plan.published, accounts)
+            yield task_line(plan, plan.published, accounts)
             return
         task = _Task(plan, accounts)
         self.tasks.append(task)
@@ -56,7 +57,7 @@ class TaskGroup:
                 task.publication = self._begin(task, wait=True)
         except (UnpublishableError, OccupiedError) as error:
             self.tasks.remove(task)
-            yield manifest.task_line(plan, {"status": "failed", "reason": str(error)}, accounts)
+            yield task_line(plan, {"status": "failed", "reason": str(error)}, accounts)
         except BaseException:
             self._abandon()
             raise
@@ -64,7 +65,7 @@ class TaskGroup:
             yield from self.end()
 
     def end(self) -> Iterator[dict[str, Any]]:
-        """Publish what was taken up; yield the lines."""
+        """Publish the tasks of the group; yield their lines."""
         try:
             sync([path for task in self.tasks if task.publication is not None for path in task.publication.unsynced()])
             lines = [self._end(task) for task in self.tasks]
@@ -81,35 +82,36 @@ class TaskGroup:
         return self._begin_unplanned(plan, wait)
 
     def _begin_unplanned(self, plan: Plan, wait: bool) -> Publication | None:
-        """Prepare the manifest of a task that could not begin."""
+        """Prepare the manifest of a task that could not be planned; None where another run holds its lock and ``wait`` is False."""
         assert plan.task is not None
         output = self.run.output_of(plan.task)
         locks = journal.lock([output.folder], wait)
         if locks is None:
             return None
         try:
-            report = manifest.unplanned(self.run, plan, manifest.read(paths.join(output.folder, MANIFEST)))
+            manifest = make_unplanned_manifest(self.run, plan, read_manifest(paths.join(output.folder, MANIFEST)))
             staging = self.run.staging_of(output, plan.task) or self.run.staging_in(output.folder)
-            change = FolderChange(output.folder, staging, written={MANIFEST: manifest.encode(report)}, removed={SUCCESS})
+            change = FolderChange(output.folder, staging, written={MANIFEST: encode_manifest(manifest)}, removed={SUCCESS})
             prepared = prepare(Change(self.run.run_id, self.run.launch, plan.task.number, [change]), locks)
         except BaseException:
             locks.release()
             raise
-        return Publication(report, locks, [output.folder], prepared)
+        return Publication(manifest, locks, [output.folder], prepared)
 
     def _end(self, task: _Task) -> dict[str, Any]:
         assert task.publication is not None
         try:
-            report = task.publication.end()
+            manifest = task.publication.end()
         except GateShutError:
-            report = task.publication.report
+            manifest = task.publication.manifest
         except (UnpublishableError, OccupiedError) as error:
-            report = {"status": "failed", "reason": str(error)}
+            manifest = {"status": "failed", "reason": str(error)}
         finally:
             task.publication.close()
-        return manifest.task_line(task.plan, report, task.accounts)
+        return task_line(task.plan, manifest, task.accounts)
 
     def _abandon(self) -> None:
+        """Release the locks of all tasks in the group, and forget the tasks."""
         while self.tasks:
             publication = self.tasks.pop().publication
             if publication is not None:

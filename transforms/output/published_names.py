@@ -1,4 +1,4 @@
-"""Which files of an output folder a run replaces or takes away, by their names."""
+"""Names of the files in an output folder that a run replaces or removes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ LISTS = re.compile(rf"({MODELS}|{TASKS})-\d+-of-\d+\.jsonl")
 
 
 def of_kind(names: Iterable[str], kind: str) -> set[str]:
-    """Return those of ``names`` that a run gives its files of ``kind``."""
+    """Return those of ``names`` that are names of a run's files of ``kind``, such as ``prediction.errors``."""
     pattern = re.compile(re.escape(kind) + NUMBERED)
     return {name for name in names if pattern.fullmatch(name)}
 
 
 def is_published(name: str) -> bool:
-    """Return whether a run lists a file of this name, directly in its folder, in its manifest."""
+    """Return whether ``name`` is one that a manifest lists for a file directly in its folder."""
     return PUBLISHED.fullmatch(name) is not None or LISTS.fullmatch(name) is not None or name in REPORT_FILES
 
 
 def leaves_folder(name: str) -> bool:
-    """Return whether a name, joined to a folder, would be elsewhere."""
+    """Return whether ``name``, joined to a folder, leads out of it."""
     return not name or name.startswith("/") or not {"", ".", ".."}.isdisjoint(name.split("/"))

@@ -1,4 +1,4 @@
-"""One job's publication: the gate, and what becomes of its folders."""
+"""Publication of one job: the gate, and the change of its folders."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from transforms.accounts.gate import check_gate
 from transforms.elements.shards import Shard
 from transforms.formats.catalog import FORMATS, make_encoder
 from transforms.formats.protocols import Encoder
-from transforms.output import journal, manifest
+from transforms.output import journal
 from transforms.output.folder_change import Change, FolderChange, Prepared, entries, prepare, sync
 from transforms.output.journal import Locks
 from transforms.output.locks import LostLockError
+from transforms.output.manifest import encode_manifest, list_shards, make_manifest, read_manifest, result_names
 from transforms.output.published_names import PUBLISHED, is_published, of_kind
 from transforms.report.page import report_files
 from transforms.specs.errors import RefusedError, UnpublishableError
@@ -38,28 +39,28 @@ class GateShutError(UnpublishableError):
 
 
 class OccupiedError(RefusedError):
-    """Results are there already, and the run was told to replace none."""
+    """The output holds results already, and the run may not replace any (``--write_disposition=empty``)."""
 
 
 class Publication:
-    """A publication under way: locks are held, and all is ready but for the end. ``close`` it, whatever happens."""
+    """A prepared publication, whose locks are held: ``end`` publishes it, ``close`` has to be called in any case."""
 
-    def __init__(self, report: dict[str, Any], locks: Locks, folders: Sequence[str], prepared: Prepared | None) -> None:
-        self.report, self.locks, self.folders, self.prepared = report, locks, folders, prepared
+    def __init__(self, manifest: dict[str, Any], locks: Locks, folders: Sequence[str], prepared: Prepared | None) -> None:
+        self.manifest, self.locks, self.folders, self.prepared = manifest, locks, folders, prepared
 
     def unsynced(self) -> list[str]:
-        """Return files and folders of the disk that have to be on it before the end."""
+        """List the files and folders that have to be synchronized to the disk before ``end``."""
         return self.prepared.unsynced() if self.prepared is not None else []
 
     def parents(self) -> list[str]:
-        """Return folders that have to be on the disk after the end."""
+        """List the folders that have to be synchronized to the disk after ``end``."""
         return self.prepared.parents if self.prepared is not None else []
 
     def end(self) -> dict[str, Any]:
-        """Make the change seen, and take staging away; return the manifest.
+        """Make the change visible and delete staging; return the manifest.
 
         Raises:
-          GateShutError: after the failed rows and a manifest that says so were published.
+          GateShutError: the results are refused; the failed rows and a manifest with the reason are published.
         """
         if self.prepared is not None:
             self.prepared.complete()
@@ -67,30 +68,30 @@ class Publication:
             for folder in self.folders:
                 self.locks.check()
                 removal.remove(paths.join(folder, STAGING))
-        if self.report["status"] != "done":
-            raise GateShutError(self.report["reason"])
-        return self.report
+        if self.manifest["status"] != "done":
+            raise GateShutError(self.manifest["reason"])
+        return self.manifest
 
     def close(self) -> None:
-        """Give the locks back."""
+        """Release the locks."""
         self.locks.release()
 
 
 class Publisher:
-    """Publishes one run; every step may have been done by an attempt before, at any point of it."""
+    """Publishes one job; an earlier attempt may have stopped after any step."""
 
     def __init__(self, job: JobSpec, accounts: Accounts) -> None:
         self.job, self.accounts = job, accounts
         self.folder = job.output.folder
         self.errors_folder = job.output.errors
-        if files.place(self.errors_folder) == files.place(self.folder):  # one folder, in whatever spelling
+        if files.place(self.errors_folder) == files.place(self.folder):  # one folder, in two spellings
             self.errors_folder = self.folder
 
     def publish(self) -> dict[str, Any]:
-        """Gives the manifest.
+        """Publish the job; return its manifest.
 
         Raises:
-          GateShutError: after the failed rows and a manifest that says so were published.
+          GateShutError: the results are refused; the failed rows and a manifest with the reason are published.
         """
         publication = self.begin()
         assert publication is not None
@@ -108,56 +109,56 @@ class Publisher:
         if locks is None:
             return None
         try:
-            report, prepared = published_by(self.job), None
-            if report is None:
-                report, prepared = self._prepare(locks)
-            elif report["status"] == "done" and self.job.output.table is not None:
-                files.write_bytes(paths.join(self.folder, SUCCESS), b"")  # an attempt may have ended between the two
+            manifest, prepared = published_by(self.job), None
+            if manifest is None:
+                manifest, prepared = self._prepare(locks)
+            elif manifest["status"] == "done" and self.job.output.table is not None:
+                files.write_bytes(paths.join(self.folder, SUCCESS), b"")  # an attempt may have stopped between manifest and marker
         except BaseException:
             locks.release()
             raise
-        return Publication(report, locks, folders, prepared)
+        return Publication(manifest, locks, folders, prepared)
 
     def _prepare(self, locks: Locks) -> tuple[dict[str, Any], Prepared | None]:
-        """Decide, and prepare the change; return the manifest with it."""
+        """Check the gate and prepare the change of the folders; return the manifest and the change."""
         if self.job.output.write_disposition == "empty":
             for folder in {self.folder, self.errors_folder}:
                 refuse_occupied(folder)
-        before = manifest.read(paths.join(self.folder, MANIFEST))
+        before = read_manifest(paths.join(self.folder, MANIFEST))
         self.accounts = with_drift(self.job, self.accounts)
         reason = check_gate(self.job, self.accounts)
         errors = {f"{ERRORS}-{number:05d}-of-{count:05d}": shard for number, count, shard in self._numbered("errors")}
         compared = {f"{COMPARISON}-{number:05d}-of-{count:05d}": shard for number, count, shard in self._numbered("comparison")}
         results = self._results() if reason is None else {}
         by_model, model_lines = models.account(self.job, self.accounts)
-        report = manifest.make(self.job, self.accounts, reason, results, errors, before) | by_model
-        described = model_lines | report_files(self.job, report, self.accounts, model_lines)
+        manifest = make_manifest(self.job, self.accounts, reason, results, errors, before) | by_model
+        descriptions = model_lines | report_files(self.job, manifest, self.accounts, model_lines)
         stats = {f"{STATS}-00000-of-00001": _stats([*errors.values()])} if errors else {}
-        report["failed_rows_stats"] = entries(stats)
-        report["files"] = [*manifest.list_shards(compared), *entries(described)]
+        manifest["failed_rows_stats"] = entries(stats)
+        manifest["files"] = [*list_shards(compared), *entries(descriptions)]
         failed = FolderChange(self.errors_folder, self.job.staging_in(self.errors_folder), placed=dict(errors), written=stats)
-        there = files.list_children(self.errors_folder)
-        failed.removed = of_kind(there, ERRORS) | of_kind(there, STATS)
+        names = files.list_children(self.errors_folder)
+        failed.removed = of_kind(names, ERRORS) | of_kind(names, STATS)
         change = FolderChange(self.folder, self.job.staging_in(self.folder))
-        change.add(compared | results, described)
+        change.add(compared | results, descriptions)
         change.removed = self._stale(reason, before)
         if self.errors_folder == self.folder:
             change.add(failed.placed, failed.written)
             change.removed |= failed.removed
         else:
-            report["failed_rows_folder"] = files.place(self.errors_folder)
-        change.add({}, {MANIFEST: manifest.encode(report)} | ({SUCCESS: b""} if reason is None else {}))
-        both = [change] if self.errors_folder == self.folder else [change, failed]
-        return report, prepare(Change(self.job.run_id, self.job.launch, self.job.task, both, aside(self.job)), locks)
+            manifest["failed_rows_folder"] = files.place(self.errors_folder)
+        change.add({}, {MANIFEST: encode_manifest(manifest)} | ({SUCCESS: b""} if reason is None else {}))
+        changes = [change] if self.errors_folder == self.folder else [change, failed]
+        return manifest, prepare(Change(self.job.run_id, self.job.launch, self.job.task, changes, aside(self.job)), locks)
 
     def _stale(self, reason: str | None, before: dict[str, Any] | None) -> set[str]:
-        """Return the names in the output folder that an earlier run may have left, and this one replaces or takes away."""
-        there = files.list_children(self.folder)
-        stale = {name for name in there if is_published(name)}
+        """Return the names of an earlier run's files in the output folder that this run replaces or removes."""
+        names = files.list_children(self.folder)
+        stale = {name for name in names if is_published(name)}
         if reason is None:
-            return stale | manifest.result_names(before)
-        errors = of_kind(there, ERRORS) | of_kind(there, STATS)  # where they go elsewhere, those here are of an earlier run, and stay
-        return (stale - of_kind(there, RESULTS) - (errors if self.errors_folder != self.folder else set())) | {SUCCESS}
+            return stale | result_names(before)
+        errors = of_kind(names, ERRORS) | of_kind(names, STATS)  # where this run's go to another folder, those here stay
+        return (stale - of_kind(names, RESULTS) - (errors if self.errors_folder != self.folder else set())) | {SUCCESS}
 
     def _numbered(self, kind: str) -> list[tuple[int, int, Shard]]:
         shards = self._shards(kind)
@@ -167,62 +168,66 @@ class Publisher:
         return sorted((shard for shard in self.accounts.shards if shard.kind == kind), key=shard_order)
 
     def _results(self) -> dict[str, Shard]:
-        """Gives the results by their names in the output."""
+        """Return the results' shards by their published names, of which there is at least one."""
         shards = self._shards("results")
         if self.job.output.layout == "mirror":
             mirrored_name = FORMATS[self.job.output.format].mirrored_name
             by_file: dict[str, list[Shard]] = {}
             for shard in shards:
                 by_file.setdefault(mirrored_name(shard.relative), []).append(shard)
-            return {name: pieces[0] if len(pieces) == 1 else self._join(pieces) for name, pieces in by_file.items()}
-        if not shards:  # a consumer's pattern finds something also when there was nothing to predict
-            shards = [self._nothing()]
+            return {name: shards[0] if len(shards) == 1 else self._join(shards) for name, shards in by_file.items()}
+        if not shards:  # a consumer's pattern matches a file even when there was nothing to predict
+            shards = [self._empty_shard()]
         return {f"{RESULTS}-{number:05d}-of-{len(shards):05d}{self.suffix}": shard for number, shard in enumerate(shards)}
 
     @property
     def suffix(self) -> str:
-        """What the names of results end with."""
+        """Return the end of the results' names, such as ``.jsonl``."""
         return FORMATS[self.job.output.format].suffix
 
     def _make_encoder(self) -> Encoder:
         return make_encoder(self.job)
 
-    def _nothing(self) -> Shard:
-        """Makes a file without rows, valid as its format has it."""
+    def _empty_shard(self) -> Shard:
+        """Write a valid file without rows."""
         file, encoder = self._create((("", 0), "", "")), self._make_encoder()
         encoder.open(file)
         encoder.close()
         return file.finish(0)
 
-    def _join(self, pieces: Sequence[Shard]) -> Shard:
-        """Makes one file of the shards of one input file, in order."""
-        file = self._create((pieces[0].order, pieces[0].relative, pieces[0].source))
-        self._make_encoder().join([piece.path for piece in pieces], file)
-        return file.finish(sum(piece.rows for piece in pieces))
+    def _join(self, shards: Sequence[Shard]) -> Shard:
+        """Join the shards of one input file, in their order, to one file."""
+        file = self._create((shards[0].order, shards[0].relative, shards[0].source))
+        self._make_encoder().join([shard.path for shard in shards], file)
+        return file.finish(sum(shard.rows for shard in shards))
 
     def _create(self, place: Place) -> ShardFile:
         return ShardFile("results", self.job.staging_in(self.folder), place)
 
 
 def _stats(errors: Sequence[Shard]) -> bytes:
+    """Return a JSON line with code, an example's message and count for each kind of failed row."""
     rows = ({name: row[name] for name in ("code", "message", "count")} for row in count_codes(errors))
     return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
 
 
 def published_by(spec: JobSpec | RunSpec) -> dict[str, Any] | None:
-    """Return the manifest that this very launch has published in the folder of ``spec``, or None.
+    """Return the manifest that this launch of ``spec`` has published in its folder, or None.
 
-    All tasks of a run share its launch: another task's manifest, or the run's own, is none of a task's.
+    All tasks of a run share its launch, so that the manifest of another task, or of the run, does not count as a task's.
     """
-    report = manifest.read(paths.join(spec.folder, MANIFEST))
-    if report is None or report.get("launch") != spec.launch:
+    manifest = read_manifest(paths.join(spec.folder, MANIFEST))
+    if manifest is None or manifest.get("launch") != spec.launch:
         return None
-    is_its_own = report.get("task") == spec.task if isinstance(spec, JobSpec) else "tasks" in report
-    return report if is_its_own else None
+    is_its_own = manifest.get("task") == spec.task if isinstance(spec, JobSpec) else "tasks" in manifest
+    return manifest if is_its_own else None
 
 
 def aside(job: JobSpec) -> str | None:
-    """Return where a job's new folder is built, to change places with the old one: the next run there takes away what a kill leaves."""
+    """Return the path where a job's new folder is built, to be exchanged for the old one; None in a bucket.
+
+    The path is the same for each run, so that the next one removes what a killed one left.
+    """
     if paths.is_remote(job.folder):
         return None
     if job.staging is not None:
@@ -232,37 +237,41 @@ def aside(job: JobSpec) -> str | None:
 
 
 def refuse_occupied(folder: str) -> None:
-    """Raise OccupiedError where the results of a run are in ``folder``."""
-    there = [name for name in files.list_children(folder) if PUBLISHED.fullmatch(name) or name == SUCCESS]
-    if there:
-        raise OccupiedError(f"{folder} holds the results of a run already ({there[0]}), and --write_disposition=empty was given")
+    """Refuse a folder that holds the results of a run.
+
+    Raises:
+      OccupiedError: it does.
+    """
+    names = [name for name in files.list_children(folder) if PUBLISHED.fullmatch(name) or name == SUCCESS]
+    if names:
+        raise OccupiedError(f"{folder} holds the results of a run already ({names[0]}), and --write_disposition=empty was given")
 
 
 def ended(spec: JobSpec | RunSpec) -> dict[str, Any] | None:
-    """Return the manifest that this very launch has published to the end, or None."""
-    report = published_by(spec)
-    return report if report is not None and journal.read(spec.folder) is None else None
+    """Return the manifest of this launch of ``spec`` if its publication is complete, else None."""
+    manifest = published_by(spec)
+    return manifest if manifest is not None and journal.read(spec.folder) is None else None
 
 
 def is_cut_off(spec: JobSpec | RunSpec) -> bool:
-    """Return whether this very launch has left a journal in its folder: a change that is not made to its end."""
-    found = journal.read(spec.folder)
-    return found is not None and found.launch == spec.launch
+    """Return whether this launch of ``spec`` has left a journal in its folder: a publication that is not complete."""
+    left = journal.read(spec.folder)
+    return left is not None and left.launch == spec.launch
 
 
 def sweep(spec: JobSpec | RunSpec) -> None:
-    """Take away what launches of a run that is done have left: unfinished files, and a folder that was exchanged for another."""
+    """Delete what the launches of a finished run have left: unfinished files, and a folder that was exchanged for a new one."""
     folders = list(dict.fromkeys((spec.folder, spec.output.errors))) if isinstance(spec, JobSpec) else [spec.folder]
     with journal.alone(*folders):
         for folder in folders:
             _sweep(folder, spec.run_id)
-        beside = aside(spec) if isinstance(spec, JobSpec) else None
-        if beside is not None:
-            files.delete_folder(beside)
+        exchanged = aside(spec) if isinstance(spec, JobSpec) else None
+        if exchanged is not None:
+            files.delete_folder(exchanged)
 
 
 def sweep_task(folder: str, run_id: str) -> None:
-    """Take away what launches of a run have left in the folder of a task that is done: staged files and a lock, if they were killed."""
+    """Delete what killed launches of a run have left in the folder of a finished task: staged files and a lock."""
     if {STAGING, STATE} & {*files.list_children(folder)}:
         with journal.alone(folder):
             _sweep(folder, run_id)

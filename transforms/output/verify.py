@@ -1,4 +1,4 @@
-"""An output folder compared with its manifest: each file there, as long and of that content, no name twice, nothing else of a run's."""
+"""Comparison of an output folder with its manifest: every listed file, its size and checksum, no name twice, no unlisted file of a run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Tasks(TypedDict):
 
 
 class _Manifest(TypedDict, total=False):
-    """What is read of a manifest here, for a look at its types; ``counts`` of a table's may have more than numbers."""
+    """The fields of a manifest that are read here, with their types; ``counts`` of a table may hold more than numbers."""
 
     results: list[_Entry]
     failed_rows: list[_Entry]
@@ -43,38 +43,42 @@ class _Manifest(TypedDict, total=False):
 
 
 class MismatchError(UnpublishableError):
-    """The folder does not hold what its manifest lists."""
+    """The folder differs from its manifest."""
 
 
 def decode(content: bytes) -> dict[str, Any]:
-    """Return a manifest's content.
+    """Decode a manifest.
 
     Raises:
-      MismatchError: it is no JSON object, or one that no run writes.
+      MismatchError: ``content`` is no JSON object, or has fields of other types than a manifest's.
     """
     try:
-        report = msgspec.json.decode(content)
-        if not isinstance(report, dict):
+        manifest = msgspec.json.decode(content)
+        if not isinstance(manifest, dict):
             raise MismatchError(f"{MANIFEST} is no JSON object")
-        msgspec.convert(report, _Manifest)
-    except (msgspec.DecodeError, RecursionError) as error:  # what has other types is a ValidationError, and that a DecodeError
+        msgspec.convert(manifest, _Manifest)
+    except (msgspec.DecodeError, RecursionError) as error:  # other types raise a ValidationError, which is a DecodeError
         raise MismatchError(f"{MANIFEST} can't be read: {error}") from None
-    return report
+    return manifest
 
 
-def check(report: dict[str, Any], folder: str, errors: str | None) -> None:
-    """Raise MismatchError where ``folder``, and ``errors`` where the failed rows are apart, do not hold what ``report`` lists."""
-    found = list(differences(report, folder, errors))
-    if found:
-        more = f", and {len(found) - NAMED_DIFFERENCES} more" if len(found) > NAMED_DIFFERENCES else ""
+def check(manifest: dict[str, Any], folder: str, errors: str | None) -> None:
+    """Compare ``folder``, and ``errors`` where the failed rows have a folder of their own, with ``manifest``.
+
+    Raises:
+      MismatchError: they differ.
+    """
+    mismatches = list(differences(manifest, folder, errors))
+    if mismatches:
+        more = f", and {len(mismatches) - NAMED_DIFFERENCES} more" if len(mismatches) > NAMED_DIFFERENCES else ""
         raise MismatchError(
-            f"{folder} does not agree with its manifest: {'; '.join(found[:NAMED_DIFFERENCES])}{more}. It has no {SUCCESS}: find out who "
-            "else writes there, and run again"
+            f"{folder} does not agree with its manifest: {'; '.join(mismatches[:NAMED_DIFFERENCES])}{more}. It has no {SUCCESS}: find out "
+            "who else writes there, and run again"
         )
 
 
 def find(folder: str) -> dict[str, Any] | None:
-    """Return the manifest in ``folder``, or None.
+    """Read the manifest in ``folder``; return None where there is none.
 
     Raises:
       MismatchError: it can't be read.
@@ -84,65 +88,65 @@ def find(folder: str) -> dict[str, Any] | None:
 
 
 def is_complete(folder: str) -> bool:
-    """Return whether a whole output lies in ``folder``, but for ``_SUCCESS``, every byte compared."""
+    """Return whether ``folder`` holds a complete output, ``_SUCCESS`` aside; every file is read."""
     try:
-        report = find(folder)
+        manifest = find(folder)
     except MismatchError:
         return False
     return (
-        report is not None
-        and report.get("status") == "done"
-        and not any(differences(report, folder, report.get("failed_rows_folder"), is_deep=True))
+        manifest is not None
+        and manifest.get("status") == "done"
+        and not any(differences(manifest, folder, manifest.get("failed_rows_folder"), is_deep=True))
     )
 
 
-def differences(report: dict[str, Any], folder: str, errors: str | None, is_deep: bool = False) -> Iterator[str]:
-    """Yield what differs between ``report`` and what lies in ``folder`` and ``errors``, a sentence each.
+def differences(manifest: dict[str, Any], folder: str, errors: str | None, is_deep: bool = False) -> Iterator[str]:
+    """Yield a sentence for each difference between ``manifest`` and the files in ``folder`` and ``errors``.
 
-    Checksums are compared where the storage knows them; where ``is_deep``, every file is read. The results and failed rows of a table
-    are in the table, and not looked for.
+    Checksums are compared where the storage knows them; if ``is_deep``, every file is read. The results and failed rows of a run into
+    a table are not compared.
     """
-    results, failed = ([], []) if "table" in report else (report.get("results", []), report.get("failed_rows", []))
-    beside = [*failed, *report.get("failed_rows_stats", [])]
-    counts = report.get("counts", {})
-    for name, entries, is_counted in (("predicted", results, report.get("status") == "done"), ("failed", failed, True)):
+    results, failed = ([], []) if "table" in manifest else (manifest.get("results", []), manifest.get("failed_rows", []))
+    with_stats = [*failed, *manifest.get("failed_rows_stats", [])]
+    counts = manifest.get("counts", {})
+    for name, entries, is_counted in (("predicted", results, manifest.get("status") == "done"), ("failed", failed, True)):
         rows = sum(entry.get("rows", 0) for entry in entries)
-        if is_counted and "tasks" not in report and "table" not in report and rows != counts.get(name):
+        if is_counted and "tasks" not in manifest and "table" not in manifest and rows != counts.get(name):
             yield f"it lists files with {rows} rows {name}, and counts {counts.get(name)}"
-    own = [*results, *report.get("files", []), *([] if errors else beside)]
-    yield from _compare(folder, own, "" if report.get("status") == "done" else None, is_deep)
+    own = [*results, *manifest.get("files", []), *([] if errors else with_stats)]
+    yield from _compare(folder, own, "" if manifest.get("status") == "done" else None, is_deep)
     if errors:
-        yield from _compare(errors, beside, ERRORS, is_deep)
+        yield from _compare(errors, with_stats, ERRORS, is_deep)
 
 
-def _compare(folder: str, entries: Sequence[dict[str, Any]], beginning: str | None, is_deep: bool) -> Iterator[str]:
-    """Compare the listed files of one folder; what a run lists and begins with ``beginning`` may not be there unlisted."""
+def _compare(folder: str, entries: Sequence[dict[str, Any]], prefix: str | None, is_deep: bool) -> Iterator[str]:
+    """Compare one folder with its entries: each listed file, and unlisted files of a run whose name has ``prefix`` (None: none)."""
     counts = Counter(os.path.normpath(entry["name"]) for entry in entries)
     yield from (f"{name} is listed {count} times" for name, count in counts.items() if count > 1)
-    there = _look(folder, [entry["name"] for entry in entries])
+    present = _list_files(folder, [entry["name"] for entry in entries])
     for entry in entries:
-        name, found = entry["name"], there.get(entry["name"])
+        name, file = entry["name"], present.get(entry["name"])
         path = paths.join(folder, name)
-        if found is None:
+        if file is None:
             yield f"{path} is missing"
-        elif found[0] != entry["bytes"]:
-            yield f"{path} has {found[0]} bytes, not {entry['bytes']}"
-        elif (checksum(path)[1] if is_deep else found[1] or entry["crc32c"]) != entry["crc32c"]:
+        elif file[0] != entry["bytes"]:
+            yield f"{path} has {file[0]} bytes, not {entry['bytes']}"
+        elif (checksum(path)[1] if is_deep else file[1] or entry["crc32c"]) != entry["crc32c"]:
             yield f"{path} has other content than was written (its crc32c is not {entry['crc32c']})"
-    if beginning is None:  # a refused run leaves the results of the one before
+    if prefix is None:  # a refused run leaves the results of the one before
         return
-    others = sorted(name for name in there if is_published(name) and name.startswith(beginning) and name not in counts)
+    others = sorted(name for name in present if is_published(name) and name.startswith(prefix) and name not in counts)
     yield from (f"{paths.join(folder, name)} is there, and not listed" for name in others)
 
 
-def _look(folder: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
-    """Return sizes of the files directly in ``folder`` and of ``names``, with the checksums that the storage knows, else empty ones."""
+def _list_files(folder: str, names: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """Return size and checksum of the files directly in ``folder`` and of ``names``; checksums are empty where the storage has none."""
     if paths.is_remote(folder):
-        listed = list_bucket(folder, any("/" in name for name in names))
-        return {name: (found.size_bytes, found.crc32c) for name, found in listed.items()}
-    there = {}
+        objects = list_bucket(folder, any("/" in name for name in names))
+        return {name: (item.size_bytes, item.crc32c) for name, item in objects.items()}
+    sizes = {}
     for name in {*files.list_children(folder), *names}:
         path = paths.join(folder, name)
         if os.path.isfile(path):
-            there[name] = os.path.getsize(path), ""
-    return there
+            sizes[name] = os.path.getsize(path), ""
+    return sizes
