@@ -6,12 +6,14 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from image import building
 from saved_models import Models
 
 from pipeline.main import main
@@ -78,6 +80,37 @@ def test_the_makes_verbs_are_there() -> None:
     assert {"demo", "test"} <= verbs
     for verb in verbs | {"setup", "check", "bench"}:
         assert f"make {verb} " in listed
+
+
+def test_help_is_readable() -> None:
+    """In groups, and no line wider than a terminal."""
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert max(map(len, listed.splitlines())) <= 80
+    assert len(listed.strip().split("\n\n")) >= 4
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (verbs,) = re.findall(r"^\.PHONY: (.*)$", recipe, re.MULTILINE)
+    assert set(verbs.split()) == set(re.findall(r"^  make ([\w-]+) ", listed, re.MULTILINE))
+
+
+def test_clean_removes_what_the_verbs_make_and_nothing_else(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    kept = ["Makefile", "pipeline/main.py", "out/manifest.json", "benchmarks/RESULTS.md"]
+    # What git ignores is what verbs make, but for what a person's own commands do.
+    made = [
+        name.rstrip("/")
+        for name in (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+        if name not in ("out/", "dist/", "__pycache__/")
+    ]
+    for name in kept[1:] + [f"{name.replace('*', 'nightshift')}/file" for name in made] + ["pipeline/__pycache__/x.pyc", "image/base/made"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for folder in ("transforms", "tests", "examples", "docs"):
+        (tmp_path / folder).mkdir()
+    subprocess.run(["make", "clean", f"IMAGE_TEST={tmp_path / 'image'}"], cwd=tmp_path, check=True, capture_output=True)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == sorted(kept)
+    (default,) = re.findall(r"^IMAGE_TEST := (\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert default == str(building.STORAGE)
 
 
 def test_links_lead_somewhere() -> None:

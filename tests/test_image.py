@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+from image import building
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = ROOT / "templates" / "Dockerfile"
@@ -30,3 +34,20 @@ def test_all_that_is_copied_is_sent_to_the_builder() -> None:
     names = {name for line in copied for name in line.split()}
     assert names == sent
     assert all((ROOT / name).exists() for name in names)
+
+
+def test_the_build_shows_its_steps_and_keeps_them_for_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A program of this name stands in for buildah: it prints a step and fails."""
+    program = tmp_path / "buildah"
+    program.write_text("#!/bin/sh\necho 'STEP 1/9: FROM x'\necho 'no space left' >&2\nexit 125\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(building, "_driver", lambda: "vfs")
+    with pytest.raises(RuntimeError, match=r"status 125:\nSTEP 1/9: FROM x\nno space left"):
+        building.buildah("build", shown=True)
+    assert capsys.readouterr().out == "  STEP 1/9: FROM x\n  no space left\n"
+    with pytest.raises(RuntimeError, match="status 125"):
+        building.buildah("images")
+    assert capsys.readouterr().out == ""

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,28 +58,52 @@ def _driver() -> str:
         return "overlay"
 
 
-def buildah(*command: str, **options: Any) -> str:
-    """Runs buildah on a storage of its own; gives what it printed."""
+def show(step: str) -> None:
+    """Print what is done now: some steps take minutes."""
+    print(f"image-test: {step}", flush=True)
+
+
+def buildah(*command: str, shown: bool = False) -> str:
+    """Run buildah on a storage of its own; return what it printed, which ``shown`` also prints as it comes."""
     storage = ("--root", str(STORAGE / "root"), "--runroot", str(STORAGE / "run"), "--storage-driver", _driver())
     environment = {**os.environ, "BUILDAH_ISOLATION": "chroot", "BUILDAH_FORMAT": "docker", "TMPDIR": str(STORAGE)}
-    ended = subprocess.run(["buildah", *storage, *command], env=environment, capture_output=True, text=True, **options)
-    if ended.returncode:
-        said = f"{ended.stdout[-3000:]}\n{ended.stderr[-3000:]}"
-        raise RuntimeError(f"buildah {' '.join(command)} ended with status {ended.returncode}:\n{said}")
-    return ended.stdout
+    whole = ["buildah", *storage, *command]
+    if shown:
+        status, printed, errors = *_show_lines(whole, environment), ""
+    else:
+        ended = subprocess.run(whole, env=environment, capture_output=True, text=True)
+        status, printed, errors = ended.returncode, ended.stdout, ended.stderr
+    if status:
+        raise RuntimeError(f"buildah {' '.join(command)} ended with status {status}:\n{printed[-3000:]}\n{errors[-3000:]}")
+    return printed
+
+
+def _show_lines(command: Sequence[str], environment: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run a program and print its lines as they come; return its status and its lines."""
+    lines = []
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(f"  {line}", end="", flush=True)
+            lines.append(line)
+    return process.returncode, "".join(lines)
 
 
 def _make_base() -> Path:
-    """Makes Debian with Python in a folder, from the packages' mirror that this machine uses; gives the folder."""
+    """Make Debian with Python in a folder, from the packages' mirror that this machine uses; return the folder."""
     base = STORAGE / "base"
     if (base / "made").exists():
+        show(f"the base is there: {base}")
         return base
+    show(f"making Debian {SUITE} with Python in {base}")
     shutil.rmtree(base, ignore_errors=True)
     listing = ["apt-get", "indextargets", "--format", "$(REPO_URI)"]
     mirrors = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split()
     (site,) = {mirror for mirror in mirrors if mirror.rstrip("/").endswith("/debian")}
     command = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(base), site]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    status, _ = _show_lines(command)
+    if status:
+        raise RuntimeError(f"{' '.join(command)} ended with status {status}")
     for path in filter(os.path.exists, FROM_HERE):
         shutil.copyfile(path, f"{base}{path}")
     (base / "usr/local/bin/python").symlink_to("/usr/bin/python3.11")
@@ -103,15 +128,18 @@ def _make_stub(name: str, base: Path | None, program: str, prints: str) -> None:
 
 
 def build() -> None:
-    """Builds ``IMAGE`` by the recipe, as it stands."""
+    """Build ``IMAGE`` by the recipe, unchanged."""
     STORAGE.mkdir(exist_ok=True)
     given = arguments()
     images = {image.split(":")[0] for names in json.loads(buildah("images", "--json") or "[]") for image in names.get("names") or ()}
     beam, launcher = f"{given['BEAM_IMAGE']}:{given['BEAM_VERSION']}", f"{given['LAUNCHER_IMAGE']}:{given['LAUNCHER_TAG']}"
     if not any(image.endswith(given["BEAM_IMAGE"]) for image in images):
+        show("making the images that the recipe builds on")
         _make_stub(f"docker.io/{beam}", _make_base(), "/opt/apache/beam/boot", "the stand-in for Beam's boot program")
         _make_stub(launcher, None, "/opt/google/dataflow/python_template_launcher", "the stand-in for the launcher")
-    buildah("build", "--pull-never", "--layers", "--file", str(DOCKERFILE), "--tag", IMAGE, str(ROOT))
+    show(f"building {IMAGE}")
+    buildah("build", "--pull-never", "--layers", "--file", str(DOCKERFILE), "--tag", IMAGE, str(ROOT), shown=True)
+    show("built; now it predicts")
 
 
 class Container:
