@@ -157,9 +157,9 @@ def test_missing_inputs_and_examples_come_from_the_failed_rows() -> None:
         FailedRow(b"1", "in.jsonl", place, Stage.CONVERT, Code.INPUT_MISSING, "the row lacks the input 'y'; it has 'z'", b'{"z": "<b>"}')
         for place in range(7)
     ]
-    statistics = gathered(batch_of({"y": np.ones(3, np.float32)}, {"y": "float32"}, failed))
-    assert feature(statistics, "y", tf_metadata.INPUTS).num_stats.common_stats.num_missing == 7
-    (examples,) = statistics.examples.values()
+    merged = gathered(batch_of({"y": np.ones(3, np.float32)}, {"y": "float32"}, failed))
+    assert feature(merged, "y", tf_metadata.INPUTS).num_stats.common_stats.num_missing == 7
+    (examples,) = merged.examples.values()
     assert len(examples) == statistics.EXAMPLES_A_CODE
     assert json.loads(examples[0])["instance"] == {"z": "<b>"}
 
