@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 
@@ -221,6 +222,20 @@ class Models:
         import tensorflow as tf
 
         self._save(path, lambda name: {"content": tf.map_fn(tf.io.read_file, name)}, tf.TensorSpec([None], tf.string, "name"))
+
+
+def export_linear(folder: Path, weights: np.ndarray, bias: float) -> None:
+    """Write a model of ``y = weights · x + bias``."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.weights = tf.Variable(weights, dtype=tf.float64)
+    module.bias = tf.Variable(bias, dtype=tf.float64)
+    module.function = tf.function(
+        lambda x: {"y": tf.linalg.matvec(x, module.weights) + module.bias},
+        input_signature=[tf.TensorSpec([None, len(weights)], tf.float64, "x")],
+    )
+    tf.saved_model.save(module, str(folder), signatures=module.function.get_concrete_function())
 
 
 @pytest.fixture(scope="session")

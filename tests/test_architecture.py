@@ -186,3 +186,13 @@ def test_the_page_says_of_each_room_what_the_code_says(room: str) -> None:
 def test_files_that_the_documents_name_are_there(page: Path) -> None:
     named = re.findall(r"`((?:transforms|pipeline|tests|templates|benchmarks|docs)/[\w/.-]*)`", page.read_text(encoding="utf-8"))
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=[str(path.relative_to(ROOT / "tests")) for path in TESTS])
+def test_no_test_module_imports_another(path: Path) -> None:
+    """What two of them need stands in a module of its own, such as tests/jobs.py."""
+    names = {node.module or "" for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)}
+    assert not [name for name in names if name.rpartition(".")[2].startswith("test_")]

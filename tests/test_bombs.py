@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from backports import zstd
-from test_changed import NUMBERS, ranges_of
+from input_files import NUMBERS, ranges_of
 
 from transforms.formats import limits
 from transforms.formats.avro.blocks import UNPACKERS, read_header

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from bombs import BOMBS
-from test_machine import GIB, ROOT, Container
+from containers import GIB, ROOT, Container
 
 # Rows that come, and the codes of those that fail.
 EXPECTED: dict[str, tuple[int, list[str]]] = {

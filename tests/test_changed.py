@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
-import json
 import os
-import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import fastavro
-import google_crc32c
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from backports import zstd
 from gcp_fixtures import CloudStorage
+from input_files import CONTENTS, TEXTS, csv, jsonl, ranges_of, reader_of, values_and_failed
+from jobs import lines, manifest, run, write_lines
 from saved_models import Models
-from test_job import lines, manifest, run, write_lines
 
 from transforms import check_keys
 from transforms.elements.batches import InstanceBatch
@@ -31,59 +22,10 @@ from transforms.formats.catalog import format_of
 from transforms.read_instances import RangeReader
 from transforms.rows.codes import Code
 from transforms.rows.row_spec import RowSpec
-from transforms.specs.signature import Signature, TensorSpec
 from transforms.staging import split_records
 from transforms.storage import files
 from transforms.storage.pins import Pin
 
-NUMBERS = Signature("s", ("serve",), (TensorSpec("x", "x:0", "float32", (None,)),), (TensorSpec("y", "y:0", "float32", (None,)),))
-TEXTS = Signature("s", ("serve",), (TensorSpec("t", "t:0", "string", (None,)),), (TensorSpec("y", "y:0", "float32", (None,)),))
-
-
-def jsonl(values: Sequence[float]) -> bytes:
-    return b"".join(json.dumps({"x": value}).encode() + b"\n" for value in values)
-
-
-def csv(values: Sequence[float]) -> bytes:
-    return b"x\n" + b"".join(b"%d\n" % value for value in values)
-
-
-def parquet(values: Sequence[float]) -> bytes:
-    out = io.BytesIO()
-    pq.write_table(pa.table({"x": pa.array(values, pa.float32())}), out, row_group_size=50)
-    return out.getvalue()
-
-
-def avro(values: Sequence[float]) -> bytes:
-    out = io.BytesIO()
-    fastavro.writer(
-        out, {"type": "record", "name": "r", "fields": [{"name": "x", "type": "float"}]}, [{"x": v} for v in values], sync_interval=100
-    )
-    return out.getvalue()
-
-
-def tf_record(values: Sequence[float]) -> bytes:
-    """As tensorflow/core/lib/io/record_writer.h frames records."""
-
-    def masked(data: bytes) -> bytes:
-        crc = google_crc32c.value(data)
-        return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-    texts = [b"%d" % value for value in values]
-    lengths = [struct.pack("<Q", len(text)) for text in texts]
-    return b"".join(length + masked(length) + text + masked(text) for length, text in zip(lengths, texts, strict=True))
-
-
-CONTENTS: dict[str, Callable[[Sequence[float]], bytes]] = {
-    "rows.jsonl": jsonl,
-    "rows.csv": csv,
-    "rows.parquet": parquet,
-    "rows.avro": avro,
-    "rows.tfrecord": tf_record,
-    "rows.jsonl.gz": lambda values: gzip.compress(jsonl(values)),
-    "rows.jsonl.bz2": lambda values: b"".join(bz2.compress(jsonl(values[first : first + 1000])) for first in range(0, len(values), 1000)),
-    "rows.csv.zst": lambda values: zstd.compress(csv(values)),
-}
 OLD, NEW = range(1000, 1400), range(2000, 2400)
 
 
@@ -120,24 +62,6 @@ WAYS = [replaced, rewritten, cut, emptied, appended, deleted]
 def wait_a_tick() -> None:
     """Lets the clock of a disk go on, whose ticks are of some milliseconds."""
     time.sleep(0.02)
-
-
-def ranges_of(path: Path | str) -> list[FileRange]:
-    (found,) = files.match(str(path))
-    return list(splitting.split_file(found, format_of(found.path, None)))
-
-
-def values_and_failed(batches: Iterator[InstanceBatch]) -> tuple[list[float], list[Code]]:
-    values, failed = [], []
-    for batch in batches:
-        for column in batch.columns.values():
-            values += [float(value) for value in column]
-        failed += [row.code for row in batch.failed]
-    return values, failed
-
-
-def reader_of(name: str) -> RangeReader:
-    return RangeReader(RowSpec(TEXTS if name.endswith("tfrecord") else NUMBERS), None)
 
 
 @pytest.mark.parametrize("way", WAYS)

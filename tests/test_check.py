@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jobs import write_lines
 from saved_models import Models
 
 from pipeline.check import prices
@@ -44,11 +44,6 @@ def rows_of(path: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (POOL / path).read_text(encoding="utf-8").splitlines()]
 
 
-def write(path: Path, rows: Iterable[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def run(folder: Path, *flags: str) -> int:
     """Runs the job; gives the predictions, having held that no row failed."""
     assert main(["run", f"--output={folder / 'out'}", *flags]) == 0
@@ -65,7 +60,7 @@ def test_a_number_written_as_a_string(tmp_path: Path, capsys: pytest.CaptureFixt
         row | {"body_mass_g": str(row["body_mass_g"]), "bill_depth_mm": None if not place else row["bill_depth_mm"]}
         for place, row in enumerate(good)
     ]
-    data = write(tmp_path / "rows.jsonl", bad)
+    data = write_lines(tmp_path / "rows.jsonl", bad)
     checked = Checked(tmp_path, capsys, model, "--signature_name=serving_default", f"--input={data}")
     assert checked.status == 2
     misfit = checked.misfit("body_mass_g")
@@ -73,7 +68,7 @@ def test_a_number_written_as_a_string(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "write 'body_mass_g' as a number, 3750.0 and not \"3750.0\"" in misfit["mend"]
     assert checked.misfit("bill_depth_mm")["rows"] == 1, "each field of a row is looked at, not the first that fails"
     assert "in 200 of 200 rows" in checked.printed
-    mended = write(tmp_path / "mended.jsonl", [row | {"body_mass_g": float(row["body_mass_g"])} for row in bad[1:]])
+    mended = write_lines(tmp_path / "mended.jsonl", [row | {"body_mass_g": float(row["body_mass_g"])} for row in bad[1:]])
     flags = (model, "--signature_name=serving_default", f"--input={mended}")
     assert Checked(tmp_path, capsys, *flags).status == 0
     assert run(tmp_path, *flags) == len(good) - 1
@@ -83,14 +78,16 @@ def test_a_number_written_as_a_string(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_field_under_another_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = f"--model={POOL / 'models/gcp_babyweight_keras'}"
     good = rows_of("data/babyweight/keras_instances.jsonl")
-    data = write(tmp_path / "rows.jsonl", [{("Mother-Age" if name == "mother_age" else name): row[name] for name in row} for row in good])
+    data = write_lines(
+        tmp_path / "rows.jsonl", [{("Mother-Age" if name == "mother_age" else name): row[name] for name in row} for row in good]
+    )
     checked = Checked(tmp_path, capsys, model, f"--input={data}")
     assert checked.status == 2
     misfit = checked.misfit("mother_age")
     assert (misfit["code"], misfit["found"], misfit["rows"]) == ("INPUT_MISSING", "no such field", len(good))
     assert "rename 'Mother-Age' to 'mother_age'" in misfit["mend"]
     assert len(checked.json["misfits"]) == 1
-    assert run(tmp_path, model, f"--input={write(tmp_path / 'mended.jsonl', good)}") == len(good)
+    assert run(tmp_path, model, f"--input={write_lines(tmp_path / 'mended.jsonl', good)}") == len(good)
 
 
 @needs_pool
@@ -109,7 +106,7 @@ def test_the_wrong_signature(tmp_path: Path, capsys: pytest.CaptureFixture[str],
 
 @needs_pool
 def test_an_output_with_a_fixed_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = write(tmp_path / "rows.jsonl", [{"inputs": [float(number)]} for number in range(6)])
+    data = write_lines(tmp_path / "rows.jsonl", [{"inputs": [float(number)]} for number in range(6)])
     flags = (f"--model={POOL / 'models/half_plus_two_mkl/00000123'}", "--signature_name=regress_x2_to_y3", f"--input={data}")
     checked = Checked(tmp_path, capsys, *flags)
     assert checked.status == 2
@@ -127,20 +124,20 @@ def test_the_path_of_an_image_instead_of_its_bytes(tmp_path: Path, capsys: pytes
         image = tmp_path / f"{row['key']}.png"
         image.write_bytes(base64.b64decode(row["image_bytes"]["b64"]))
         bad.append(row | {"image_bytes": str(image)})
-    checked = Checked(tmp_path, capsys, model, f"--input={write(tmp_path / 'rows.jsonl', bad)}")
+    checked = Checked(tmp_path, capsys, model, f"--input={write_lines(tmp_path / 'rows.jsonl', bad)}")
     assert checked.status == 2
     misfit = checked.misfit("image_bytes")
     assert (misfit["code"], misfit["rows"]) == ("MODEL_ERROR", len(good))
     assert "holds the path of a file" in misfit["mend"]
     assert '{"b64": …}' in misfit["mend"]
     mended = [row | {"image_bytes": {"b64": base64.b64encode(Path(row["image_bytes"]).read_bytes()).decode()}} for row in bad]
-    assert run(tmp_path, model, f"--input={write(tmp_path / 'mended.jsonl', mended)}") == len(good)
+    assert run(tmp_path, model, f"--input={write_lines(tmp_path / 'mended.jsonl', mended)}") == len(good)
 
 
 def test_what_a_good_job_would_do(models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"id": f"row-{number}", "x": number, "s": "ab"[number % 2], "no": None} for number in range(500)]
     for place in range(5):
-        write(tmp_path / f"part-{place}.jsonl", rows[place::5])
+        write_lines(tmp_path / f"part-{place}.jsonl", rows[place::5])
     flags = (f"--model={models.get('two_outputs')}", f"--input={tmp_path}/part-*.jsonl")
     checked = Checked(tmp_path, capsys, *flags)
     assert checked.status == 0
@@ -176,7 +173,7 @@ def test_a_format_that_is_no_lines(models: Models, tmp_path: Path, capsys: pytes
 
 def test_columns_of_a_table_of_any_shape_and_style(models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """docs/formats.md, "BigQuery out": an output of higher rank is REPEATED, fields passed through are columns, ``*`` is none."""
-    data = write(tmp_path / "rows.jsonl", [{"id": "a", "x": [1.0, 2.0], "site": "north"}])
+    data = write_lines(tmp_path / "rows.jsonl", [{"id": "a", "x": [1.0, 2.0], "site": "north"}])
     flags = (f"--model={models.get('open_length')}", f"--input={data}", "--key_field=id", "--output_style=vertex")
     columns = [{"name": "key", "type": "STRING", "mode": "NULLABLE"}]
     columns += [{"name": "doubled", "type": "FLOAT64", "mode": "REPEATED"}, {"name": "total", "type": "FLOAT64", "mode": "NULLABLE"}]
@@ -186,7 +183,7 @@ def test_columns_of_a_table_of_any_shape_and_style(models: Models, tmp_path: Pat
 
 
 def test_fewer_bad_rows_than_are_allowed_do_not_make_it_fail(models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = write(tmp_path / "rows.jsonl", [{"x": 1.0}] * 19 + [{"x": "one"}])
+    data = write_lines(tmp_path / "rows.jsonl", [{"x": 1.0}] * 19 + [{"x": "one"}])
     flags = (f"--model={models.get('half_plus_two')}", f"--input={data}")
     checked = Checked(tmp_path, capsys, *flags)
     assert checked.status == 0

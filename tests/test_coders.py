@@ -19,8 +19,8 @@ from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jobs import lines, manifest, run, write_lines
 from saved_models import Models
-from test_job import lines, manifest, run, write_lines
 
 from pipeline import graph
 from pipeline.flags import options as flags

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from gcp_fixtures import CloudStorage
+from output_folders import FOREIGN, NEW, OLD, RESULT0, RESULT1, Killed, an_output, crc32c, described, make
 from saved_models import Models
-from test_commit import FOREIGN, NEW, OLD, RESULT0, RESULT1, Killed, an_output, crc32c, described, make
 
 from transforms.accounts.accounts import Accounts
 from transforms.elements.shards import Shard
@@ -259,7 +259,7 @@ def test_the_publish_step_done_twice_ends_the_same(gcs: CloudStorage, tmp_path: 
 
 def test_success_is_written_last_and_taken_away_first(gcs: CloudStorage, models: Models) -> None:
     """What a reader of a bucket sees, request by request, of a whole run over the output of another."""
-    from test_job import run
+    from jobs import run
 
     bucket = gcs.make_bucket()
     one = gcs.write(f"{bucket}/one.jsonl", b'{"x": 1}\n{"x": "a"}\n')

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from jobs import check_output, lines, manifest, run, write_lines
 from saved_models import Models
 from scipy.spatial.distance import jensenshannon
-from test_job import check_output, lines, manifest, run, write_lines
 
 from pipeline.main import main
 from transforms.compare.drift import jensen_shannon, stability_index

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from jobs import check_output, lines, manifest, run
 from saved_models import Models
-from test_job import check_output, lines, manifest, run
 
 from transforms.convert import from_json
 from transforms.elements import columns

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from gcp_fixtures import CloudStorage
-from test_changed import CONTENTS, NUMBERS, ranges_of, reader_of, values_and_failed
+from input_files import CONTENTS, NUMBERS, ranges_of, reader_of, values_and_failed
 
 from transforms.formats import blocks, record_batches
 from transforms.formats.catalog import format_of, known_types

@@ -18,8 +18,8 @@ import child
 import grpc
 import pytest
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
+from jobs import run, write_lines
 from saved_models import Models
-from test_job import run, write_lines
 
 from pipeline import engine, summary
 from pipeline.preflight import job as preflight

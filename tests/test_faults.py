@@ -16,8 +16,8 @@ import child
 import numpy as np
 import pytest
 from gcp_fixtures import CloudStorage
+from jobs import check_output, lines, manifest, names_in, run, write_lines
 from saved_models import Models
-from test_job import check_output, lines, manifest, names_in, run, write_lines
 
 from transforms.elements.batches import InstanceBatch
 from transforms.model import crashes

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jobs import check_output, lines, run
 from saved_models import Models
-from test_job import check_output, lines, run
 
 from transforms.elements.batches import InstanceBatch
 from transforms.elements.splits import FileRange

@@ -13,8 +13,8 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
+from jobs import check_output, lines, run, write_lines
 from saved_models import Models
-from test_job import check_output, lines, run, write_lines
 
 from pipeline.main import main
 from transforms.elements.splits import Split

@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from backports import zstd
 from saved_models import Models
-from test_tfrecord import example
-from test_tfrecord import write as write_records
+from tf_records import example, write_records
 
 from pipeline.main import main
 from transforms.formats import splitting

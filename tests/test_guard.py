@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from jobs import lines, manifest, run, write_lines
 from saved_models import Models
-from test_job import lines, manifest, run, write_lines
 
 from transforms.accounts import differences
 from transforms.compare import drift

@@ -6,63 +6,21 @@ import gzip
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import child
-import google_crc32c
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jobs import check_output, lines, manifest, names_in, run, write_lines
 from saved_models import Models
 
 from pipeline.main import main
 from transforms.formats import blocks, splitting
 
 REPORTED = {"report.html", "statistics.json"}
-
-
-def write_lines(path: Path, rows: Iterable[Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def run(out: Path | str, **flags: Any) -> int:
-    return main(["run", f"--output={out}", *(f"--{name}={value}" for name, value in flags.items())])
-
-
-def lines(out: Path, kind: str = "prediction.results") -> list[Any]:
-    return [json.loads(line) for path in sorted(out.glob(f"{kind}-*")) for line in path.read_text().splitlines()]
-
-
-def manifest(out: Path) -> dict[str, Any]:
-    return json.loads((out / "manifest.json").read_text())
-
-
-def check_output(out: Path) -> dict[str, Any]:
-    """Holds a published folder against its manifest, byte by byte; gives the manifest."""
-    report = manifest(out)
-    counts = report["counts"]
-    assert counts["read"] == counts["predicted"] + counts["failed"]
-    assert (out / "_SUCCESS").exists() == (report["status"] == "done")
-    assert not (out / "_staging").exists(), sorted(map(str, (out / "_staging").rglob("*")))
-    for entry in (*report["results"], *report["failed_rows"]):
-        content = (out / entry["name"]).read_bytes()
-        checksum = google_crc32c.Checksum(content)
-        assert (len(content), content.count(b"\n"), checksum.hexdigest().decode()) == (entry["bytes"], entry["rows"], entry["crc32c"])
-    assert sum(entry["rows"] for entry in report["failed_rows"]) == counts["failed"]
-    names = {path.name for path in out.iterdir() if path.name.startswith("prediction.")}
-    stats = {"prediction.errors_stats-00000-of-00001"} if counts["failed"] else set()
-    kept = set(report.get("kept_results", {}).get("names", ()))
-    assert names == {entry["name"] for entry in (*report["results"], *report["failed_rows"])} | stats | kept
-    return report
-
-
-def names_in(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_predictions_failed_rows_and_stats(models: Models, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jobs import check_output, lines, run, write_lines
+from output_folders import OLD, crc32c, in_place, read, write
 from saved_models import Models
-from test_commit import OLD, crc32c, in_place, read, write
-from test_job import check_output, lines, run, write_lines
 
 from pipeline.main import main
 from transforms.output import journal

@@ -11,46 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from saved_models import Models
+from jobs import read_lines, run, task_lines, write_lines
+from saved_models import Models, export_linear
 
-from pipeline.main import main
 from transforms.many.tasks import TaskError, check_tasks
 from transforms.specs.job import InputSpec, KeySpec, OutputSpec
 from transforms.specs.run import RunSpec, Task
 
 MODELS = 300
 BROKEN = 10
-
-
-def run(out: Path, **flags: Any) -> int:
-    return main(["run", f"--output={out}", *(f"--{name}={value}" for name, value in flags.items())])
-
-
-def write_lines(path: Path, rows: list[Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def read_lines(path: Path) -> list[Any]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def task_lines(out: Path) -> list[dict[str, Any]]:
-    return [line for path in sorted(out.glob("tasks-*.jsonl")) for line in read_lines(path)]
-
-
-def export(folder: Path, weights: np.ndarray, bias: float) -> None:
-    import tensorflow as tf
-
-    module = tf.Module()
-    module.weights = tf.Variable(weights, dtype=tf.float64)
-    module.bias = tf.Variable(bias, dtype=tf.float64)
-    module.function = tf.function(
-        lambda x: {"y": tf.linalg.matvec(x, module.weights) + module.bias},
-        input_signature=[tf.TensorSpec([None, len(weights)], tf.float64, "x")],
-    )
-    tf.saved_model.save(module, str(folder), signatures=module.function.get_concrete_function())
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +34,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str
         rows = np.random.default_rng(site).choice(len(data.data), 60, replace=False)
         x, y = data.data[rows].round(6), data.target[rows]
         solution = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0]
-        export(folder / "models" / f"{site}", solution[:-1], solution[-1])
+        export_linear(folder / "models" / f"{site}", solution[:-1], solution[-1])
         few = x[: 5 + site % 7]
         write_lines(folder / "data" / f"{site}.jsonl", [{"id": f"{site}-{number}", "x": row.tolist()} for number, row in enumerate(few)])
         output = f"region-{site % 3}/site-{site}"

@@ -6,8 +6,8 @@ import gzip
 from pathlib import Path
 
 import pytest
+from jobs import lines, names_in, run, write_lines
 from saved_models import Models
-from test_job import lines, names_in, run, write_lines
 
 from pipeline.preflight import job as preflight
 from transforms.output.mirror import MirrorCheck

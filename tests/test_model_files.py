@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gcp_fixtures import CloudStorage
-from test_job import lines, manifest, run, write_lines
+from jobs import lines, manifest, run, write_lines
 
 from pipeline import main as program
 from transforms.model import kept_between_jobs

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jobs import lines, run, write_lines
 from saved_models import Models
-from test_job import lines, run, write_lines
 
 from transforms.model import classify_ops, ops, reach
 from transforms.model.locate import locate_model

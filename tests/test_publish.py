@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jobs import lines, manifest, run, write_lines
 from saved_models import Models
-from test_job import lines, manifest, run, write_lines
 
 from transforms import write_shards
 from transforms.many.run_manifest import publish_run

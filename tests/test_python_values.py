@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jobs import lines, run
 from saved_models import Models
-from test_job import lines, run
 
 from transforms.convert.python_values import python_values
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from gcp_fixtures import CloudStorage
+from jobs import read_lines, run, task_lines, write_lines
 from saved_models import Models
-from test_many import read_lines, run, task_lines, write_lines
 
 REGISTERED = "projects/test-project/locations/europe-west1/models"
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jobs import check_output, lines, manifest, run, write_lines
 from saved_models import Models
-from test_job import check_output, lines, manifest, run, write_lines
 
 from transforms.report import page
 from transforms.specs.job import InputSpec, KeySpec, OutputSpec

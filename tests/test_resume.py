@@ -14,8 +14,8 @@ from typing import Any
 import child
 import pytest
 from gcp_fixtures import BigQuery, CloudStorage
+from jobs import check_output, lines, manifest, names_in, run, write_lines
 from saved_models import Models
-from test_job import check_output, lines, manifest, names_in, run, write_lines
 
 from transforms.formats import splitting
 

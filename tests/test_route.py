@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from saved_models import Models
-from test_many import export, read_lines, run, write_lines
+from jobs import read_lines, run, write_lines
+from saved_models import Models, export_linear
 
 from transforms.runtime import metrics
 
@@ -30,10 +30,10 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, tup
         weights[name] = generator.normal(size=width), float(number)
         below = folder / name
         if number % 3 == 0:
-            export(below / "1", -weights[name][0], 0.0)
+            export_linear(below / "1", -weights[name][0], 0.0)
             below = below / "2"
-        export(below, *weights[name])
-    export(folder / "broken", np.ones(WIDTH), 0.0)
+        export_linear(below, *weights[name])
+    export_linear(folder / "broken", np.ones(WIDTH), 0.0)
     (folder / "broken" / "variables" / "variables.data-00000-of-00001").write_bytes(b"short")
     return folder, weights
 

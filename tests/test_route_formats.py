@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_many import export, read_lines, run
+from jobs import read_lines, run
+from saved_models import export_linear
 
 from transforms.elements.splits import FileRange
 from transforms.formats.parquet.reader import ParquetReader
@@ -36,7 +37,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Weights]:
     generator = np.random.default_rng(11)
     weights = {name: (generator.normal(size=WIDTH), float(number)) for number, name in enumerate(SITES)}
     for name in SITES:
-        export(folder / name / "7" if name == "north" else folder / name, *weights[name])
+        export_linear(folder / name / "7" if name == "north" else folder / name, *weights[name])
     return folder, weights
 
 
@@ -46,7 +47,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Weights]:
     folder = tmp_path_factory.mktemp("narrow")
     weights = {name: (np.array([float(number + 2)]), 0.5) for number, name in enumerate(SITES)}
     for name in SITES:
-        export(folder / name, *weights[name])
+        export_linear(folder / name, *weights[name])
     return folder, weights
 
 

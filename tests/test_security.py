@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from gcp_fixtures import CloudStorage
+from jobs import lines, manifest, run, write_lines
 from saved_models import Models
-from test_job import lines, manifest, run, write_lines
 
 Capture = pytest.CaptureFixture[str]
 SECRET = "the content of another file"

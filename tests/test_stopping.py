@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import child
+from jobs import write_lines
 from saved_models import Models
-from test_job import write_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jobs import run
 from saved_models import Models
-from test_job import run
 
 from transforms.storage import files, table_folders
 from transforms.storage.table_folders import TableFolderError

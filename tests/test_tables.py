@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jobs import lines, run
 from saved_models import Models
 
 from pipeline.main import main
@@ -23,14 +24,6 @@ from transforms.elements.columns import Ragged
 from transforms.formats import record_batches, splitting
 from transforms.rows.codes import Code
 from transforms.specs.signature import Signature, TensorSpec
-
-
-def run(out: Path, **flags: Any) -> int:
-    return main(["run", f"--output={out}", *(f"--{name}={value}" for name, value in flags.items())])
-
-
-def lines(out: Path, kind: str = "prediction.results") -> list[Any]:
-    return [json.loads(line) for path in sorted(out.glob(f"{kind}-*")) for line in path.read_text().splitlines()]
 
 
 def counts(out: Path) -> dict[str, int]:

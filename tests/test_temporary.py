@@ -12,8 +12,8 @@ from pathlib import Path
 
 import child
 import pytest
+from jobs import run, write_lines
 from saved_models import Models
-from test_job import run, write_lines
 
 from transforms.model import crashes
 from transforms.runtime import processes, temporary_folders

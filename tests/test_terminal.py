@@ -11,8 +11,8 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from jobs import check_output, lines, write_lines
 from saved_models import Models
-from test_job import check_output, lines, write_lines
 
 from pipeline.process.terminal import block, one_line, plain
 

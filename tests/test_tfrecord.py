@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jobs import check_output, lines, run
 from saved_models import Models
-from test_job import check_output, lines, run
+from tf_records import example, write_records
 
 from transforms.elements.batches import InstanceBatch
 from transforms.elements.splits import FileRange
@@ -33,37 +34,12 @@ def signature(**inputs: tuple[str, tuple[int | None, ...] | None]) -> Signature:
 LONE = RowSpec(signature(examples=("string", (None,))))
 
 
-def example(**features: Any) -> bytes:
-    import tensorflow as tf
-
-    def feature(values: Any) -> Any:
-        values = values if isinstance(values, list) else [values]
-        if all(isinstance(value, int) for value in values):
-            return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-        if all(isinstance(value, float) for value in values):
-            return tf.train.Feature(float_list=tf.train.FloatList(value=values))
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[v.encode() if isinstance(v, str) else v for v in values]))
-
-    return tf.train.Example(
-        features=tf.train.Features(feature={name: feature(value) for name, value in features.items()})
-    ).SerializeToString()
-
-
-def write(path: Path, records: list[bytes]) -> Path:
-    import tensorflow as tf
-
-    with tf.io.TFRecordWriter(str(path), "GZIP" if path.suffix == ".gz" else "") as writer:
-        for record in records:
-            writer.write(record)
-    return path
-
-
 def read(path: Path, spec: RowSpec) -> list[InstanceBatch]:
     return list(RecordReader(spec).read(FileRange(str(path), 0, None, path.stat().st_size, path.name), (str(path), 0)))
 
 
 def one_batch(tmp_path: Path, records: list[bytes], spec: RowSpec) -> InstanceBatch:
-    (batch,) = [batch for batch in read(write(tmp_path / "rows.tfrecord", records), spec) if len(batch) + len(batch.failed)]
+    (batch,) = [batch for batch in read(write_records(tmp_path / "rows.tfrecord", records), spec) if len(batch) + len(batch.failed)]
     return batch
 
 
@@ -74,7 +50,7 @@ RECORDS = [bytes([n % 256]) * (n * 7 % 300) for n in range(500)]
 @pytest.mark.parametrize("block_bytes", [1, 100, 4 << 20])
 def test_records_come_out_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, block_bytes: int) -> None:
     monkeypatch.setattr(tfrecord_reader, "BLOCK_BYTES", block_bytes)
-    path = write(tmp_path / name, RECORDS)
+    path = write_records(tmp_path / name, RECORDS)
     batches = read(path, LONE)
     assert [value for batch in batches for value in batch.columns["examples"]] == RECORDS
     starts = np.cumsum([0, *(len(record) + 16 for record in RECORDS)])[:-1]
@@ -90,7 +66,7 @@ def test_records_come_out_as_they_are(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_damage_anywhere_keeps_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
     monkeypatch.setattr(tfrecord_reader, "BLOCK_BYTES", block_bytes)
     records = RECORDS[:12]
-    content = write(tmp_path / "good.tfrecord", records).read_bytes()
+    content = write_records(tmp_path / "good.tfrecord", records).read_bytes()
     starts = np.cumsum([0, *(len(record) + 16 for record in records)]).tolist()
     for place in range(len(content)):
         flipped = bytearray(content)
@@ -115,7 +91,7 @@ def until_damage(path: Path) -> tuple[list[bytes], int | None]:
 
 
 def test_a_truncated_gzip_and_a_file_of_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = write(tmp_path / "rows.tfrecord.gz", [np.random.default_rng(n).bytes(1000) for n in range(100)]).read_bytes()
+    packed = write_records(tmp_path / "rows.tfrecord.gz", [np.random.default_rng(n).bytes(1000) for n in range(100)]).read_bytes()
     (tmp_path / "cut.tfrecord.gz").write_bytes(packed[: len(packed) // 2])
     found, damage = until_damage(tmp_path / "cut.tfrecord.gz")
     assert 10 < len(found) < 55
@@ -179,7 +155,7 @@ def test_a_bad_record_costs_itself_alone(tmp_path: Path, change: Any, code: Code
     spec = RowSpec(NAMED, key_fields=key_fields)
     good = [example(**GOOD, id=n) for n in range(5)]
     for records in ([bad], [*good[:2], bad, *good[3:]]):
-        batches = read(write(tmp_path / "rows.tfrecord", records), spec)
+        batches = read(write_records(tmp_path / "rows.tfrecord", records), spec)
         failed = [row for batch in batches for row in batch.failed]
         assert [(row.code, json.loads(row.instance)) for row in failed if row.code != Code.KEY_MISSING] in (
             [(code, {"b64": base64.b64encode(bad).decode()})],
@@ -226,7 +202,7 @@ def test_inputs_that_no_feature_can_feed() -> None:
 
 @pytest.mark.parametrize("name", ["rows.tfrecord", "rows.tfrecords.gz", "rows.tfrec"])
 def test_a_job_on_examples(models: Models, tmp_path: Path, name: str) -> None:
-    data = write(tmp_path / name, [example(x=n, s=f"text {n}", id=f"k{n}") for n in range(1000)])
+    data = write_records(tmp_path / name, [example(x=n, s=f"text {n}", id=f"k{n}") for n in range(1000)])
     assert run(tmp_path / "out", model=models.get("two_outputs"), input=data, key_field="id") == 0
     assert check_output(tmp_path / "out")["counts"] == {"read": 1000, "predicted": 1000, "failed": 0}
     got = {row["key"]: row["prediction"] for row in lines(tmp_path / "out")}
@@ -234,7 +210,7 @@ def test_a_job_on_examples(models: Models, tmp_path: Path, name: str) -> None:
 
 
 def test_a_job_on_raw_records_with_damage(models: Models, tmp_path: Path) -> None:
-    content = write(tmp_path / "rows.tfrecord", [b"x" * n for n in range(100)]).read_bytes()
+    content = write_records(tmp_path / "rows.tfrecord", [b"x" * n for n in range(100)]).read_bytes()
     assert run(tmp_path / "out", model=models.get("text_length"), input=tmp_path / "rows.tfrecord") == 0
     assert [row["prediction"] for row in lines(tmp_path / "out")] == list(range(100))
     (tmp_path / "rows.tfrecord").write_bytes(content[:-1])

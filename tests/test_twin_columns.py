@@ -11,8 +11,8 @@ import fastavro
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jobs import lines, run, write_lines
 from saved_models import Models
-from test_job import lines, run, write_lines
 
 from pipeline.main import main
 

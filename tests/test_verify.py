@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from gcp_fixtures import CloudStorage
+from jobs import run, write_lines
 from saved_models import Models
-from test_job import run, write_lines
 
 from pipeline.main import main
 

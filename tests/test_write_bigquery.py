@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from jobs import write_lines
 
 from transforms.bigquery.table_writer import UNFIT, output_type, schema_field, table_type, typed
 from transforms.formats import splitting
@@ -32,11 +33,6 @@ def run(models, capsys, gcs):
 
     run.folder = folder
     return run
-
-
-def write_lines(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def schema_of(bigquery, table):

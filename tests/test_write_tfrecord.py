@@ -16,8 +16,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from jobs import names_in, run, write_lines
 from saved_models import Models
-from written import instances, names_in, objects, output_spec, predictions, run, signature_of, write_lines
+from written import instances, objects, output_spec, predictions, signature_of
 
 from transforms.elements.batches import PredictionBatch
 from transforms.elements.columns import Column, Ragged

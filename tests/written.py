@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.main import main
 from transforms.elements.batches import InstanceBatch, PredictionBatch, RowTexts
 from transforms.elements.columns import Column
 from transforms.specs.signature import Signature, TensorSpec
@@ -46,17 +43,3 @@ def objects(values: list[Any], shape: tuple[int, ...] = (-1,)) -> np.ndarray:
     column = np.empty(len(values), object)
     column[:] = values
     return column.reshape(shape)
-
-
-def run(out: Path, **flags: Any) -> int:
-    return main(["run", f"--output={out}", *(f"--{name}={value}" for name, value in flags.items())])
-
-
-def write_lines(path: Path, rows: list[Any]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def names_in(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -17,8 +17,8 @@ from typing import Any
 import child
 import pytest
 from gcp_fixtures import BigQuery, CloudStorage
+from jobs import check_output, lines, manifest, write_lines
 from saved_models import Models
-from test_job import check_output, lines, manifest, write_lines
 
 from cluster import engines
 
