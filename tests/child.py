@@ -35,6 +35,8 @@ def start(
 
 
 def _run(argv: list[str], split_bytes: int | None, said: Path | None, file_bytes: int | None) -> None:
+    import quick_beam
+
     from pipeline.main import console
     from transforms.formats import splitting
 
@@ -46,6 +48,7 @@ def _run(argv: list[str], split_bytes: int | None, said: Path | None, file_bytes
     if file_bytes is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    quick_beam.remember()
     sys.argv = ["nightshift", *argv]
     try:
         console()

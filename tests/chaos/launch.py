@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
-import functools
 import os
 import pickle
 import signal
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import child
+import quick_beam
 
 from chaos import faults
 from chaos.faults import COUNTS, Point, Watch
@@ -151,19 +151,11 @@ def _begin(settings: Settings, control: Connection) -> Watch:
     if settings.short_sleeps:
         sleep = time.sleep
         time.sleep = lambda seconds: sleep(seconds * SLEEPS)
-    _remember_signatures()
+    quick_beam.remember()
     from transforms.formats import splitting
 
     splitting.SPLIT_BYTES = settings.split_bytes
     return watch
-
-
-def _remember_signatures() -> None:
-    """Makes Beam look at each function once a launch, not once a transform: a quarter of a small run is that."""
-    from apache_beam.transforms import core
-    from apache_beam.typehints import decorators
-
-    decorators.get_signature = core.get_signature = functools.cache(decorators.get_signature)
 
 
 def _run(argv: list[str], settings: Settings, control: Connection) -> None:
