@@ -7,7 +7,8 @@ from pathlib import Path
 
 import google_crc32c
 
-from transforms.output.folder_change import Change, commit
+from transforms.elements.shards import Shard
+from transforms.output.folder_change import Change, FolderChange, commit
 from transforms.output.journal import alone
 
 RESULT0, RESULT1 = "prediction.results-00000-of-00002", "prediction.results-00001-of-00002"
@@ -62,3 +63,26 @@ def in_place(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "link").symlink_to(folder.parent)
     return folder
+
+
+def staged(folder: Path, name: str, content: bytes) -> Shard:
+    write(folder, {f"_staging/run/launch/{name}": content})
+    return Shard("results", f"{folder}/_staging/run/launch/{name}", ("", 0), "", "", 1, len(content), crc32c(content))
+
+
+def a_folder_change(folder: Path) -> FolderChange:
+    return FolderChange(
+        str(folder),
+        f"{folder}/_staging/run/launch",
+        placed={
+            RESULT0: staged(folder, "a", b"new0"),
+            RESULT1: staged(folder, "b", b"new1"),
+            "deep/new.jsonl": staged(folder, "c", b"new2"),
+        },
+        written={"manifest.json": NEW["manifest.json"], "_SUCCESS": b""},
+        removed={"prediction.results-00000-of-00001", "only/old.jsonl"},
+    )
+
+
+def a_change(folder: Path) -> Change:
+    return Change("run", "launch", 0, [a_folder_change(folder)], f"{folder.parent}/.{folder.name}.nightshift")

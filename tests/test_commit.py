@@ -12,12 +12,25 @@ import time
 from pathlib import Path
 
 import pytest
-from output_folders import FOREIGN, NEW, OLD, RESULT0, RESULT1, Killed, crc32c, in_place, make, read, write
+from output_folders import (
+    FOREIGN,
+    NEW,
+    OLD,
+    RESULT0,
+    Killed,
+    a_change,
+    a_folder_change,
+    crc32c,
+    in_place,
+    make,
+    read,
+    staged,
+    write,
+)
 from saved_models import Models
 
 from pipeline.main import main
 from transforms.accounts.accounts import Accounts
-from transforms.elements.shards import Shard
 from transforms.output import folder_change as module
 from transforms.output import manifest, publisher
 from transforms.output.folder_change import Change, FolderChange, NameTwiceError, commit
@@ -28,30 +41,6 @@ from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec
 from transforms.specs.run import RunSpec
 from transforms.specs.signature import Signature
-
-
-def staged(folder: Path, name: str, content: bytes) -> Shard:
-    write(folder, {f"_staging/run/launch/{name}": content})
-    return Shard("results", f"{folder}/_staging/run/launch/{name}", ("", 0), "", "", 1, len(content), crc32c(content))
-
-
-def a_folder_change(folder: Path) -> FolderChange:
-    return FolderChange(
-        str(folder),
-        f"{folder}/_staging/run/launch",
-        placed={
-            RESULT0: staged(folder, "a", b"new0"),
-            RESULT1: staged(folder, "b", b"new1"),
-            "deep/new.jsonl": staged(folder, "c", b"new2"),
-        },
-        written={"manifest.json": NEW["manifest.json"], "_SUCCESS": b""},
-        removed={"prediction.results-00000-of-00001", "only/old.jsonl"},
-    )
-
-
-def a_change(folder: Path) -> Change:
-    return Change("run", "launch", 0, [a_folder_change(folder)], f"{folder.parent}/.{folder.name}.nightshift")
-
 
 SYSTEM_CALLS = ("link", "mkdir", "makedirs", "rename", "replace", "remove", "unlink", "rmdir", "fsync")
 

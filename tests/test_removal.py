@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from test_commit import OLD, a_change, read, write
+from output_folders import OLD, a_change, read, write
 
 from transforms.output import folder_change
 from transforms.output.journal import alone
