@@ -108,6 +108,20 @@ def test_no_two_modules_import_each_other() -> None:
         visit(module, ())
 
 
+def callers(name: str) -> set[str]:
+    """The modules that call the function or class ``name``."""
+    return {
+        module
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+    }
+
+
+def test_failed_rows_are_made_in_one_function() -> None:
+    assert callers("FailedRow") == set(), "FailedRow.of makes them"
+
+
 @pytest.mark.parametrize("module", list(MODULES))
 def test_tensorflow_is_imported_only_by_the_model_and_only_when_used(module: str) -> None:
     def is_tensorflow(name: str) -> bool:

@@ -32,7 +32,7 @@ from transforms.elements.shards import Shard
 from transforms.elements.splits import FileRange, Incomplete, Split, SplitCount
 from transforms.formats.csv.rows import Header
 from transforms.many.waiting_rows import RowBlock, RowBlockCoder
-from transforms.rows.codes import Code, Stage
+from transforms.rows.codes import Code
 from transforms.rows.keys import DuplicateKey, Duplicates
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec, Structure
@@ -225,7 +225,7 @@ def test_statistics_travel_whole() -> None:
     assert stored.encode(arrived) == stored.encode(statistics)
 
 
-FAILED = FailedRow(b'"k"', "caf\udce9", 7, Stage.READ, Code.NOT_JSON, "no", b"\xff")
+FAILED = FailedRow(b'"k"', "caf\udce9", 7, Code.WRONG_TYPE, "no", b"\xff", "x")
 
 
 @pytest.mark.parametrize(

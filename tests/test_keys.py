@@ -54,7 +54,7 @@ def test_keys_that_fail(token: bytes, code: Code, found: str) -> None:
         with pytest.raises(RowError) as failure:
             take_key(tokens, fields)
         assert failure.value.code == code
-        assert failure.value.stage is Stage.KEY
+        assert failure.value.code.stage is Stage.KEY
         assert "'day'" in failure.value.message
         assert found in failure.value.message
 

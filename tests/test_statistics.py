@@ -21,7 +21,7 @@ from transforms.elements.batches import PredictionBatch
 from transforms.elements.columns import Ragged
 from transforms.elements.failed_rows import FailedRow
 from transforms.report import page
-from transforms.rows.codes import Code, Stage
+from transforms.rows.codes import Code
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec
 from transforms.statistics import statistics, stored, tf_metadata
@@ -154,7 +154,7 @@ def test_ragged_columns() -> None:
 
 def test_missing_inputs_and_examples_come_from_the_failed_rows() -> None:
     failed = [
-        FailedRow(b"1", "in.jsonl", place, Stage.CONVERT, Code.INPUT_MISSING, "the row lacks the input 'y'; it has 'z'", b'{"z": "<b>"}')
+        FailedRow(b"1", "in.jsonl", place, Code.INPUT_MISSING, "the row lacks the input 'y'; it has 'z'", b'{"z": "<b>"}', "y")
         for place in range(7)
     ]
     merged = gathered(batch_of({"y": np.ones(3, np.float32)}, {"y": "float32"}, failed))

@@ -22,7 +22,7 @@ from transforms.formats.blocks import BLOCK_BYTES
 from transforms.formats.catalog import FORMATS, format_of
 from transforms.formats.damage import DamagedFileError
 from transforms.formats.protocols import Reader
-from transforms.rows.codes import INCOMPLETE, Code, Stage
+from transforms.rows.codes import INCOMPLETE, Code, RowError
 from transforms.rows.keys import hash_keys
 from transforms.rows.row_spec import RowSpec, row_spec
 from transforms.runtime import metrics
@@ -58,7 +58,7 @@ class RangeReader:
             offset, code = damage.offset, Code.FILE_DAMAGED
         except FileChangedError as change:
             offset, code, message = piece.start, Code.FILE_CHANGED, str(change)
-        failed = FailedRow(b"", piece.path, offset, Stage.READ, code, message, b"null")
+        failed = FailedRow.of(RowError(code, message), piece.path, offset, b"null")
         yield dataclasses.replace(reader.nothing(piece, order), failed=[failed])
 
     def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:

@@ -24,7 +24,7 @@ from transforms.many.row_models import folder_of, stand_in
 from transforms.many.waiting_rows import InstanceMaker, RowBlock, keep, keep_failed
 from transforms.model.locate import locate_named
 from transforms.read_instances import ACCOUNT_TYPES, RangeReader, RowsRead, SplitAccount, timed
-from transforms.rows.codes import Code, RowError, Stage
+from transforms.rows.codes import Code, RowError
 from transforms.rows.row_spec import RowSpec, row_spec
 from transforms.runtime import metrics
 from transforms.specs.errors import RefusedError, SpecError
@@ -84,7 +84,7 @@ class _Route(beam.DoFn):
     def _nameless(self, batch: InstanceBatch, row: int, token: str) -> FailedRow:
         found = "nothing or null" if token == "null" else token[:60]
         message = f"expected the name of a model in field {self.field!r}, which --model_field names; found {found}"
-        return batch.failed_row(row, Code.MODEL_NOT_FOUND, Stage.PREDICT, message)
+        return batch.failed_row(row, RowError(Code.MODEL_NOT_FOUND, message))
 
 
 def _name(token: str) -> str | None:
@@ -133,8 +133,7 @@ class _ReadModel(beam.DoFn):
     def _finished(self, batch: InstanceBatch, job: JobSpec, error: RowError | None) -> InstanceBatch:
         batch.job = job
         if error is not None:
-            failed = [batch.failed_row(row, error.code, error.stage, error.message) for row in range(len(batch))]
-            batch = dataclasses.replace(batch.take(np.empty(0, np.int64)), failed=[*batch.failed, *failed])
+            batch = batch.fail(dict.fromkeys(range(len(batch)), error))
         assert job.route is not None
         if job.route.column is not None:
             version = msgspec.json.encode(job.model.version or job.model.location).decode()

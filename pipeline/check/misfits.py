@@ -19,7 +19,6 @@ from transforms.rows.codes import Code, RowError
 from transforms.specs.signature import Signature, TensorSpec
 from transforms.storage import files
 
-NAMED_INPUT = re.compile(r"input '([^']+)'")
 IMAGE = re.compile(r"\.(jpe?g|png|gif|bmp|webp|tiff?)$", re.IGNORECASE)
 
 
@@ -68,15 +67,14 @@ def _decoded(text: bytes) -> Any:
 
 def _reasons(row: FailedRow, instance: Any, signature: Signature, format: Format) -> Iterable[tuple[str, str, str, Any]]:
     """Gives field, code, message and value of everything that is wrong with one row."""
-    named = NAMED_INPUT.search(row.message)
-    field = named.group(1) if named else ""
+    field = row.field or ""
     whole = isinstance(instance, dict)
     if row.stage == "convert" and whole and format.types_rows and not _is_raw(instance):
         found = False
         for spec in signature.inputs:
             try:
                 if spec.name not in instance:
-                    raise RowError(Code.INPUT_MISSING, f"input {spec.name!r} is missing")
+                    raise RowError(Code.INPUT_MISSING, f"input {spec.name!r} is missing", spec.name)
                 normalize(instance[spec.name], signature, spec)
             except RowError as error:
                 found = True

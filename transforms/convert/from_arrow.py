@@ -33,12 +33,12 @@ def make_column(array: pa.Array, signature: Signature, spec: TensorSpec) -> tupl
         array = array.dictionary_decode()
     leaf, depth = _leaf(array.type)
     if not _is_fit(leaf, spec.dtype):
-        error = RowError(Code.WRONG_TYPE, f"input {spec.name!r}: expected {spec.dtype}, found a column of {array.type}")
+        error = RowError.of_input(Code.WRONG_TYPE, spec.name, f"expected {spec.dtype}, found a column of {array.type}")
         return _blank(len(array), signature, spec), dict.fromkeys(range(len(array)), error)
     if array.null_count:
         is_valid = pc.is_valid(array).to_numpy(zero_copy_only=False)
         valid = np.flatnonzero(is_valid)
-        null = RowError(Code.NULL_VALUE, f"input {spec.name!r}: expected {spec.dtype}, found null")
+        null = RowError.of_input(Code.NULL_VALUE, spec.name, f"expected {spec.dtype}, found null")
         errors: Errors = dict.fromkeys((int(row) for row in np.flatnonzero(~is_valid)), null)
         some = array.take(pa.array(valid))
     else:
@@ -194,10 +194,10 @@ def _cell(value: Any, leaf: pa.DataType, spec: TensorSpec, shapes: tuple[Shape, 
     if not fitting:
         expected = " or ".join("[" + ",".join("?" if dim is None else str(dim) for dim in one or ()) + "]" for one in shapes)
         found = "[" + ",".join(map(str, shape)) + "]"
-        raise RowError(Code.WRONG_SHAPE, f"input {spec.name!r}: expected {spec.dtype} of shape {expected}, found {found}")
+        raise RowError.of_input(Code.WRONG_SHAPE, spec.name, f"expected {spec.dtype} of shape {expected}, found {found}")
     flat = list(innermost(value))
     if any(item is None for item in flat):
-        raise RowError(Code.NULL_VALUE, f"input {spec.name!r}: expected {spec.dtype}, found a list with a null")
+        raise RowError.of_input(Code.NULL_VALUE, spec.name, f"expected {spec.dtype}, found a list with a null")
     values, bad = _values(pa.array(flat, leaf), spec)
     if bad.any():
         raise out_of_range(spec, flat[int(np.flatnonzero(bad)[0])])

@@ -175,9 +175,9 @@ def _row_array(value: Any, spec: TensorSpec, shapes: tuple[Shape, ...]) -> np.nd
         inner = full[0][len(shape) :] if full else (2,) if spec.dtype.startswith("complex") else ()
         shape += [dim or 0 for dim in inner]
     if spec.dtype.startswith("complex") and (not shape or shape[-1] != 2):
-        raise RowError(Code.WRONG_SHAPE, f"input {spec.name!r}: a complex number is a list of two numbers")
+        raise RowError.of_input(Code.WRONG_SHAPE, spec.name, "a complex number is a list of two numbers")
     if len(shape) > MAX_DEPTH:
-        raise RowError(Code.WRONG_SHAPE, f"input {spec.name!r}: lists are nested {len(shape)} deep; at most {MAX_DEPTH} is possible")
+        raise RowError.of_input(Code.WRONG_SHAPE, spec.name, f"lists are nested {len(shape)} deep; at most {MAX_DEPTH} is possible")
     flat = list(innermost(value))
     try:
         array = _fill(flat, len(flat), spec.dtype).reshape(shape)

@@ -120,7 +120,7 @@ def _wrong_shape(spec: TensorSpec, shapes: tuple[Shape, ...], value: Any) -> Row
     except RowError:
         found = "a ragged list"
     expected = " or ".join(show(shape) for shape in shapes)
-    return RowError(Code.WRONG_SHAPE, f"input {spec.name!r}: expected {spec.dtype} of shape {expected}, found {found}")
+    return RowError.of_input(Code.WRONG_SHAPE, spec.name, f"expected {spec.dtype} of shape {expected}, found {found}")
 
 
 def _scalar_check(spec: TensorSpec) -> Callable[[Any], Any]:
@@ -129,8 +129,8 @@ def _scalar_check(spec: TensorSpec) -> Callable[[Any], Any]:
 
     def refuse(value: Any) -> RowError:
         if value is None:
-            return RowError(Code.NULL_VALUE, f"input {spec.name!r}: expected {spec.dtype}, found null")
-        return RowError(Code.WRONG_TYPE, f"input {spec.name!r}: expected {spec.dtype}, found {_describe(value)}")
+            return RowError.of_input(Code.NULL_VALUE, spec.name, f"expected {spec.dtype}, found null")
+        return RowError.of_input(Code.WRONG_TYPE, spec.name, f"expected {spec.dtype}, found {_describe(value)}")
 
     def check_string(value: Any) -> Any:
         if isinstance(value, str):
@@ -139,7 +139,7 @@ def _scalar_check(spec: TensorSpec) -> Callable[[Any], Any]:
             try:
                 return msgspec.convert(value, B64)
             except msgspec.ValidationError:
-                raise RowError(Code.BAD_BASE64, f"input {spec.name!r}: expected base64 in b64, found {_describe(value['b64'])}") from None
+                raise RowError.of_input(Code.BAD_BASE64, spec.name, f"expected base64 in b64, found {_describe(value['b64'])}") from None
         raise refuse(value)
 
     def check_bool(value: Any) -> Any:
@@ -192,9 +192,9 @@ def regular_shape(value: Any, name: str) -> tuple[int, ...]:
         return ()
     inner = {regular_shape(item, name) for item in value}
     if len(inner) > 1:
-        raise RowError(Code.WRONG_SHAPE, f"input {name!r}: lists of different lengths or depths stand in one list")
+        raise RowError.of_input(Code.WRONG_SHAPE, name, "lists of different lengths or depths stand in one list")
     return (len(value), *(inner.pop() if inner else ()))
 
 
 def out_of_range(spec: TensorSpec, found: Any) -> RowError:
-    return RowError(Code.OUT_OF_RANGE, f"input {spec.name!r}: {_short(str(found))} does not fit {spec.dtype}")
+    return RowError.of_input(Code.OUT_OF_RANGE, spec.name, f"{_short(str(found))} does not fit {spec.dtype}")

@@ -10,7 +10,7 @@ import numpy as np
 from transforms.convert.to_json import finite_rows
 from transforms.elements.batches import PredictionBatch
 from transforms.elements.columns import Column, Ragged, take
-from transforms.rows.codes import Code, Stage
+from transforms.rows.codes import Code, RowError
 
 VALUE_BYTES = 20
 
@@ -38,7 +38,7 @@ def refuse(batch: PredictionBatch, code: Code, reasons: dict[int, str]) -> Predi
         return batch
     stays = np.ones(len(batch), bool)
     stays[list(reasons)] = False
-    failed = [batch.instances.failed_row(int(batch.kept[row]), code, Stage.WRITE, reasons[row]) for row in sorted(reasons)]
+    failed = [batch.instances.failed_row(int(batch.kept[row]), RowError(code, reasons[row])) for row in sorted(reasons)]
     return dataclasses.replace(select(batch, np.flatnonzero(stays)), failed=[*batch.failed, *failed])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import apache_beam as beam
@@ -11,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.elements.columns import Column, take
-from transforms.elements.failed_rows import FailedRow, row_as_json
+from transforms.elements.failed_rows import FailedRow
 from transforms.elements.splits import SplitEnd
-from transforms.rows.codes import Code, Stage
+from transforms.rows.codes import RowError
 from transforms.specs.job import JobSpec
 
 
@@ -47,10 +48,10 @@ class RowTexts:
 class InstanceBatch:
     """Rows of one file range, converted and keyed.
 
-    ``columns`` holds one column an input, each ``n`` rows; ``keys`` is ``n`` JSON texts; ``rows`` is the ``n`` rows as
-    read; ``passthrough`` is ``n`` JSON texts a field. ``failed`` are the rows of the same bytes that did not become
-    instances. ``bytes`` is the input they all came from. ``job`` is whose they are, and ``seconds`` what reading them took: set by
-    the read step, whatever the format. The last batch of a split that is recorded has its ``end``, and no rows.
+    ``columns`` holds one column an input, each ``n`` rows; ``keys`` is ``n`` JSON texts, null where a row has no key and is about to
+    ``fail``; ``rows`` is the ``n`` rows as read; ``passthrough`` is ``n`` JSON texts a field. ``failed`` are the rows of the same bytes
+    that did not become instances. ``bytes`` is the input they all came from. ``job`` is whose they are, and ``seconds`` what reading
+    them took: set by the read step, whatever the format. The last batch of a split that is recorded has its ``end``, and no rows.
     ``key_hashes`` tells keys apart where they are made but can stand twice: of all instances, then of failed rows, as they were read.
     """
 
@@ -85,10 +86,18 @@ class InstanceBatch:
             key_hashes=None,  # they were compared when the rows were read
         )
 
-    def failed_row(self, row: int, code: Code, stage: Stage, message: str) -> FailedRow:
-        """Makes the ``FailedRow`` of instance ``row``."""
-        key = self.keys[row].as_py().encode()
-        return FailedRow(key, self.source, int(self.offsets[row]), stage, code, message, row_as_json(self.rows[row]))
+    def failed_row(self, row: int, error: RowError) -> FailedRow:
+        """Make the ``FailedRow`` of instance ``row``."""
+        key = self.keys[row].as_py() or ""
+        return FailedRow.of(error, self.source, int(self.offsets[row]), self.rows[row], key.encode())
+
+    def fail(self, errors: Mapping[int, RowError]) -> InstanceBatch:
+        """Return the batch without the instances of ``errors``, by row number: they join its failed rows, which are in the file's order."""
+        if not errors:
+            return self
+        failed = [*self.failed, *(self.failed_row(row, error) for row, error in errors.items())]
+        rest = self.take(np.delete(np.arange(len(self)), list(errors)))
+        return dataclasses.replace(rest, failed=sorted(failed, key=lambda row: row.offset))
 
 
 @dataclasses.dataclass

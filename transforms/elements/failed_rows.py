@@ -6,21 +6,35 @@ import dataclasses
 
 import msgspec
 
-from transforms.rows.codes import Code, Stage
+from transforms.rows.codes import Code, RowError, Stage
 from transforms.rows.keys import readable
 
 
 @dataclasses.dataclass(frozen=True)
 class FailedRow:
-    """A row that ended in the errors. ``instance`` and ``key`` are JSON text."""
+    """A row that ended in the errors.
+
+    ``instance`` and ``key`` are JSON text; the key is empty where it is not known. ``field`` is the input of the signature that failed
+    it, where one did: ``check`` and the statistics use it, the published line has no place for it.
+    """
 
     key: bytes
     source: str
     offset: int
-    stage: Stage
     code: Code
     message: str
     instance: bytes
+    field: str | None = None
+
+    @classmethod
+    def of(cls, error: RowError, source: str, offset: int, row: bytes, key: bytes = b"") -> FailedRow:
+        """Make the failed row of ``row``, as it was read at ``offset`` of file ``source``; without ``key``, the error's key is its key."""
+        return cls(key or error.key, source, offset, error.code, error.message, row_as_json(row), error.field)
+
+    @property
+    def stage(self) -> Stage:
+        """Where in the flow the row ended."""
+        return self.code.stage
 
     def to_json(self) -> bytes:
         """Gives one line of ``prediction.errors``, without its line end."""

@@ -25,7 +25,7 @@ from transforms.formats.limits import MAX_UNPACKED_BYTES
 from transforms.formats.needed_columns import find_nested_twins, find_twins, twin_in
 from transforms.formats.row_sizes import is_small, row_bytes, slices, value_bytes
 from transforms.rows.codes import Code, RowError
-from transforms.rows.keys import join_keys, make_key, make_keys, take_key
+from transforms.rows.keys import join_keys, make_keys, take_key
 from transforms.rows.row_spec import RowSpec
 
 # Rows that are made into instances at once, by their bytes in the file and in number.
@@ -139,9 +139,8 @@ class TableBatcher:
             yield self.batch(table.slice(first, last - first), offsets[first:last], piece, order, share)
 
     def _lost(self, error: RowError, instance: bytes, offset: int, piece: FileRange) -> FailedRow:
-        """Return the failed row of one that nothing can be made of."""
-        key = b"" if self.spec.key_fields else make_key(piece.path, offset)
-        return FailedRow(key, piece.path, offset, error.stage, error.code, error.message, instance)
+        """Make the failed row of one that nothing can be made of."""
+        return FailedRow.of(error, piece.path, offset, instance, self.spec.made_key(piece.path, offset))
 
     def batch(self, table: pa.RecordBatch, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int) -> InstanceBatch:
         """Gives the rows of ``table`` as instances and failed rows; ``offsets`` are their places in the file."""
@@ -152,48 +151,29 @@ class TableBatcher:
         if len(wrong):
             return self._without(table, wrong, offsets, piece, order, size_bytes)
         keys, errors = self._keys(table, piece.path, offsets)
-        bad_keys = set(errors)
         columns: dict[str, Column] = {}
         for tensor in self.spec.signature.inputs:
             place = table.schema.get_field_index(tensor.name)
             if place < 0:
-                missing = RowError(Code.INPUT_MISSING, f"there is no column {tensor.name!r}; there is {', '.join(table.schema.names[:10])}")
+                names = ", ".join(table.schema.names[:10])
+                missing = RowError(Code.INPUT_MISSING, f"there is no column {tensor.name!r}; there is {names}", tensor.name)
                 columns[tensor.name] = np.zeros(table.num_rows)
                 errors = dict.fromkeys(range(table.num_rows), missing) | errors
                 continue
             columns[tensor.name], more = from_arrow.make_column(table.column(place), self.spec.signature, tensor)
             errors = more | errors
-        rows = TableRows(table)
-        failed = [
-            FailedRow(
-                b"" if row in bad_keys else keys[row].as_py().encode(),
-                piece.path,
-                int(offsets[row]),
-                errors[row].stage,
-                errors[row].code,
-                errors[row].message,
-                rows[row],
-            )
-            for row in sorted(errors)
-        ]
         passthrough = {name: self._passthrough(table, name) for name in self.spec.passthrough_fields}
         batch = InstanceBatch(
-            order, piece.path, piece.relative, columns, offsets, rows, keys, passthrough, failed, size_bytes
+            order, piece.path, piece.relative, columns, offsets, TableRows(table), keys, passthrough, [], size_bytes
         )  # fmt: skip
-        return batch.take(np.delete(np.arange(len(batch)), list(errors))) if errors else batch
+        return batch.fail(errors)
 
     def fail(
         self, table: pa.RecordBatch, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int, error: RowError
     ) -> InstanceBatch:
         """Gives a batch in which all rows of ``table`` have failed, unlooked at, so that only keys that are made are known."""
         rows = TableRows(table)
-        failed = [
-            FailedRow(
-                b"" if self.spec.key_fields else make_key(piece.path, int(offset)),
-                piece.path, int(offset), error.stage, error.code, error.message, rows[row],
-            )
-            for row, offset in enumerate(offsets)
-        ]  # fmt: skip
+        failed = [self._lost(error, rows[row], int(offset), piece) for row, offset in enumerate(offsets)]
         return dataclasses.replace(self.nothing(piece, order), failed=failed, bytes=size_bytes)
 
     def _without(
@@ -217,13 +197,14 @@ class TableBatcher:
         if len(plain) == len(fields):
             return join_keys(plain), {}
         tokens = [_texts(column, table.num_rows).cast(pa.binary()).to_pylist() for column in columns]
-        taken, errors = [], {}
+        taken: list[bytes | None] = []
+        errors: dict[int, RowError] = {}
         for row, parts in enumerate(zip(*tokens, strict=True)):
             try:
                 taken.append(take_key(parts, fields))
             except RowError as error:
                 errors[row] = error
-                taken.append(b"null")
+                taken.append(None)
         return pa.array(taken, pa.binary()).cast(pa.string()), errors
 
     def _passthrough(self, table: pa.RecordBatch, name: str) -> pa.Array:

@@ -11,7 +11,7 @@ from transforms.elements.batches import InstanceBatch, PredictionBatch
 from transforms.elements.columns import Column, Ragged, take
 from transforms.elements.failed_rows import FailedRow
 from transforms.model.session import LoadedModel, cant_run, first_line
-from transforms.rows.codes import Code, Stage
+from transforms.rows.codes import Code, RowError
 from transforms.runtime import metrics
 from transforms.specs.errors import ModelError, NightshiftError
 from transforms.specs.signature import Batching
@@ -134,7 +134,7 @@ class BatchRunner:
         yield from self._isolate(rows[len(rows) // 2 :], whole)
 
     def _fail(self, rows: np.ndarray, code: Code, message: str) -> None:
-        self.failed += [self.batch.failed_row(int(row), code, Stage.PREDICT, message) for row in rows]
+        self.failed += [self.batch.failed_row(int(row), RowError(code, message)) for row in rows]
 
     def _call(self, rows: np.ndarray, whole: bool) -> Sequence[np.ndarray]:
         cells = [self._feed(column, rows) for column in self.columns]

@@ -18,7 +18,7 @@ from transforms.elements.batches import InstanceBatch, PredictionBatch
 from transforms.elements.columns import Column
 from transforms.model.calls import BatchRunner
 from transforms.model.pool import ModelPool
-from transforms.rows.codes import Code, Stage
+from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import hash_keys
 from transforms.runtime import metrics, worker_causes
 from transforms.specs.errors import ModelError
@@ -117,7 +117,7 @@ def _predict_parts(pool: ModelPool, batch: InstanceBatch, second: ModelSpec, sha
 
 
 def _all_failed(batch: InstanceBatch, message: str) -> PredictionBatch:
-    failed = [batch.failed_row(row, Code.MODEL_LOAD_FAILED, Stage.PREDICT, message) for row in range(len(batch))]
+    failed = [batch.failed_row(row, RowError(Code.MODEL_LOAD_FAILED, message)) for row in range(len(batch))]
     assert batch.job is not None
     nothing: dict[str, Column] = {spec.name: np.empty((0,), np.float32) for spec in batch.job.model.signature.outputs}
     return PredictionBatch(batch, np.empty(0, np.int64), nothing, [*batch.failed, *failed])

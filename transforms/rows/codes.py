@@ -48,6 +48,11 @@ class Code(enum.StrEnum):
     NOT_FINITE = "NOT_FINITE"
     OUTPUT_DOES_NOT_FIT = "OUTPUT_DOES_NOT_FIT"
 
+    @property
+    def stage(self) -> Stage:
+        """Where in the flow a row of this code ends."""
+        return EXPLANATIONS[self][0]
+
 
 EXPLANATIONS: dict[Code, tuple[Stage, str]] = {
     Code.NOT_UTF8: (Stage.READ, "the row is not UTF-8"),
@@ -91,13 +96,21 @@ INCOMPLETE = frozenset((Code.FILE_DAMAGED, Code.FILE_CHANGED))
 
 
 class RowError(NightshiftError):
-    """One row's failure, on its way to becoming a ``FailedRow``."""
+    """One row's failure, on its way to becoming a ``FailedRow``.
 
-    def __init__(self, code: Code, message: str) -> None:
+    ``field`` is the input of the signature that it is about, the first of several; None where it is about the row or its key.
+    ``key`` is the row's key as JSON text, where it is known and the row is in no batch that has it.
+    """
+
+    def __init__(self, code: Code, message: str, field: str | None = None, key: bytes = b"") -> None:
         super().__init__(message)
-        self.code = code
-        self.message = message
+        self.code, self.message, self.field, self.key = code, message, field, key
 
-    @property
-    def stage(self) -> Stage:
-        return EXPLANATIONS[self.code][0]
+    @classmethod
+    def of_input(cls, code: Code, name: str, message: str) -> RowError:
+        """Make the error of a value of input ``name``, which the message names first."""
+        return cls(code, f"input {name!r}: {message}", name)
+
+    def with_key(self, key: bytes) -> RowError:
+        """Return the same error, of the row whose key is ``key``."""
+        return RowError(self.code, self.message, self.field, key)

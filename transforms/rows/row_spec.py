@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from transforms.rows.keys import make_key
 from transforms.specs.job import OWN_FIELDS, JobSpec
 from transforms.specs.models import VARIANT
 from transforms.specs.signature import Signature, TensorSpec
@@ -23,6 +24,10 @@ class RowSpec:
     exclude_fields: tuple[str, ...] = ()
     own_fields: tuple[str, ...] = ()
     model_field: str | None = None
+
+    def made_key(self, source: str, offset: int) -> bytes:
+        """Make the key of the row at ``offset`` of file ``source``; empty where rows have their keys in fields."""
+        return b"" if self.key_fields else make_key(source, offset)
 
     @property
     def lone_string(self) -> TensorSpec | None:

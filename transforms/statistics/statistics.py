@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -31,7 +30,6 @@ SAMPLED_TEXTS = (256, 32)
 MOST_FEATURES = 300
 EXAMPLES_A_CODE = 3
 EXAMPLE_BYTES = 1000
-NAMED_INPUT = re.compile(r"'([^']+)'")
 TEXT_KINDS = ("O", "S", "U")
 MISSING = (Code.INPUT_MISSING, Code.NULL_VALUE)
 
@@ -95,8 +93,8 @@ class Statistics:
             _add_numbers([sketch for sketch, _ in some], np.stack([column for _, column in some]), max(1, wanted))
 
     def _add_failed(self, row: FailedRow) -> None:
-        if row.code in MISSING:
-            self.missing.update(NAMED_INPUT.findall(row.message.split(";")[0])[:1])
+        if row.code in MISSING and row.field is not None:
+            self.missing[row.field] += 1
         examples = self.examples.setdefault((row.stage, row.code), [])
         if len(examples) < EXAMPLES_A_CODE:
             examples.append(row.to_json()[:EXAMPLE_BYTES].decode(errors="replace"))

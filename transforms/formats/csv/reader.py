@@ -33,7 +33,7 @@ from transforms.formats.csv.rows import PIECE_BYTES, CsvRows, Header, RowBlock, 
 from transforms.formats.jsonl.reader import LineParser
 from transforms.formats.needed_columns import find_twins
 from transforms.rows.codes import Code, RowError
-from transforms.rows.keys import join_keys, make_key, make_keys, take_key
+from transforms.rows.keys import join_keys, make_keys, take_key
 from transforms.rows.row_spec import RowSpec
 from transforms.runtime.read_ahead import read_ahead
 
@@ -127,12 +127,11 @@ class RowParser:
         return merge(self._plain_batch(table, rows.take(plain), offsets[plain], empty), looked_at, rows, offsets)
 
     def _failed(self, batch: InstanceBatch, rows: CsvRows, offsets: np.ndarray, errors: dict[int, RowError]) -> InstanceBatch:
-        """Gives ``batch`` with failed rows more."""
+        """Return ``batch`` with failed rows more: those of ``errors``, none of which is an instance."""
         failed = []
         for row, error in errors.items():
             offset = int(offsets[row])
-            key = getattr(error, "key", b"") if self.spec.key_fields else make_key(batch.source, offset)
-            failed.append(FailedRow(key, batch.source, offset, error.stage, error.code, error.message, rows[row]))
+            failed.append(FailedRow.of(error, batch.source, offset, rows[row], self.spec.made_key(batch.source, offset)))
         return dataclasses.replace(batch, failed=sorted((*batch.failed, *failed), key=lambda row: row.offset))
 
     # --- rows that Arrow may parse ---
@@ -201,13 +200,7 @@ class RowParser:
         batch = dataclasses.replace(
             empty, columns=columns, offsets=offsets, rows=rows, keys=self._keys(table, offsets, empty.source), passthrough=passthrough
         )
-        if not errors:
-            return batch
-        for row, error in errors.items():
-            errors[row] = RowError(error.code, error.message)
-            errors[row].key = batch.keys[row].as_py().encode()  # type: ignore[attr-defined]
-        kept = np.delete(np.arange(len(batch)), list(errors))
-        return self._failed(batch.take(kept), rows, offsets, errors)
+        return batch.fail(errors)
 
     def _keys(self, table: pa.Table, offsets: np.ndarray, source: str) -> pa.Array:
         if not self.spec.key_fields:
@@ -255,9 +248,8 @@ class RowParser:
         )
         found = ", ".join(repr(name) for name in self.header.names[:10])
         lacking = ", ".join(repr(name) for name in self.missing)
-        error = RowError(Code.INPUT_MISSING, f"the header lacks the input{'s' * (len(self.missing) > 1)} {lacking}; it has {found}")
-        error.key = key  # type: ignore[attr-defined]
-        return error
+        message = f"the header lacks the input{'s' * (len(self.missing) > 1)} {lacking}; it has {found}"
+        return RowError(Code.INPUT_MISSING, message, self.missing[0], key)
 
     def _read_objects(self, objects: dict[int, bytes], rows: CsvRows, offsets: np.ndarray, empty: InstanceBatch) -> InstanceBatch:
         numbers = np.fromiter(objects, np.int64)
@@ -268,7 +260,7 @@ class RowParser:
         failed = []
         for row in made.failed:
             offset = int(offsets[numbers[np.searchsorted(starts, row.offset)]])
-            key = row.key if self.spec.key_fields else make_key(empty.source, offset)
+            key = self.spec.made_key(empty.source, offset) or row.key
             failed.append(dataclasses.replace(row, offset=offset, key=key))
         keys = made.keys if self.spec.key_fields else make_keys(empty.source, offsets[kept])
         return dataclasses.replace(made, offsets=offsets[kept], rows=rows.take(kept), keys=keys, failed=failed, bytes=empty.bytes)

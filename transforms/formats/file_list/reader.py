@@ -117,7 +117,7 @@ class FileListReader:
 
     def _failed(self, one: _Listed, error: RowError, source: str) -> FailedRow:
         text = msgspec.json.encode(path_text(one.text))
-        return FailedRow(text, source, one.offset, error.stage, error.code, error.message, text)
+        return FailedRow.of(error, source, one.offset, text, text)
 
     def _shaped(self, values: np.ndarray) -> np.ndarray:
         lone = self.spec.lone_string

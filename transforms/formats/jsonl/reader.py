@@ -16,13 +16,13 @@ import pyarrow as pa
 from transforms.convert import from_json
 from transforms.elements.batches import InstanceBatch, RowTexts
 from transforms.elements.columns import Column
-from transforms.elements.failed_rows import FailedRow, on_one_line, row_as_json
+from transforms.elements.failed_rows import FailedRow, on_one_line
 from transforms.elements.splits import FileRange
 from transforms.formats.blocks import MAX_ROW_BYTES, Block, read_blocks
 from transforms.formats.jsonl.row import RowReader
 from transforms.formats.limits import LONG_ROW_BYTES
 from transforms.rows.codes import Code, RowError
-from transforms.rows.keys import make_key, make_keys, take_key, take_keys
+from transforms.rows.keys import make_keys, take_key, take_keys
 from transforms.rows.row_spec import RowSpec
 
 # Tensors of one batch, in and out, as far as the signature tells; rows beyond it wait for the next batch.
@@ -81,21 +81,13 @@ class LineParser:
         return self._batch(Block(0, b""), RowTexts(b"", nothing, nothing), piece, order)
 
     def _batch(self, block: Block, texts: RowTexts, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        failed: dict[int, FailedRow] = {}
-
-        def fail(line: int, error: RowError, key: bytes = b"") -> None:
-            offset = int(block.place(texts.starts[line]))
-            instance = row_as_json(texts[line])
-            if not self.spec.key_fields:
-                key = make_key(piece.path, offset)
-            failed[line] = FailedRow(key, piece.path, offset, error.stage, error.code, error.message, instance)
-
+        lost: dict[int, RowError] = {}
         if block.too_long:
             message = f"the row is longer than {MAX_ROW_BYTES >> 20} MiB; its first bytes are kept as the instance"
-            fail(0, RowError(Code.ROW_TOO_LONG, message))
-            parsed = self._parse_lines(texts.take(np.empty(0, np.int64)), fail)
+            lost[0] = RowError(Code.ROW_TOO_LONG, message)
+            parsed = self._parse_lines(texts.take(np.empty(0, np.int64)), lost)
         else:
-            parsed = self._parse_block(texts) or self._parse_lines(texts, fail)
+            parsed = self._parse_block(texts) or self._parse_lines(texts, lost)
         offsets = block.place(texts.starts[parsed.lines])
         keys, bad_keys = self._keys(parsed, piece.path, offsets)
         columns: dict[str, Column] = {}
@@ -103,10 +95,6 @@ class LineParser:
         for spec in self.spec.signature.inputs:
             columns[spec.name], more = from_json.make_column(parsed.values[spec.name], self.spec.signature, spec)
             errors = more | errors
-        errors |= bad_keys
-        for number, error in errors.items():
-            key = b"" if number in bad_keys else keys[number].as_py().encode()
-            fail(int(parsed.lines[number]), error, key)
         batch = InstanceBatch(
             order=order,
             source=piece.path,
@@ -116,10 +104,14 @@ class LineParser:
             rows=texts if len(parsed.lines) == len(texts) else texts.take(parsed.lines),
             keys=keys,
             passthrough={name: _texts(name, parsed.tokens.get(name, ())) for name in self.spec.passthrough_fields},
-            failed=[failed[line] for line in sorted(failed)],
+            failed=[self._lost(error, texts[line], int(block.place(texts.starts[line])), piece) for line, error in lost.items()],
             bytes=int(texts.stops[-1] - texts.starts[0]) + 1 if len(texts) else 0,
         )
-        return batch.take(np.delete(np.arange(len(batch)), list(errors))) if errors else batch
+        return batch.fail(errors | bad_keys)
+
+    def _lost(self, error: RowError, text: bytes, offset: int, piece: FileRange) -> FailedRow:
+        """Make the failed row of a line that is no instance."""
+        return FailedRow.of(error, piece.path, offset, text, self.spec.made_key(piece.path, offset))
 
     def _keys(self, parsed: _Parsed, source: str, offsets: np.ndarray) -> tuple[pa.Array, dict[int, RowError]]:
         fields = self.spec.key_fields
@@ -130,13 +122,13 @@ class LineParser:
             if keys is not None:
                 return keys.cast(pa.string()), {}
         errors: dict[int, RowError] = {}
-        taken = []
+        taken: list[bytes | None] = []
         for number, tokens in enumerate(zip(*(parsed.tokens[field] for field in fields), strict=True)):
             try:
                 taken.append(take_key(tokens, fields))
             except RowError as error:
                 errors[number] = error
-                taken.append(b"null")
+                taken.append(None)
         return pa.array(taken, pa.binary()).cast(pa.string()), errors
 
     def _parse_block(self, texts: RowTexts) -> _Parsed | None:
@@ -158,7 +150,8 @@ class LineParser:
         parsed = self.row_reader.parse_typed(texts.data if whole else texts.data[start:stop], len(texts))
         return None if parsed is None else _Parsed(np.arange(len(texts)), *parsed)
 
-    def _parse_lines(self, texts: RowTexts, fail: Any) -> _Parsed:
+    def _parse_lines(self, texts: RowTexts, lost: dict[int, RowError]) -> _Parsed:
+        """Parse the lines one by one; those that are no instances are added to ``lost``, by line number."""
         names = [spec.name for spec in self.spec.signature.inputs]
         lines: list[int] = []
         values: dict[str, list[Any]] = {name: [] for name in names}
@@ -167,7 +160,7 @@ class LineParser:
             try:
                 row = self.row_reader.read(texts[number])
             except RowError as error:
-                fail(number, error, getattr(error, "key", b""))
+                lost[number] = error
                 continue
             lines.append(number)
             for name in names:

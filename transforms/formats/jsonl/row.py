@@ -119,7 +119,7 @@ class RowReader:
             tokens["*"] = all_fields
         for spec in self._shared:
             if not all(tokens[spec.name]):
-                raise RowError(Code.INPUT_MISSING, _missing([spec.name], {}))
+                raise _missing([spec.name], {})
             values[spec.name] = self._shared_decoders[spec.name].decode(b"[" + b",".join(tokens[spec.name]) + b"]")
         return {spec.name: self._normalized(values[spec.name], spec) for spec in self.spec.signature.inputs}, tokens
 
@@ -143,7 +143,7 @@ class RowReader:
         """Reads one row: as it would be read in a block, so that its neighbours make no difference to it, else with a close look.
 
         Raises:
-          RowError: what is wrong with it; its attribute ``key`` is the row's key, where it has one.
+          RowError: what is wrong with it, with the row's key, where it has one.
         """
         if len(text) > LONG_ROW_BYTES:
             _check_values(text)
@@ -173,8 +173,7 @@ class RowReader:
             except RecursionError:
                 raise _too_deep() from None
         except RowError as failure:
-            failure.key = key  # type: ignore[attr-defined]
-            raise
+            raise failure.with_key(key) from None
 
     def _values(self, text: bytes, value: Any, raw: bool) -> dict[str, Any]:
         inputs = self.spec.signature.inputs
@@ -185,7 +184,7 @@ class RowReader:
         if isinstance(value, dict) and (len(inputs) > 1 or inputs[0].name in value):
             missing = [spec.name for spec in inputs if spec.name not in value]
             if missing:
-                raise RowError(Code.INPUT_MISSING, _missing(missing, value))
+                raise _missing(missing, value)
             return {spec.name: normalize(value[spec.name], self.spec.signature, spec) for spec in inputs}
         if len(inputs) > 1:
             kind = "null" if value is None else type(value).__name__
@@ -195,7 +194,7 @@ class RowReader:
         if self.spec.lone_string is not None and not _is_string_value(value):
             return self._raw(text, value)
         if isinstance(value, dict) and not (spec.dtype == "string" and value.keys() == {"b64"}):
-            raise RowError(Code.INPUT_MISSING, _missing([spec.name], value))
+            raise _missing([spec.name], value)
         return {spec.name: normalize(value, self.spec.signature, spec)}
 
     def _raw(self, text: bytes, value: Any = None) -> dict[str, Any]:
@@ -223,10 +222,12 @@ def _check_values(text: bytes) -> None:
         raise RowError(Code.ROW_TOO_LONG, f"the row has more than {count:,} values; at most {MAX_ROW_VALUES:,} are possible")
 
 
-def _missing(names: list[str], value: dict[str, Any]) -> str:
+def _missing(names: list[str], value: dict[str, Any]) -> RowError:
+    """Make the error of a row ``value`` that lacks the inputs ``names``."""
     plural = "s" if len(names) > 1 else ""
-    found = ", ".join(repr(name) for name in list(value)[:10]) or "no field"
-    return f"the row lacks the input{plural} {', '.join(repr(name) for name in names)}; it has {found}"
+    fields = ", ".join(repr(name) for name in list(value)[:10]) or "no field"
+    message = f"the row lacks the input{plural} {', '.join(repr(name) for name in names)}; it has {fields}"
+    return RowError(Code.INPUT_MISSING, message, names[0])
 
 
 def _parse_json(text: bytes) -> tuple[Any, RowError | None]:

@@ -147,14 +147,14 @@ class ExampleParser:
         lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
         shape = self._shape(tensor)
         expected = None if None in shape else math.prod(dim or 0 for dim in shape)
-        missing = RowError(Code.INPUT_MISSING, f"the Example lacks the input {tensor.name!r}, or has no value for it")
+        missing = RowError(Code.INPUT_MISSING, f"the Example lacks the input {tensor.name!r}, or has no value for it", tensor.name)
         errors: Errors = {}
         if expected is None:
             errors = dict.fromkeys((int(row) for row in np.flatnonzero(pc.is_null(array).to_numpy(zero_copy_only=False))), missing)
         elif (lengths != expected).any():
             for row in map(int, np.flatnonzero(lengths != expected)):
-                message = f"input {tensor.name!r}: expected {expected} values, found {lengths[row]}"
-                errors[row] = RowError(Code.WRONG_SHAPE, message) if lengths[row] else missing
+                message = f"expected {expected} values, found {lengths[row]}"
+                errors[row] = RowError.of_input(Code.WRONG_SHAPE, tensor.name, message) if lengths[row] else missing
         if tensor.dtype == "bool" and pt.is_integer(array.type.value_type):
             errors = _not_boolean(array, tensor) | errors
         good = np.delete(np.arange(len(array)), list(errors))

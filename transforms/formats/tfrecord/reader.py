@@ -16,14 +16,13 @@ import pyarrow as pa
 
 from transforms.elements.batches import InstanceBatch, Rows
 from transforms.elements.columns import Column
-from transforms.elements.failed_rows import FailedRow
 from transforms.elements.splits import FileRange
 from transforms.formats.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Cursor, open_stream
 from transforms.formats.damage import DamagedFileError
 from transforms.formats.record_batches import batch_rows
 from transforms.formats.tfrecord.parse_examples import ExampleParser, Features
 from transforms.rows.codes import RowError
-from transforms.rows.keys import make_key, make_keys, take_key, take_keys
+from transforms.rows.keys import make_keys, take_key, take_keys
 from transforms.rows.row_spec import RowSpec
 
 LENGTH = struct.Struct("<QI")
@@ -136,43 +135,39 @@ class RecordReader:
         else:
             columns, more = self.parser.columns(parsed)
             errors = more | errors
-        rows = Records(records)
         batch = InstanceBatch(
             order=order,
             source=piece.path,
             relative=piece.relative,
             columns=columns,
             offsets=offsets,
-            rows=rows,
-            keys=pa.array(keys, pa.binary()).cast(pa.string()) if self.spec.key_fields else make_keys(piece.path, offsets),
+            rows=Records(records),
+            keys=keys,
             passthrough={name: self._passthrough(parsed, name) for name in self.spec.passthrough_fields},
-            failed=[
-                self._failed(errors[row], keys[row] if keys else b"", rows[row], int(offsets[row]), piece.path) for row in sorted(errors)
-            ],
+            failed=[],
             bytes=sum(map(len, records)) + 16 * len(records),
         )
-        return batch.take(np.delete(np.arange(len(batch)), list(errors))) if errors else batch
+        return batch.fail(errors)
 
-    def _failed(self, error: RowError, key: bytes, row: bytes, offset: int, source: str) -> FailedRow:
-        key = (b"" if key == b"null" else key) if self.spec.key_fields else make_key(source, offset)
-        return FailedRow(key, source, offset, error.stage, error.code, error.message, row)
-
-    def _keys(self, parsed: Features, offsets: np.ndarray, source: str) -> tuple[list[bytes], dict[int, RowError]]:
+    def _keys(self, parsed: Features, offsets: np.ndarray, source: str) -> tuple[pa.Array, dict[int, RowError]]:
         """Takes the keys from the features; a feature that is absent or empty is a missing key."""
         fields = self.spec.key_fields
         if not fields:
-            return [], {}
+            return make_keys(source, offsets), {}
         texts = [parsed.texts(field) for field in fields]
-        if len(fields) == 1 and take_keys(texts[0]) is not None:
-            return texts[0], {}
-        keys, errors = [], {}
+        if len(fields) == 1:
+            alike = take_keys(texts[0])
+            if alike is not None:
+                return alike.cast(pa.string()), {}
+        keys: list[bytes | None] = []
+        errors: dict[int, RowError] = {}
         for row, tokens in enumerate(zip(*texts, strict=True)):
             try:
                 keys.append(take_key(tokens, fields))
             except RowError as error:
                 errors[row] = error
-                keys.append(b"null")
-        return keys, errors
+                keys.append(None)
+        return pa.array(keys, pa.binary()).cast(pa.string()), errors
 
     def _passthrough(self, parsed: Features, name: str) -> pa.Array:
         if name != "*":
