@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pipeline.dataflow import template  # noqa: E402
-from pipeline.flags import options  # noqa: E402
+from pipeline.flags.help import markdown_table  # noqa: E402
 from transforms.rows.codes import EXPLANATIONS  # noqa: E402
 
 
@@ -19,7 +19,7 @@ def codes_table() -> str:
     return "\n".join(["| code | stage | meaning |", "|---|---|---|", *rows])
 
 
-TABLES = {"README.md": ("flags", options.markdown_table), "docs/formats.md": ("codes", codes_table)}
+TABLES = {"README.md": ("flags", markdown_table), "docs/formats.md": ("codes", codes_table)}
 
 
 def generate(name: str) -> str:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from pipeline.check import flags as check_flags
 from pipeline.check.flags import CheckOptions
 from pipeline.flags import job_file
-from pipeline.flags import options as flags
+from pipeline.flags import parse as flags
 from pipeline.flags.flag import UsageError
-from pipeline.flags.options import Options
+from pipeline.flags.help import run_help
+from pipeline.flags.options import RunOptions
 from pipeline.process import stopping
 from pipeline.process.terminal import complain as to_terminal
 from pipeline.process.terminal import log_to_stderr, say
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command not in ("run", "check"):
             raise UsageError("the first argument is no flag and no command; the commands are run, check, verify, launch, schedule, serve")
         if {"--help", "-h"} & set(arguments):
-            return DONE if say(flags.help_text() if command == "run" else check_flags.help_text()) else NightshiftError.exit_status
+            return DONE if say(run_help() if command == "run" else check_flags.help_text()) else NightshiftError.exit_status
         arguments = job_file.expand(arguments)
         return run(flags.parse(arguments)) if command == "run" else check(check_flags.parse(arguments))
     except (NightshiftError, OSError) as error:
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def run(options: Options, complain: Callable[[str], None] = to_terminal) -> int:
+def run(options: RunOptions, complain: Callable[[str], None] = to_terminal) -> int:
     """Runs the job that ``options`` describe and gives its exit status; ``complain`` takes the one message of what is wrong."""
     try:
         return _run(options, complain)
@@ -89,17 +90,17 @@ def _status_of(error: NightshiftError | OSError, complain: Callable[[str], None]
     return NightshiftError.exit_status
 
 
-def _run(options: Options, complain: Callable[[str], None]) -> int:
+def _run(options: RunOptions, complain: Callable[[str], None]) -> int:
     beam_options = _start(options)
     with temporary_folders.folder_of_run() as folder:
         return _run_in(folder, options, beam_options, complain)
 
 
-def _run_in(folder: Path, options: Options, beam_options: PipelineOptions, complain: Callable[[str], None]) -> int:
+def _run_in(folder: Path, options: RunOptions, beam_options: PipelineOptions, complain: Callable[[str], None]) -> int:
     from pipeline.preflight import job as preflight
     from pipeline.preflight import tasks
 
-    spec, found = tasks.prepare(options, beam_options) if tasks.is_many(options) else preflight.prepare(options, beam_options)
+    spec, found = tasks.prepare(options, beam_options) if options.tasks_flag else preflight.prepare(options, beam_options)
     if options.resume and _is_done(spec, complain):
         return DONE
     if preflight.is_local(beam_options):
@@ -126,7 +127,7 @@ def check(options: CheckOptions) -> int:
     return DONE if checking.check(options, beam_options) else RefusedError.exit_status
 
 
-def _start(options: Options) -> PipelineOptions:
+def _start(options: RunOptions) -> PipelineOptions:
     """Imports Beam and gives its options."""
     _quiet(options.verbose)
     # Only now, when the flags are known to be good: importing Beam takes seconds, TensorFlow more.

@@ -136,7 +136,7 @@ def test_tensorflow_is_imported_only_by_the_model_and_only_when_used(module: str
 
 @pytest.mark.parametrize("module", list(MODULES))
 def test_specs_rules_of_a_row_and_flags_need_no_beam(module: str) -> None:
-    if module.startswith(("transforms.specs.", "transforms.rows.", "transforms.convert.from_json", "pipeline.flags.options")):
+    if module.startswith(("transforms.specs.", "transforms.rows.", "transforms.convert.from_json", "pipeline.flags.specs_of")):
         assert not [name for name in imports(module) if name.startswith("apache_beam")]
 
 

@@ -23,7 +23,7 @@ from jobs import lines, manifest, run, write_lines
 from saved_models import Models
 
 from pipeline import graph
-from pipeline.flags import options as flags
+from pipeline.flags import parse as flags
 from pipeline.preflight import job as preflight
 from pipeline.preflight import tasks
 from transforms.accounts.coders import MessageCoder, PieceCoder
@@ -62,7 +62,7 @@ FLATTEN = "beam:transform:flatten:v1"
 def prepare(tmp_path: Path, **values: Any) -> JobSpec | RunSpec:
     options = flags.parse([f"--output={tmp_path / 'out'}", *(f"--{name}={value}" for name, value in values.items())])
     beam_options = PipelineOptions(list(options.beam))
-    return (tasks if tasks.is_many(options) else preflight).prepare(options, beam_options)[0]
+    return (tasks if options.tasks_flag else preflight).prepare(options, beam_options)[0]
 
 
 def one(models: Models, tmp_path: Path) -> JobSpec:

@@ -118,9 +118,9 @@ def test_parts_of_a_batch_know_how_large_their_rows_are(models: Models) -> None:
     from transforms.model import handler
     from transforms.model.locate import locate_model
     from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
-    from transforms.specs.models import ModelSpec
+    from transforms.specs.models import ModelRequest, ModelSpec
 
-    first, second = (locate_model(models.get(name)) for name in ("half_plus_two", "retrained"))
+    first, second = (locate_model(ModelRequest(models.get(name))) for name in ("half_plus_two", "retrained"))
     assert isinstance(first, ModelSpec)
     batch = instances([f'"k{number}"' for number in range(200)])
     batch.columns, batch.bytes = {"x": np.zeros(200, np.float32)}, 200 * 5000

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.flags import dates
 from pipeline.flags.flag import UsageError
-from pipeline.flags.options import parse
+from pipeline.flags.parse import parse
 from transforms.specs.errors import SpecError
 
 NEEDED = [

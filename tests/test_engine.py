@@ -28,6 +28,7 @@ from transforms.model.handler import SavedModelHandler
 from transforms.model.locate import locate_model
 from transforms.runtime import worker_causes
 from transforms.specs.errors import ModelError
+from transforms.specs.models import ModelRequest
 
 ROOT = Path(__file__).resolve().parents[1]
 STATES = beam_job_api_pb2.JobState
@@ -211,7 +212,7 @@ def test_what_kept_a_worker_from_starting_is_said_whatever_the_engine_says(model
     shutil.copytree(model, broken)
     (values,) = broken.glob("variables/*data*")
     values.write_bytes(values.read_bytes()[:1000])
-    spec = locate_model(str(broken))
+    spec = locate_model(ModelRequest(str(broken)))
     staging = tmp_path / "staging"
     for _ in range(2):
         with pytest.raises(ModelError):

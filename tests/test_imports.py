@@ -44,9 +44,10 @@ def test_a_process_without_keras_loads_what_keras_wrote(models: Models) -> None:
 import sys
 import numpy as np
 from transforms.model.locate import locate_model
+from transforms.specs.models import ModelRequest
 from transforms.model.session import LoadedModel
 
-model = LoadedModel(locate_model({models.get("keras")!r}))
+model = LoadedModel(locate_model(ModelRequest({models.get("keras")!r})))
 assert model.session is None and "keras.src.optimizers" in sys.modules
 assert np.allclose(model.call([np.array([[1, 2]], np.float32)])[0], 8.5)
 """)

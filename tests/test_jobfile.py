@@ -16,7 +16,7 @@ from pipeline.flags import job_file
 from pipeline.flags.arguments import beam_flags
 from pipeline.flags.flag import UsageError
 from pipeline.flags.job_file import AI_PLATFORM, VERTEX, expand
-from pipeline.flags.options import parse
+from pipeline.flags.parse import parse
 from pipeline.flags.table import BY_NAME
 from pipeline.main import main
 

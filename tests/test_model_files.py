@@ -22,6 +22,7 @@ from transforms.model.model_files import ModelChangedError
 from transforms.model.pool import ModelPool
 from transforms.model.session import LoadedModel
 from transforms.runtime import temporary_folders
+from transforms.specs.models import ModelRequest
 from transforms.storage import paths
 
 Capture = pytest.CaptureFixture[str]
@@ -116,7 +117,7 @@ def test_a_task_whose_model_changed_fails_alone(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_variables_that_change_between_two_turns_of_a_shared_session_are_seen(tmp_path: Path) -> None:
-    specs = [locate_model(str(save(tmp_path / f"model{number}", 2.0 + number)), shares=True) for number in range(3)]
+    specs = [locate_model(ModelRequest(str(save(tmp_path / f"model{number}", 2.0 + number))), shares=True) for number in range(3)]
     pool = ModelPool()
     rows = [np.array([5.0], np.float32)]
     assert [float(pool.get(spec).call(rows)[0][0]) for spec in (*specs, *specs)] == [10.0, 15.0, 20.0] * 2
@@ -147,7 +148,7 @@ def test_the_fingerprint_is_of_the_content_wherever_it_lies(gcs: CloudStorage, t
         path = other / "variables" / "variables.index" if name == "variables" else other / "assets" / "deep" / "words.txt"
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        changed = locate_model(str(other)).fingerprint.split("-")
+        changed = locate_model(ModelRequest(str(other))).fingerprint.split("-")
         assert [part == same for part, same in zip(changed, (graph, variables, assets), strict=True)] == [
             number != place for number in range(3)
         ]
@@ -162,7 +163,7 @@ def test_tensorflow_2s_loader_gets_the_graph_that_was_checked(tmp_path: Path) ->
     import tensorflow as tf
 
     tf.saved_model.save(network, str(tmp_path / "model"))
-    spec = locate_model(str(tmp_path / "model"))
+    spec = locate_model(ModelRequest(str(tmp_path / "model")))
     model = LoadedModel(spec)
     assert model.session is None, "a Session has loaded it: this test is of another case"
     rows = np.array([[2.0]], np.float32)
@@ -174,7 +175,7 @@ def test_tensorflow_2s_loader_gets_the_graph_that_was_checked(tmp_path: Path) ->
 
 def test_a_service_keeps_no_copies_of_its_models(gcs: CloudStorage, tmp_path: Path) -> None:
     model = gcs.upload_folder(save(tmp_path / "model", 2.0), f"{gcs.make_bucket()}/model")
-    spec = locate_model(model)
+    spec = locate_model(ModelRequest(model))
     before = {*os.listdir(temporary_folders.own_folder("models"))}
     kept_between_jobs.keep(2)
     try:

@@ -15,6 +15,7 @@ from saved_models import Models
 from transforms.model import classify_ops, ops, reach
 from transforms.model.locate import locate_model
 from transforms.specs.errors import ModelError
+from transforms.specs.models import ModelRequest
 
 # Of the ops that were found to reach files or processes though nothing refused them.
 HOLES = {
@@ -143,8 +144,8 @@ def test_what_a_signature_reaches_is_refused_by_name(tmp_path: Path, effect: str
 
     model = save(tmp_path / "model", tf.autograph.experimental.do_not_convert(function))
     with pytest.raises(ModelError, match=rf"predicting runs .*{op} \((file|process|network|code): .*--allow_unsafe_ops=true"):
-        locate_model(str(model))
-    assert locate_model(str(model), allow_unsafe_ops=True).signature.name == "serving_default"
+        locate_model(ModelRequest(str(model)))
+    assert locate_model(ModelRequest(str(model), allow_unsafe_ops=True)).signature.name == "serving_default"
 
 
 def test_what_is_harmless_runs(models: Models, tmp_path: Path) -> None:
@@ -192,7 +193,7 @@ def test_an_op_that_no_one_has_classed_is_refused(models: Models, monkeypatch: p
     monkeypatch.setattr(ops, "_table", lambda: known)
     monkeypatch.setattr(reach, "unsafe_uses", lambda graph, signature: tuple(reach._Search(graph).run(signature)))
     with pytest.raises(ModelError, match=r"Mul \(unknown: no one has said what it can do\)"):
-        locate_model(models.get("half_plus_two"))
+        locate_model(ModelRequest(models.get("half_plus_two")))
 
 
 # --- what loading runs -----------------------------------------------------------------------------------------------------
@@ -226,7 +227,7 @@ def test_a_table_is_filled_from_an_asset_and_from_nothing_else(tmp_path: Path) -
     assert lines(tmp_path / "out") == [{"key": 1, "prediction": "b"}]
     change(model, _without_assets)
     with pytest.raises(ModelError, match=r"loading runs InitializeTableFromTextFileV2 \(file: reads the file that an input names"):
-        locate_model(str(model))
+        locate_model(ModelRequest(str(model)))
 
 
 def _without_assets(graph: Any) -> None:
@@ -246,10 +247,10 @@ def test_an_assets_variable_that_something_else_fills_too_is_no_asset(tmp_path: 
         twin.name = "twin"
         twin.attr["shared_name"].s = variable.attr["shared_name"].s or variable.name.encode()
 
-    locate_model(str(model))
+    locate_model(ModelRequest(str(model)))
     change(model, edit)
     with pytest.raises(ModelError, match="InitializeTableFromTextFileV2"):
-        locate_model(str(model))
+        locate_model(ModelRequest(str(model)))
 
 
 def test_assets_of_tensorflow_1_are_known_from_their_collection(tmp_path: Path) -> None:
@@ -272,12 +273,12 @@ def test_assets_of_tensorflow_1_are_known_from_their_collection(tmp_path: Path) 
     data = write_lines(tmp_path / "rows.jsonl", [{"x": 1, "id": 1}])
     assert run(tmp_path / "out", model=model, input=data, key_field="id") == 0
     assert lines(tmp_path / "out") == [{"key": 1, "prediction": "b"}]
-    one = locate_model(str(model), shares=True).structure
+    one = locate_model(ModelRequest(str(model)), shares=True).structure
     (model / "assets" / "words.txt").write_text("c\nd\n")
-    assert locate_model(str(model), shares=True).structure != one, "models with other words share nothing"
+    assert locate_model(ModelRequest(str(model)), shares=True).structure != one, "models with other words share nothing"
     change(model, leave)
     with pytest.raises(ModelError, match=r"outside of its folder as its assets: \.\./\.\./words.txt"):
-        locate_model(str(model))
+        locate_model(ModelRequest(str(model)))
 
 
 def test_what_the_initializer_writes_is_refused(tmp_path: Path) -> None:
@@ -293,7 +294,7 @@ def test_what_the_initializer_writes_is_refused(tmp_path: Path) -> None:
         builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature}, main_op=main)
         builder.save()
     with pytest.raises(ModelError, match=r"loading runs PrintV2 \(file: "):
-        locate_model(str(tmp_path / "model"))
+        locate_model(ModelRequest(str(tmp_path / "model")))
     assert not (tmp_path / "written").exists()
 
 
@@ -325,7 +326,7 @@ def test_what_objects_run_when_they_are_loaded_is_refused(tmp_path: Path) -> Non
     tf.saved_model.load(str(model))
     assert Path(path).read_text() == "loaded"
     with pytest.raises(ModelError, match=r"loading runs WriteFile \(file: "):
-        locate_model(str(model))
+        locate_model(ModelRequest(str(model)))
 
 
 def _without_initializers(graph: Any) -> None:
@@ -347,4 +348,4 @@ def test_a_function_that_takes_anothers_place_is_looked_at(tmp_path: Path) -> No
     )
     model = save(tmp_path / "model", lambda x: {"y": called(x)}, other=other)
     with pytest.raises(ModelError, match="predicting runs WriteFile"):
-        locate_model(str(model))
+        locate_model(ModelRequest(str(model)))

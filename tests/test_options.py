@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import pickle
 import subprocess
 import sys
+import types
+import typing
 from pathlib import Path
 
 import pytest
 
 from pipeline.flags import arguments
-from pipeline.flags.flag import UsageError
-from pipeline.flags.options import help_text, parse
+from pipeline.flags.flag import Flag, UsageError
+from pipeline.flags.help import run_help
+from pipeline.flags.options import RunOptions
+from pipeline.flags.parse import parse
 from pipeline.flags.table import BY_NAME, FLAGS, default_text
 from transforms.specs.errors import SpecError
 
@@ -265,16 +270,54 @@ def test_ours_and_beams_names_are_apart() -> None:
     assert not set(BY_NAME) & set(arguments.beam_flags())
 
 
-def test_options_can_be_copied_and_asked_for_what_they_lack() -> None:
+def test_the_options_have_a_field_for_each_flag_and_the_table_alone_has_defaults() -> None:
+    fields = dataclasses.fields(RunOptions)
+    assert [field.name for field in fields] == [*(flag.name for flag in FLAGS), "given", "beam"]
+    assert all(field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING for field in fields)
+
+
+# A text that each kind of flag reads; the others read any.
+READ = {
+    "date": "2026-11-26",
+    "time_zone": "Europe/Berlin",
+    "allow_unsafe_ops": "true",
+    "create_dataset": "true",
+    "resume": "true",
+    "verbose": "true",
+}
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: flag.name)
+def test_a_flags_values_have_the_type_of_its_field(flag: Flag) -> None:
+    hint = typing.get_type_hints(RunOptions)[flag.name]
+    texts = flag.choices or (READ.get(flag.name, "1"),)
+    defaults = () if flag.name in ("input", "output") else (flag.default,)  # the output is always given, the input or a query
+    for value in (*map(flag.read, texts), *defaults):
+        assert any(
+            isinstance(value, typing.get_origin(kind) or kind) and (kind is not float or not isinstance(value, bool))
+            for kind in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))
+        ), f"{value!r} is no {hint}"
+
+
+def test_a_misspelt_option_is_an_error_of_types(tmp_path: Path) -> None:
+    source = tmp_path / "misspelt.py"
+    source.write_text(
+        "from pipeline.flags.options import RunOptions\n\n\ndef f(options: RunOptions) -> object:\n    return options.compare_modell\n"
+    )
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", "--follow-imports=silent", str(source)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert 'has no attribute "compare_modell"' in checked.stdout, checked.stdout + checked.stderr
+
+
+def test_options_can_be_copied() -> None:
     found = parse(NEEDED)
     assert copy.deepcopy(found) == found
     assert pickle.loads(pickle.dumps(found)) == found
-    with pytest.raises(AttributeError):
-        found.no_such_flag  # noqa: B018
 
 
 def test_help_names_every_flag_with_its_values_and_default() -> None:
-    text = help_text()
+    text = run_help()
     for flag in FLAGS:
         assert f"--{flag.name} " in text
         assert flag.allowed in text
@@ -286,6 +329,8 @@ def test_help_names_every_flag_with_its_values_and_default() -> None:
 
 LIGHT = """
 import sys
+import types
+import typing
 from pipeline.main import main
 status = main(sys.argv[1:])
 heavy = sorted({"tensorflow", "apache_beam", "pyarrow", "numpy"} & set(sys.modules))

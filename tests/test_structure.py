@@ -15,7 +15,7 @@ from transforms.model.locate import locate_model
 from transforms.model.model_files import ModelChangedError
 from transforms.model.pool import ModelPool, _is_equal
 from transforms.specs.errors import ModelError
-from transforms.specs.models import ModelSpec
+from transforms.specs.models import ModelRequest, ModelSpec
 
 
 def save(folder: Path, make: Callable[[Any], Callable[..., Any]], names: tuple[str, ...] = ("w", "b"), scale: float = 1.0) -> ModelSpec:
@@ -27,7 +27,7 @@ def save(folder: Path, make: Callable[[Any], Callable[..., Any]], names: tuple[s
         setattr(module, name, tf.Variable([scale * (1.0 + "bw".index(name))] * 2, name=name))
     module.function = tf.function(make(module), input_signature=[tf.TensorSpec([None, 2], tf.float32, "x")])
     tf.saved_model.save(module, str(folder), signatures=module.function.get_concrete_function())
-    return locate_model(str(folder), shares=True)
+    return locate_model(ModelRequest(str(folder)), shares=True)
 
 
 def plain(module: Any) -> Callable[..., Any]:
@@ -140,8 +140,8 @@ def test_a_saver_that_changes_values_is_not_shared(tmp_path: Path) -> None:
 
     build(tmp_path / "plain", 1.0)
     build(tmp_path / "scaled", 2.0)
-    assert locate_model(str(tmp_path / "plain"), shares=True).structure is not None
-    assert locate_model(str(tmp_path / "scaled"), shares=True).structure is None
+    assert locate_model(ModelRequest(str(tmp_path / "plain")), shares=True).structure is not None
+    assert locate_model(ModelRequest(str(tmp_path / "scaled")), shares=True).structure is None
 
 
 def _scale_restore(path: Path, factor: float) -> None:
@@ -245,7 +245,7 @@ def test_a_session_that_was_restored_by_half_belongs_to_no_model(tmp_path: Path)
     module.function = tf.function(lambda x: {"y": x * module.w + module.b[:2]}, input_signature=[tf.TensorSpec([None, 2], tf.float32, "x")])
     tf.saved_model.save(module, str(tmp_path / "wider"), signatures=module.function.get_concrete_function())
     shutil.copytree(tmp_path / "wider" / "variables", tmp_path / "bad" / "variables", dirs_exist_ok=True)
-    bad = locate_model(str(tmp_path / "bad"), shares=True)
+    bad = locate_model(ModelRequest(str(tmp_path / "bad")), shares=True)
     assert bad.structure is not None
     assert good.structure is not None
     assert bad.structure.digest == good.structure.digest
@@ -367,7 +367,7 @@ def test_doubts_load_alone(tmp_path: Path) -> None:
         spec = save(tmp_path / edit.__name__, plain)
         assert spec.structure is not None
         change(tmp_path / edit.__name__, edit)
-        assert locate_model(spec.location, shares=True).structure is None, edit.__doc__
+        assert locate_model(ModelRequest(spec.location), shares=True).structure is None, edit.__doc__
 
 
 def tensor_proto() -> Any:

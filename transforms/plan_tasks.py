@@ -91,16 +91,7 @@ class _PlanTask(beam.DoFn):
         spec = run.input_of(task)
         if spec.is_bigquery:
             raise FormatError(f"input {task.input}: a task reads files; a table is read by a run of one job, with --input")
-        model = locate_model(
-            task.model,
-            version=task.model_version or run.model_version,
-            signature_name=task.signature_name or run.signature_name,
-            tags=run.tags,
-            batch_size=run.batch_size,
-            allow_unsafe_ops=run.allow_unsafe_ops,
-            threads=run.threads,
-            shares=True,
-        )
+        model = locate_model(run.request_of(task), shares=True)
         found = list(files.match_once(spec.patterns))
         if not found:
             raise FormatError(f"input {task.input} matches no file")

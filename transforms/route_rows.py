@@ -20,9 +20,9 @@ from transforms.convert.output_columns import check_members, difference
 from transforms.elements.batches import InstanceBatch
 from transforms.elements.failed_rows import FailedRow
 from transforms.elements.splits import Split
-from transforms.many.row_models import folder_of, stand_in
+from transforms.many.row_models import folder_of, request_of, stand_in
 from transforms.many.waiting_rows import InstanceMaker, RowBlock, keep, keep_failed
-from transforms.model.locate import locate_named
+from transforms.model.locate import locate_model
 from transforms.read_instances import ACCOUNT_TYPES, RangeReader, RowsRead, SplitAccount, timed
 from transforms.rows.codes import Code, RowError
 from transforms.rows.row_spec import RowSpec, row_spec
@@ -157,7 +157,7 @@ class _ReadModel(beam.DoFn):
         folder = ""
         try:
             folder = folder_of(route, name)
-            model = locate_named(route, folder, shares=True)
+            model = locate_model(request_of(route, folder), shares=True)
         except RefusedError as error:
             LOG.warning("%s", error)
             return self._without_model(route, folder), RowError(Code.MODEL_NOT_FOUND, str(error))

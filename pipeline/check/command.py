@@ -14,7 +14,8 @@ from pipeline.check.findings import Findings
 from pipeline.check.flags import CheckOptions
 from pipeline.check.misfits import candidate_keys, find_misfits
 from pipeline.check.sample import plan_input, predict_sample, read_sample
-from pipeline.flags.options import Options
+from pipeline.flags import specs_of
+from pipeline.flags.options import RunOptions
 from pipeline.preflight import job as preflight
 from pipeline.process.terminal import say
 from transforms.formats.catalog import format_of
@@ -70,16 +71,17 @@ def look(options: CheckOptions, beam_options: PipelineOptions) -> Findings:
     return findings
 
 
-def _fitting(options: Options, beam_options: PipelineOptions) -> Iterator[str]:
+def _fitting(options: RunOptions, beam_options: PipelineOptions) -> Iterator[str]:
     """Gives the signatures of the same MetaGraph under which every row of a small sample is predicted."""
     try:
-        folder, _ = find_folder(options.model, options.model_version)
-        graph = select_meta_graph(read_meta_graphs(folder), options.tags, options.model)
+        request = specs_of.model_request(options, threads=1)
+        folder, _ = find_folder(request.location, request.version)
+        graph = select_meta_graph(read_meta_graphs(folder), request.tags, request.location)
     except (RefusedError, OSError):
         return
     names = sorted(graph.signatures)
     for name in names[:TRIED_SIGNATURES] if len(names) > 1 else ():
-        other = dataclasses.replace(options, values={**options.values, "signature_name": name})
+        other = dataclasses.replace(options, signature_name=name)
         try:
             job, _ = preflight.prepare(other, beam_options, probe_output=False)
             if job.input.is_bigquery:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.dataflow import buckets, template
-from pipeline.flags import commands
-from pipeline.flags import options as flags
 from pipeline.flags.arguments import Arguments, read_arguments, read_values
-from pipeline.flags.flag import Flag, UsageError
-from pipeline.flags.options import Options
+from pipeline.flags.flag import Flag, UsageError, boolean
+from pipeline.flags.help import command_help
+from pipeline.flags.options import RunOptions
+from pipeline.flags.parse import make_options
 from pipeline.flags.table import FLAGS as RUN_FLAGS
 from pipeline.process.terminal import say
 
@@ -30,9 +30,9 @@ TARGET = (
         "job_name", "Launch", "the job's name; while a job of that name is active, Dataflow refuses another",
         "a lower-case letter, then letters, digits and '-'", default="nightshift",
     ),
-    Flag("dry_run", "Launch", "print the request and send nothing", "true or false", commands.boolean, False),
+    Flag("dry_run", "Launch", "print the request and send nothing", "true or false", boolean, False),
 )  # fmt: skip
-FLAGS = (*TARGET, Flag("wait", "Launch", "wait for the job's end and show its progress", "true or false", commands.boolean, False))
+FLAGS = (*TARGET, Flag("wait", "Launch", "wait for the job's end and show its progress", "true or false", boolean, False))
 REQUIRED = ("template", "project", "region")
 USAGE = "launch --template=gs://… --project=P --region=R --model=DIR --input=FILES --output=DIR [--flag=value …]"
 ENDING = "The job's own flags are those of nightshift run; Beam's (--machine_type, --max_num_workers, --flexrs_goal, …) are passed on."
@@ -85,7 +85,7 @@ def read(own: dict[str, Any], job: Arguments) -> Launch:
         raise UsageError(f"--template={own['template']}: expected a gs:// path, since Dataflow reads it")
     if not JOB_NAME.fullmatch(own["job_name"]):
         raise UsageError(f"--job_name={own['job_name']}: expected a lower-case letter, then letters, digits and '-', 63 at most")
-    options = flags.make(job)
+    options = make_options(job)
     parameters = dict(options.given)
     refusal = template.refuse({"metadata": template.metadata()}, parameters)
     if refusal:
@@ -97,7 +97,7 @@ def read(own: dict[str, Any], job: Arguments) -> Launch:
     return Launch(own["project"], own["region"], {"launchParameter": parameter})
 
 
-def _environment(options: Options) -> dict[str, Any]:
+def _environment(options: RunOptions) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for argument in options.beam:
         name, _, text = argument.removeprefix("--").partition("=")
@@ -123,7 +123,7 @@ def _number(name: str, text: str) -> int:
 def launch(arguments: Sequence[str]) -> int:
     """Launches the job; gives 0 when it is launched, or with ``--wait=true`` when it is done."""
     if {"--help", "-h"} & set(arguments):
-        return 0 if say(commands.help_text(USAGE, FLAGS, ENDING)) else 1
+        return 0 if say(command_help(USAGE, FLAGS, ENDING)) else 1
     mine, job = read_arguments(arguments, (*FLAGS, *RUN_FLAGS), "launch", with_beams=True).split(FLAGS)
     own = read_values(FLAGS, mine.given, REQUIRED)
     asked = read(own, job)

@@ -8,9 +8,9 @@ from typing import Any
 
 from pipeline.dataflow import buckets
 from pipeline.dataflow import launch as launching
-from pipeline.flags import commands
 from pipeline.flags.arguments import read_arguments, read_values
 from pipeline.flags.flag import Flag, UsageError
+from pipeline.flags.help import command_help
 from pipeline.flags.table import FLAGS as RUN_FLAGS
 from pipeline.process.terminal import say
 
@@ -30,7 +30,7 @@ ENDING = "The job's flags are those of nightshift run; {date} in them is the day
 def schedule(arguments: Sequence[str]) -> int:
     """Makes or changes the scheduler's job, which has the name of the Dataflow job."""
     if {"--help", "-h"} & set(arguments):
-        return 0 if say(commands.help_text(USAGE, FLAGS, ENDING)) else 1
+        return 0 if say(command_help(USAGE, FLAGS, ENDING)) else 1
     mine, job = read_arguments(arguments, (*FLAGS, *RUN_FLAGS), "schedule", with_beams=True).split(FLAGS)
     own = read_values(FLAGS, mine.given, REQUIRED)
     if len(own["schedule"].split()) != 5:

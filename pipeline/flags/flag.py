@@ -1,4 +1,4 @@
-"""One flag: name, group, value and default."""
+"""One flag: name, group, value and default; and what reads the values."""
 
 from __future__ import annotations
 
@@ -52,3 +52,54 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+# --- what reads a flag's text; a ValueError becomes a message with the values that are allowed ---------------------------------
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Read texts separated by commas."""
+    return tuple(part.strip() for part in text.split(","))
+
+
+def whole_names(text: str) -> tuple[str, ...]:
+    """Read texts separated by commas, none of which is empty."""
+    if not all(names(text)):
+        raise ValueError(text)
+    return names(text)
+
+
+def boolean(text: str) -> bool:
+    words = {"true": True, "false": False}
+    if text.lower() not in words:
+        raise ValueError(text)
+    return words[text.lower()]
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError(text)
+        return value
+
+    return parse
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise ValueError(text)
+        return value
+
+    return parse
+
+
+def choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(text)
+        return text
+
+    return parse

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
 
 from pipeline.flags import dates
-from pipeline.flags.flag import Flag
+from pipeline.flags.flag import Flag, boolean, choice, integer, names, number, whole_names
 from transforms.specs.job import (
     CSV_FORMULAS,
     DUPLICATE_KEYS,
@@ -20,54 +19,8 @@ from transforms.specs.job import (
 )
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(","))
-
-
-def _tags(text: str) -> tuple[str, ...]:
-    if not all(_names(text)):
-        raise ValueError(text)
-    return _names(text)
-
-
-def _boolean(text: str) -> bool:
-    words = {"true": True, "false": False}
-    if text.lower() not in words:
-        raise ValueError(text)
-    return words[text.lower()]
-
-
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        value = int(text)
-        if not low <= value <= high:
-            raise ValueError(text)
-        return value
-
-    return parse
-
-
-def _number(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = float(text)
-        if not low <= value <= high:
-            raise ValueError(text)
-        return value
-
-    return parse
-
-
-def _choice(*allowed: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in allowed:
-            raise ValueError(text)
-        return text
-
-    return parse
-
-
 def _choices(flag: str, group: str, help_text: str, allowed: tuple[str, ...], default: str | None, default_help: str = "") -> Flag:
-    return Flag(flag, group, help_text, f"one of {', '.join(allowed)}", _choice(*allowed), default, default_help, allowed)
+    return Flag(flag, group, help_text, f"one of {', '.join(allowed)}", choice(*allowed), default, default_help, allowed)
 
 
 FLAGS = (
@@ -97,36 +50,36 @@ FLAGS = (
         "signature_name", "Model", "which signature", "a signature's name",
         default_help="the only one, else serving_default",
     ),
-    Flag("tags", "Model", "tags of the MetaGraph", "tags separated by commas", _tags, default_help="serve"),
-    Flag("batch_size", "Model", "rows a model call", "a whole number from 1 to 1000000", _integer(1, 1_000_000), default_help="computed"),
+    Flag("tags", "Model", "tags of the MetaGraph", "tags separated by commas", whole_names, default_help="serve"),
+    Flag("batch_size", "Model", "rows a model call", "a whole number from 1 to 1000000", integer(1, 1_000_000), default_help="computed"),
     Flag(
         "model_memory_mb", "Model", "memory that a process's loaded models may take, in MiB", "a whole number from 1 to 1000000",
-        _integer(1, 1_000_000), default_help="0.4 of the worker's, shared by its processes",
+        integer(1, 1_000_000), default_help="0.4 of the worker's, shared by its processes",
     ),
     Flag(
         "allow_unsafe_ops", "Model", "run a model whose ops reach files, other machines or the process itself", "true or false",
-        _boolean, False,
+        boolean, False,
     ),
     Flag(
         "input", "Input", "files, folders or patterns, local or gs://; or a table, bq://project.dataset.table",
-        "paths separated by commas", _names, (), "required",
+        "paths separated by commas", names, (), "required",
     ),
     Flag("input_query", "Input", "a query of BigQuery, instead of --input", "a SELECT of BigQuery's SQL", default_help="none"),
     Flag("row_restriction", "Input", "which rows of a table are read", "a condition as in a WHERE of BigQuery's SQL", default_help="all"),
     _choices("input_format", "Input", "format of the input", INPUT_FORMATS, None, "by each file's extension"),
     Flag(
         "key_field", "Input", "field that holds the instance key; several make a composite key", "field names separated by commas",
-        _names, (), "none: keys are made from file and byte offset",
+        names, (), "none: keys are made from file and byte offset",
     ),
     _choices("duplicate_keys", "Input", "what a key that stands twice does", DUPLICATE_KEYS, "fail"),
     Flag(
         "include_fields", "Input", "fields of a row that the model is fed", "field names separated by commas",
-        _names, (), "those the signature names",
+        names, (), "those the signature names",
     ),
-    Flag("exclude_fields", "Input", "fields of a row that the model is not fed", "field names separated by commas", _names, (), "none"),
+    Flag("exclude_fields", "Input", "fields of a row that the model is not fed", "field names separated by commas", names, (), "none"),
     Flag(
         "passthrough_fields", "Output", "fields copied from the row to its prediction; * for all", "field names separated by commas, or *",
-        _names, (), "none",
+        names, (), "none",
     ),
     Flag(
         "output", "Output", "folder of the results, local or gs://; or a table, bq://project.dataset[.table]", "a folder or table",
@@ -140,7 +93,7 @@ FLAGS = (
     ),
     Flag("errors", "Output", "folder of the failed rows", "a folder", default_help="beside the results"),
     Flag(
-        "max_error_ratio", "Output", "failed ÷ read above which nothing is published", "a number from 0 to 1", _number(0, 1), 0.1,
+        "max_error_ratio", "Output", "failed ÷ read above which nothing is published", "a number from 0 to 1", number(0, 1), 0.1,
     ),
     _choices("nan", "Output", "NaN and infinities in text: null, a string, or the row fails", NAN_POLICIES, "null"),
     _choices(
@@ -151,9 +104,9 @@ FLAGS = (
         "write_disposition", "Output", "replace what is in the folder or table, add to a table, or refuse",
         WRITE_DISPOSITIONS, "truncate",
     ),
-    Flag("create_dataset", "Output", "make the dataset of a table, in --location, if there is none", "true or false", _boolean, False),
+    Flag("create_dataset", "Output", "make the dataset of a table, in --location, if there is none", "true or false", boolean, False),
     Flag("partition_field", "Output", "column that partitions a new table", "a column of DATE, DATETIME or TIMESTAMP", default_help="none"),
-    Flag("cluster_fields", "Output", "columns that cluster a new table", "up to 4 column names separated by commas", _names, (), "none"),
+    Flag("cluster_fields", "Output", "columns that cluster a new table", "up to 4 column names separated by commas", names, (), "none"),
     _choices(
         "report", "Output", "gather statistics of the rows and write statistics.json and report.html; tasks: for each task of many too",
         REPORTS, "true",
@@ -163,7 +116,7 @@ FLAGS = (
         "a run's folder, or the file", default_help="none",
     ),
     Flag(
-        "max_drift", "Compare", "drift of any of them above which nothing is published", "a number from 0 to 100", _number(0, 100), None,
+        "max_drift", "Compare", "drift of any of them above which nothing is published", "a number from 0 to 100", number(0, 100), None,
         "none: the summary names what drifts more than 0.2",
     ),
     Flag(
@@ -176,15 +129,15 @@ FLAGS = (
     ),
     Flag(
         "compare_tolerance", "Compare", "how far two numbers may be apart and still agree, absolute or relative", "a number from 0 to 1",
-        _number(0, 1), 0.01,
+        number(0, 1), 0.01,
     ),
     Flag(
         "max_disagreement", "Compare", "share of the rows on which the two may disagree; above it nothing is published",
-        "a number from 0 to 1", _number(0, 1), None, "none",
+        "a number from 0 to 1", number(0, 1), None, "none",
     ),
     Flag(
         "compare_share", "Compare", "instead of comparing: the second model predicts this share of the keys in the first's place, "
-        "always the same ones; the field model_variant says which did", "a number from 0 to 1", _number(0, 1), None, "none",
+        "always the same ones; the field model_variant says which did", "a number from 0 to 1", number(0, 1), None, "none",
     ),
     Flag(
         "location", "Run", "where BigQuery runs queries and loads", "a location of BigQuery, such as EU or us-central1",
@@ -196,7 +149,7 @@ FLAGS = (
     ),
     Flag(
         "resume", "Run", "with the run_id of a run that failed or was stopped: what it had finished counts, and only the rest is predicted",
-        "true or false", _boolean, False,
+        "true or false", boolean, False,
     ),
     Flag(
         "job", "Run", "body of an AI Platform or Vertex AI batch prediction job, whose fields stand for flags; those given here win",
@@ -207,7 +160,7 @@ FLAGS = (
         datetime.date.fromisoformat, default_help="today",
     ),
     Flag("time_zone", "Run", "where today is", "a name such as Europe/Berlin", dates.read_zone, dates.UTC, "UTC"),
-    Flag("verbose", "Run", "show what TensorFlow and Beam log", "true or false", _boolean, False),
+    Flag("verbose", "Run", "show what TensorFlow and Beam log", "true or false", boolean, False),
 )  # fmt: skip
 BY_NAME = {flag.name: flag for flag in FLAGS}
 REQUIRED = ("model", "input", "output")

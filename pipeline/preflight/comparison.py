@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipeline.flags import options as flags
-from pipeline.flags.options import Options
+from pipeline.flags import specs_of
+from pipeline.flags.options import RunOptions
 from transforms.compare.baseline import read_baseline
 from transforms.model.locate import locate_model
 from transforms.specs.errors import SpecError
@@ -13,7 +13,7 @@ from transforms.specs.models import CompareSpec, ModelSpec
 from transforms.specs.signature import Signature
 
 
-def compare_spec(options: Options, model: ModelSpec, threads: int) -> CompareSpec:
+def compare_spec(options: RunOptions, model: ModelSpec, threads: int) -> CompareSpec:
     """Gives what the run is compared with.
 
     Raises:
@@ -21,20 +21,13 @@ def compare_spec(options: Options, model: ModelSpec, threads: int) -> CompareSpe
       ModelError: the second model is not there or can't be read.
       SpecError: the second model takes other inputs, or gives other outputs, so that the two can't be compared row by row.
     """
-    spec = flags.compare_spec(options)
+    spec = specs_of.compare_spec(options)
     if spec.baseline is not None:
         read_baseline(spec.baseline)
     if options.compare_model is None:
         return spec
-    second = locate_model(
-        options.compare_model,
-        version=options.compare_version,
-        signature_name=options.signature_name,
-        tags=options.tags,
-        batch_size=options.batch_size,
-        allow_unsafe_ops=options.allow_unsafe_ops,
-        threads=threads,
-    )
+    request = specs_of.model_request(options, threads)
+    second = locate_model(dataclasses.replace(request, location=options.compare_model, version=options.compare_version))
     _check_alike(model.signature, second.signature, second.location)
     return dataclasses.replace(spec, model=second)
 

@@ -21,8 +21,8 @@ from apache_beam.options.pipeline_options import (
     WorkerOptions,
 )
 
-from pipeline.flags import options as flags
-from pipeline.flags.options import Options
+from pipeline.flags import specs_of
+from pipeline.flags.options import RunOptions
 from pipeline.preflight import comparison
 from pipeline.preflight.row_models import stand_in_model, with_columns
 from transforms.bigquery.check_table import check_table
@@ -41,7 +41,6 @@ from transforms.rows.row_spec import row_spec
 from transforms.runtime import machine
 from transforms.specs.errors import RefusedError, SpecError
 from transforms.specs.job import JobSpec, OutputSpec
-from transforms.specs.models import ModelSpec
 from transforms.specs.own_names import is_own
 from transforms.specs.table_name import parse_table
 from transforms.staging import split_records
@@ -67,7 +66,7 @@ class InputFound:
     first: tuple[str, ...] = ()  # one file a pattern
 
 
-def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool = True) -> tuple[JobSpec, InputFound]:
+def prepare(options: RunOptions, beam_options: PipelineOptions, probe_output: bool = True) -> tuple[JobSpec, InputFound]:
     """Gives the job and what its input is, having checked all that can be known before it starts.
 
     ``probe_output`` False writes nothing, not even the file that shows that the output can be written.
@@ -78,21 +77,21 @@ def prepare(options: Options, beam_options: PipelineOptions, probe_output: bool 
     check_engine(options, beam_options)
     import_tensorflow()
     try:
-        route = flags.route_spec(options, threads(beam_options))
-        model = _model(options, beam_options) if route is None else stand_in_model(route)
-        found = InputFound(1, 0, whole=False) if flags.input_spec(options).is_bigquery else _check_input(options)
+        route = specs_of.route_spec(options, threads(beam_options))
+        model = locate_model(specs_of.model_request(options, threads(beam_options))) if route is None else stand_in_model(route)
+        found = InputFound(1, 0, whole=False) if specs_of.input_spec(options).is_bigquery else _check_input(options)
         now = datetime.datetime.now(datetime.UTC)
         job = JobSpec(
-            input=flags.input_spec(options),
-            key=flags.key_spec(options),
+            input=specs_of.input_spec(options),
+            key=specs_of.key_spec(options),
             model=model,
-            output=_staged(flags.output_spec(options), beam_options.view_as(GoogleCloudOptions).temp_location),
+            output=_staged(specs_of.output_spec(options), beam_options.view_as(GoogleCloudOptions).temp_location),
             run_id=options.run_id or make_run_id(now),
             launch=uuid.uuid4().hex,
             started=now.isoformat(timespec="milliseconds"),
             max_error_ratio=options.max_error_ratio,
             flags=options.given,
-            bigquery=flags.bigquery_spec(options, beam_options.view_as(GoogleCloudOptions).project),
+            bigquery=specs_of.bigquery_spec(options, beam_options.view_as(GoogleCloudOptions).project),
             model_memory_bytes=memory_bytes(options),
             processes=processes(beam_options),
             route=route,
@@ -145,19 +144,7 @@ def _find_launches(job: JobSpec) -> tuple[str, ...]:
 # --- model -----------------------------------------------------------------------------------------------------------------
 
 
-def _model(options: Options, beam_options: PipelineOptions) -> ModelSpec:
-    return locate_model(
-        options.model,
-        version=options.model_version,
-        signature_name=options.signature_name,
-        tags=options.tags,
-        batch_size=options.batch_size,
-        allow_unsafe_ops=options.allow_unsafe_ops,
-        threads=threads(beam_options),
-    )
-
-
-def check_engine(options: Options, beam_options: PipelineOptions) -> None:
+def check_engine(options: RunOptions, beam_options: PipelineOptions) -> None:
     """Refuse what the engine's workers could not do, or could not find.
 
     Raises:
@@ -171,10 +158,16 @@ def check_engine(options: Options, beam_options: PipelineOptions) -> None:
             "--sdk_container_image is missing: Dataflow's workers run the image that 'make image' builds. Name it, or launch the "
             "template, which names it itself"
         )
-    inputs = () if flags.input_spec(options).is_bigquery or any(options.values[name] for name in flags.MANY) else options.input
-    named = [(name, options.values[name]) for name in ("model", "compare_model", "baseline", "output", "errors")]
+    inputs = () if specs_of.input_spec(options).is_bigquery or options.tasks_flag else options.input
+    named = {
+        "model": options.model,
+        "compare_model": options.compare_model,
+        "baseline": options.baseline,
+        "output": options.output,
+        "errors": options.errors,
+    }
     runner = runner_elsewhere(beam_options)
-    for flag, path in (*named, *(("input", pattern) for pattern in inputs)):
+    for flag, path in (*named.items(), *(("input", pattern) for pattern in inputs)):
         check_path(f"--{flag}", path, runner)
 
 
@@ -206,7 +199,7 @@ def is_local(beam_options: PipelineOptions) -> bool:
     return runner is None or runner.rsplit(".", 1)[-1].lower() in ("directrunner", "fnapirunner", "switchingdirectrunner")
 
 
-def memory_bytes(options: Options) -> int | None:
+def memory_bytes(options: RunOptions) -> int | None:
     """The memory that a process's models may take; None: a share of the worker's."""
     return options.model_memory_mb << 20 if options.model_memory_mb else None
 
@@ -252,10 +245,10 @@ def _check_fields(job: JobSpec) -> None:
 # --- input and output --------------------------------------------------------------------------------------------------------
 
 
-def _check_input(options: Options) -> InputFound:
+def _check_input(options: RunOptions) -> InputFound:
     sizes: dict[str, int] = {}  # by place: each file is read once
     first: list[str] = []
-    output = flags.output_spec(options)
+    output = specs_of.output_spec(options)
     places = tuple(map(files.place, (output.folder, output.errors)))
     mirrors = MirrorCheck(output) if output.layout == "mirror" else None
     whole = True

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 
-from transforms.many.row_models import fixed_folder, folder_of, stand_in
-from transforms.model.locate import locate_named
+from transforms.many.row_models import fixed_folder, folder_of, request_of, stand_in
+from transforms.model.locate import locate_model
 from transforms.model.vertex_registry import is_registered
 from transforms.specs.errors import ModelError, RefusedError, SpecError
 from transforms.specs.job import JobSpec
@@ -65,7 +65,7 @@ def _find_example(route: RouteSpec, format: str) -> Signature:
     reason = "there is none"
     for name in found[:LOOKED_AT]:
         try:
-            return locate_named(route, folder_of(route, name)).signature
+            return locate_model(request_of(route, folder_of(route, name))).signature
         except RefusedError as error:
             reason = str(error)
     raise ModelError(

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from pipeline.flags import options as flags
-from pipeline.flags.options import Options
+from pipeline.flags import specs_of
+from pipeline.flags.options import RunOptions
 from pipeline.preflight.job import (
     InputFound,
     PreflightError,
@@ -36,12 +36,7 @@ from transforms.specs.table_name import is_table, parse_table
 from transforms.storage import files, paths
 
 
-def is_many(options: Options) -> bool:
-    """Whether the flags ask for a run of many tasks."""
-    return bool(options.model_map or options.retry_failed)
-
-
-def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, InputFound]:
+def prepare(options: RunOptions, beam_options: PipelineOptions) -> tuple[RunSpec, InputFound]:
     """Gives the run and what its input is: tasks that are tasks, and outputs that are apart.
 
     Models and inputs are looked at by the workers, task by task: one that is missing fails its task alone.
@@ -58,18 +53,13 @@ def prepare(options: Options, beam_options: PipelineOptions) -> tuple[RunSpec, I
         tasks="",
         count=0,
         folder=folder,
-        input=flags.input_spec(options),
-        key=flags.key_spec(options),
-        output=flags.output_spec(options),
+        input=specs_of.input_spec(options),
+        key=specs_of.key_spec(options),
+        output=specs_of.output_spec(options),
         run_id=run_id,
         launch=launch,
         started=now.isoformat(timespec="milliseconds"),
-        model_version=options.model_version,
-        signature_name=options.signature_name,
-        tags=options.tags,
-        batch_size=options.batch_size,
-        allow_unsafe_ops=options.allow_unsafe_ops,
-        threads=threads(beam_options),
+        models=specs_of.model_request(options, threads(beam_options)),
         max_error_ratio=options.max_error_ratio,
         flags=options.given,
         model_memory_bytes=memory_bytes(options),
@@ -120,12 +110,13 @@ def _table_rows(name: str, project: str | None, location: str | None) -> Iterato
         raise TaskError(f"--model_map={error}") from None
 
 
-def _tasks(options: Options, project: str | None) -> Iterator[Task]:
-    if options.model_map and is_table(options.model_map):
+def _tasks(options: RunOptions, project: str | None) -> Iterator[Task]:
+    if options.retry_failed is not None:
+        return _failed_tasks(options.retry_failed)
+    assert options.model_map is not None
+    if is_table(options.model_map):
         return make_tasks(_table_rows(options.model_map, project, options.location), options.model_map)
-    if options.model_map:
-        return read_tasks(options.model_map)
-    return _failed_tasks(options.retry_failed)
+    return read_tasks(options.model_map)
 
 
 def _failed_tasks(path: str) -> Iterator[Task]:

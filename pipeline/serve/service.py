@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from pipeline.flags import commands
-from pipeline.flags import options as flags
 from pipeline.flags.arguments import Arguments, read_arguments, read_values
-from pipeline.flags.flag import Flag
-from pipeline.flags.options import Options
+from pipeline.flags.flag import Flag, boolean, integer, whole_names
+from pipeline.flags.help import command_help
+from pipeline.flags.options import RunOptions
+from pipeline.flags.parse import make_options
 from pipeline.process.terminal import say
 from pipeline.serve.requests import MAX_CONNECTIONS, Callers, ProblemError, Protocol, is_host, parameters
 from transforms.specs.errors import RefusedError
@@ -33,31 +33,34 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 LOG = logging.getLogger("nightshift")
-Run = Callable[[Options, Callable[[str], None]], int]
+Run = Callable[[RunOptions, Callable[[str], None]], int]
 
 
 def _hosts(text: str) -> tuple[str, ...]:
-    names = commands.folders(text.lower())
+    names = whole_names(text.lower())
     if not is_host(names):
         raise ValueError(text)
     return names
 
 
 FLAGS = (
-    Flag("allow_model", "Serve", "folders below which models may lie", "folders separated by commas", commands.folders, (), "required"),
-    Flag("allow_input", "Serve", "folders below which inputs may lie", "folders separated by commas", commands.folders, (), "required"),
+    Flag("allow_model", "Serve", "folders below which models may lie", "folders separated by commas", whole_names, (), "required"),
+    Flag("allow_input", "Serve", "folders below which inputs may lie", "folders separated by commas", whole_names, (), "required"),
     Flag(
         "allow_output", "Serve", "folders below which outputs and failed rows may go", "folders separated by commas",
-        commands.folders, (), "required",
+        whole_names, (), "required",
     ),
     Flag("host", "Serve", "the address to listen on", "an address; 0.0.0.0 in a container", default="127.0.0.1"),
-    Flag("port", "Serve", "the port to listen on", **commands.whole(1, 65535), default_help="the environment's PORT, else 8080"),
+    Flag(
+        "port", "Serve", "the port to listen on", "a whole number from 1 to 65535", integer(1, 65535),
+        default_help="the environment's PORT, else 8080",
+    ),
     Flag(
         "allow_host", "Serve", "names under which the service is asked, beside localhost and the address it listens on",
         "hosts' names separated by commas, or *", _hosts, (), "none",
     ),
-    Flag("allow_get", "Serve", "let GET /?model=&input=&output= start a job", "true or false", commands.boolean, False),
-    Flag("keep_models", "Serve", "models that stay loaded, the last used", **commands.whole(1, 1000), default=8),
+    Flag("allow_get", "Serve", "let GET /?model=&input=&output= start a job", "true or false", boolean, False),
+    Flag("keep_models", "Serve", "models that stay loaded, the last used", "a whole number from 1 to 1000", integer(1, 1000), 8),
 )  # fmt: skip
 USAGE = "serve --allow_model=DIRS --allow_input=DIRS --allow_output=DIRS [--flag=value …]"
 ENDING = (
@@ -133,7 +136,7 @@ class Service:
     def _wait(self) -> int:
         return min(60, math.ceil(self._last_seconds))
 
-    def _options(self, asked: Sequence[tuple[str, str]]) -> Options:
+    def _options(self, asked: Sequence[tuple[str, str]]) -> RunOptions:
         unknown = [name for name, _ in asked if name not in ASKED]
         if unknown:
             raise ProblemError(HTTPStatus.BAD_REQUEST, f"{unknown[0]} is no parameter; there are {', '.join(ASKED)}")
@@ -143,16 +146,16 @@ class Service:
         defaults = DEFAULTS | (DEFAULTS_OF_LINES if given.get("output_format", "jsonl") == "jsonl" else {})
         pairs = [*asked, *((name, value) for name, value in defaults.items() if name not in given)]
         try:
-            options = flags.make(Arguments(tuple(pairs)))
+            options = make_options(Arguments(tuple(pairs)))
         except RefusedError as error:
             raise ProblemError(HTTPStatus.BAD_REQUEST, str(error).replace("--", "")) from error
         for flag in PREFIXES:
-            value = options.values[flag] or ()
-            for path in (value,) if isinstance(value, str) else value:
+            value = options.value_of(flag)
+            for path in value if isinstance(value, tuple) else (value,) if isinstance(value, str) else ():
                 self.allowed.check(flag, path)
         return options
 
-    def _job(self, options: Options) -> dict[str, Any]:
+    def _job(self, options: RunOptions) -> dict[str, Any]:
         started = time.monotonic()
         complaints: list[str] = []
         self.jobs += 1
@@ -220,7 +223,7 @@ def application(service: Service, callers: Callers) -> Starlette:
 def serve(arguments: Sequence[str], run: Run) -> int:
     """Serves until it is told to stop; a job that is running then comes to its end."""
     if {"--help", "-h"} & set(arguments):
-        return 0 if say(commands.help_text(USAGE, FLAGS, ENDING)) else 1
+        return 0 if say(command_help(USAGE, FLAGS, ENDING)) else 1
     given = read_arguments(arguments, FLAGS, "serve", with_beams=False).given
     values = read_values(FLAGS, given, ("allow_model", "allow_input", "allow_output"))
     import uvicorn

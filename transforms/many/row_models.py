@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 from transforms.formats.catalog import FORMATS, Format
 from transforms.specs.errors import ModelError, SpecError
 from transforms.specs.job import OWN_FIELDS, JobSpec
-from transforms.specs.models import ModelSpec, RouteSpec
+from transforms.specs.models import ModelRequest, ModelSpec, RouteSpec
 from transforms.specs.signature import Signature
 
 # One folder's name: what a row says must not lead anywhere else.
@@ -51,6 +52,11 @@ def folder_of(route: RouteSpec, name: str) -> str:
     return route.template.replace(route.placeholder, name)
 
 
+def request_of(route: RouteSpec, folder: str) -> ModelRequest:
+    """Return the request for the model in ``folder``, one of those that rows name."""
+    return dataclasses.replace(route.models, location=folder)
+
+
 def stand_in(route: RouteSpec, location: str) -> ModelSpec:
     """Gives what stands where a job has its model: of rows that have none yet, or none at all."""
-    return ModelSpec(location, Signature(route.signature_name or "", route.tags or (), (), ()))
+    return ModelSpec(location, Signature(route.models.signature_name or "", route.models.tags or (), (), ()))

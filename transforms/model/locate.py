@@ -13,7 +13,7 @@ from transforms.model.saved_model import MetaGraph, check_outputs, parse_saved_m
 from transforms.model.structure import structure_of
 from transforms.model.vertex_registry import find_artifact, is_registered
 from transforms.specs.errors import ModelError
-from transforms.specs.models import ModelSpec, RouteSpec
+from transforms.specs.models import ModelRequest, ModelSpec
 from transforms.storage import files, paths
 
 # Exports of one program are often the same but for their variables: graphs of up to so many bytes are parsed once.
@@ -27,25 +27,16 @@ class MissingVariablesError(ModelError):
     """A SavedModel's protobuf is there, its variables are not."""
 
 
-def locate_model(
-    model: str,
-    *,
-    version: str | None = None,
-    signature_name: str | None = None,
-    tags: tuple[str, ...] | None = None,
-    batch_size: int | None = None,
-    allow_unsafe_ops: bool = False,
-    threads: int = 1,
-    shares: bool = False,
-) -> ModelSpec:
-    """Finds a model and looks at its protobuf, without loading it; ``shares``: also at what it may share with others.
+def locate_model(request: ModelRequest, shares: bool = False) -> ModelSpec:
+    """Find a model and look at its protobuf, without loading it; ``shares``: also at what it may share with others.
 
     Raises:
       ModelError: there is no such model, version or signature, or it can't or may not run here.
     """
-    folder, version = find_folder(model, version)
+    model = request.location
+    folder, version = find_folder(model, request.version)
     graphs, told = _read(folder)
-    graph = select_meta_graph(graphs, tags, model)
+    graph = select_meta_graph(graphs, request.tags, model)
     outside = [name for _, name in graph.assets if not _is_name(name)]
     if outside:
         raise ModelError(f"{model} names files outside of its folder as its assets: {', '.join(outside)}. Export the model again")
@@ -54,32 +45,18 @@ def locate_model(
             f"{model} needs custom ops that are not in this TensorFlow: {', '.join(graph.missing_ops)}. "
             "Install the library that registers them, or export the model without them"
         )
-    signature = select_signature(graph, signature_name, model)
-    check_ops(graph, signature, model, allow_unsafe_ops)
-    check_outputs(signature, batch_size, model)
+    signature = select_signature(graph, request.signature_name, model)
+    check_ops(graph, signature, model, request.allow_unsafe_ops)
+    check_outputs(signature, request.batch_size, model)
     return ModelSpec(
         location=folder,
         signature=signature,
         version=version,
-        batch_size=batch_size,
-        allow_unsafe_ops=allow_unsafe_ops,
-        threads=threads,
+        batch_size=request.batch_size,
+        allow_unsafe_ops=request.allow_unsafe_ops,
+        threads=request.threads,
         structure=structure_of(graph, signature, folder) if shares else None,
         fingerprint=told,
-    )
-
-
-def locate_named(route: RouteSpec, folder: str, shares: bool = False) -> ModelSpec:
-    """Finds the model in ``folder``, which a row names, as ``locate_model`` does."""
-    return locate_model(
-        folder,
-        version=route.version,
-        signature_name=route.signature_name,
-        tags=route.tags,
-        batch_size=route.batch_size,
-        allow_unsafe_ops=route.allow_unsafe_ops,
-        threads=route.threads,
-        shares=shares,
     )
 
 

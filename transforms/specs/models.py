@@ -1,4 +1,4 @@
-"""Which models run on the rows, as frozen, checked values, and the error that all such values raise."""
+"""Which models run on the rows, as frozen, checked values."""
 
 from __future__ import annotations
 
@@ -39,27 +39,47 @@ class ModelSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class RouteSpec:
-    """Each row's ``field`` takes the place of ``{field}`` in ``template``, which then is a model's folder.
+class ModelRequest:
+    """The model that is asked for, before it is looked for; ``threads`` is TensorFlow's.
 
-    The rest is what all the models have in common. ``column`` is the field of the results that gets the model's version. Where the
-    results have columns, they are the outputs of ``example``, the signature of one of the models.
+    ``location`` is a SavedModel folder, a folder of numbered versions, or a model of Vertex AI's registry. None of the others chooses: the
+    highest version, the only signature, any tags, a computed batch size.
     """
 
-    field: str
-    template: str
-    column: str | None = None
+    location: str
     version: str | None = None
     signature_name: str | None = None
     tags: tuple[str, ...] | None = None
     batch_size: int | None = None
     allow_unsafe_ops: bool = False
     threads: int = 1
+
+
+# In a run of many, each task's own location takes the place of this one.
+EACH_TASKS_MODEL = ModelRequest("{model}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RouteSpec:
+    """Each row's ``field`` takes the place of ``{field}`` in the location of ``models``, which then is one model's folder.
+
+    ``column`` is the field of the results that gets the model's version. Where the results have columns, they are the outputs of
+    ``example``, the signature of one of the models.
+    """
+
+    field: str
+    models: ModelRequest
+    column: str | None = None
     example: Signature | None = None
 
     def __post_init__(self) -> None:
         if self.placeholder not in self.template:
             raise SpecError("model_field", f"{self.field!r} has no place in --model={self.template}: expected {self.placeholder} in it")
+
+    @property
+    def template(self) -> str:
+        """The location of the models, with the placeholder in it."""
+        return self.models.location
 
     @property
     def placeholder(self) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec, staging_in
-from transforms.specs.models import NO_COMPARISON, CompareSpec, ModelSpec
+from transforms.specs.models import EACH_TASKS_MODEL, NO_COMPARISON, CompareSpec, ModelRequest, ModelSpec
 from transforms.storage import paths
 
 
@@ -50,7 +50,8 @@ class RunSpec:
     """A run of many tasks: where they stand as data, and what they have in common.
 
     ``tasks`` is a file of JSON-lines that the launch wrote, so that the graph is the same for one task and for 100,000. The
-    run's ``folder`` gets its manifest; every task's output is a tree of its own with its own gate.
+    run's ``folder`` gets its manifest; every task's output is a tree of its own with its own gate. ``models`` is what the tasks ask of
+    their models alike.
     """
 
     tasks: str
@@ -62,12 +63,7 @@ class RunSpec:
     run_id: str
     launch: str
     started: str
-    model_version: str | None = None
-    signature_name: str | None = None
-    tags: tuple[str, ...] | None = None
-    batch_size: int | None = None
-    allow_unsafe_ops: bool = False
-    threads: int = 1
+    models: ModelRequest = EACH_TASKS_MODEL
     max_error_ratio: float = 0.1
     flags: tuple[tuple[str, str], ...] = ()
     progress_folder: str | None = None
@@ -94,6 +90,14 @@ class RunSpec:
 
     def input_of(self, task: Task) -> InputSpec:
         return dataclasses.replace(self.input, patterns=tuple(part.strip() for part in task.input.split(",")))
+
+    def request_of(self, task: Task) -> ModelRequest:
+        return dataclasses.replace(
+            self.models,
+            location=task.model,
+            version=task.model_version or self.models.version,
+            signature_name=task.signature_name or self.models.signature_name,
+        )
 
     def key_of(self, task: Task) -> KeySpec:
         if task.key_field is None:

@@ -1,0 +1,122 @@
+"""The options of a run → its specs."""
+
+from __future__ import annotations
+
+from pipeline.flags.options import RunOptions
+from transforms.specs import table_name
+from transforms.specs.errors import SpecError
+from transforms.specs.job import BigQuerySpec, InputSpec, KeySpec, OutputSpec
+from transforms.specs.models import EACH_TASKS_MODEL, VARIANT, CompareSpec, ModelRequest, RouteSpec
+
+
+def check_specs(options: RunOptions) -> None:
+    """Make every spec once, so that what is wrong with one is said before anything heavy is imported.
+
+    Raises:
+      SpecError: a value out of its range, or flags that don't go together.
+    """
+    route_spec(options)
+    input_spec(options)
+    key_spec(options)
+    output_spec(options)
+    bigquery_spec(options, None)
+    compare_spec(options)
+
+
+def input_spec(options: RunOptions) -> InputSpec:
+    patterns = options.input if options.tasks_flag is None else ("each task's own",)
+    return InputSpec(
+        patterns, options.input_format, options.include_fields, options.exclude_fields, options.input_query, options.row_restriction
+    )
+
+
+def model_request(options: RunOptions, threads: int) -> ModelRequest:
+    """Return the request for the run's model; its location is a placeholder where tasks name their own."""
+    return ModelRequest(
+        location=options.model or EACH_TASKS_MODEL.location,
+        version=options.model_version,
+        signature_name=options.signature_name,
+        tags=options.tags,
+        batch_size=options.batch_size,
+        allow_unsafe_ops=options.allow_unsafe_ops,
+        threads=threads,
+    )
+
+
+def route_spec(options: RunOptions, threads: int = 1) -> RouteSpec | None:
+    if options.model_field is None:
+        if options.model_column is not None:
+            raise SpecError("model_column", "is for rows that name their models: give --model_field too")
+        return None
+    if options.tasks_flag:
+        raise SpecError("model_field", f"and --{options.tasks_flag} exclude each other: tasks name their models")
+    return RouteSpec(options.model_field, model_request(options, threads), options.model_column)
+
+
+def compare_spec(options: RunOptions) -> CompareSpec:
+    """What the run is held against; its second model is found in preflight."""
+    for name, needed in (
+        ("max_drift", "baseline"),
+        ("compare_version", "compare_model"),
+        ("max_disagreement", "compare_model"),
+        ("compare_share", "compare_model"),
+    ):
+        if options.value_of(name) is not None and options.value_of(needed) is None:
+            raise SpecError(name, f"has no meaning without --{needed}: give it too")
+    if options.compare_model is not None or options.baseline is not None:
+        given = "compare_model" if options.compare_model is not None else "baseline"
+        many = options.tasks_flag or ("model_field" if options.model_field else None)
+        if many:
+            raise SpecError(given, f"and --{many} exclude each other: one run compares one model's rows")
+    if options.baseline is not None and options.report == "false":
+        raise SpecError("report", "'false' gathers no statistics, and --baseline compares them: leave one out")
+    spec = CompareSpec(
+        baseline=options.baseline,
+        max_drift=options.max_drift,
+        max_disagreement=options.max_disagreement,
+        tolerance=options.compare_tolerance,
+        share=options.compare_share,
+    )
+    if options.compare_model is not None:
+        _check_second_model(options)
+    return spec
+
+
+def _check_second_model(options: RunOptions) -> None:
+    if options.compare_share is None:
+        if table_name.is_table(options.output):
+            raise SpecError("compare_model", "writes both predictions of each row to files: give a folder as --output")
+        return
+    if options.max_disagreement is not None:
+        raise SpecError("max_disagreement", "compares two predictions of a row; with --compare_share each has one")
+    if options.output_layout == "mirror":
+        raise SpecError("compare_share", "parts the rows of a file, whose order --output_layout=mirror keeps: leave one out")
+    if options.output_style == "raw":
+        raise SpecError("compare_share", f"--output_style=raw has no place for the field {VARIANT}")
+
+
+def key_spec(options: RunOptions) -> KeySpec:
+    return KeySpec(options.key_field, options.duplicate_keys)
+
+
+def bigquery_spec(options: RunOptions, project: str | None) -> BigQuerySpec:
+    return BigQuerySpec(project, options.location, options.create_dataset, options.partition_field, options.cluster_fields)
+
+
+def output_spec(options: RunOptions) -> OutputSpec:
+    table = table_name.name_or_default(options.output) if table_name.is_table(options.output) else None
+    passed = options.passthrough_fields
+    if options.compare_share is not None and "*" not in passed:
+        passed = (*(name for name in passed if name != VARIANT), VARIANT)
+    return OutputSpec(
+        folder=options.output,
+        table=table,
+        errors_folder=options.errors,
+        format=options.output_format or ("bigquery" if table else "jsonl"),
+        style=options.output_style,
+        layout=options.output_layout,
+        passthrough_fields=passed,
+        nan=options.nan,
+        csv_formulas=options.csv_formulas,
+        write_disposition=options.write_disposition,
+    )
