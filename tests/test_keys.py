@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms.rows.codes import Code, RowError, Stage
-from transforms.rows.keys import hash_keys, join_keys, make_key, make_keys, take_key, take_keys
+from transforms.rows.keys import hash_keys, join_keys, make_key, make_keys, split_keys, take_each, take_key, take_keys
 
 MANY = settings(deadline=None, derandomize=True, max_examples=300)
 SCALARS = st.one_of(st.text(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans())
@@ -136,3 +136,23 @@ def test_keys_of_columns_are_the_keys_of_their_rows() -> None:
         expected = [take_key(row, [f"f{place}" for place in range(len(parts))]).decode() for row in zip(*parts, strict=True)]
         joined = join_keys([pa.array([text.decode() for text in part]) for part in parts])
         assert joined.to_pylist() == expected
+
+
+@given(st.lists(st.tuples(*[st.one_of(st.text(), st.integers(), st.booleans())] * 3)))
+def test_composite_keys_are_split_as_they_were_taken(rows: list[tuple[object, ...]]) -> None:
+    fields = ["a", "b", "c"]
+    columns = [[json.dumps(row[place], ensure_ascii=False).encode() for row in rows] for place in range(3)]
+    keys, errors = take_each(columns, fields)
+    assert not errors
+    parts = split_keys(keys, fields)
+    assert [tuple(map(json.loads, texts)) for texts in zip(*(parts[field].to_pylist() for field in fields), strict=True)] == rows
+    assert split_keys(keys, ["key"]) == {"key": keys}
+    assert split_keys(keys, []) == {}
+
+
+@pytest.mark.parametrize("fields", [["a"], ["a", "b"]])
+def test_rows_without_a_key_have_null_and_the_reason(fields: list[str]) -> None:
+    tokens = [[b"1", b"", b'"x"', b"null", b"[1]"], [b"1", b"1", b"1", b"1", b"1"]][: len(fields)]
+    keys, errors = take_each(tokens, fields)
+    assert keys.to_pylist() == (["1", None, '"x"', None, None] if len(fields) == 1 else ["[1, 1]", None, '["x", 1]', None, None])
+    assert {row: error.code for row, error in errors.items()} == {1: Code.KEY_MISSING, 3: Code.KEY_NULL, 4: Code.KEY_NOT_SCALAR}

@@ -23,6 +23,7 @@ from transforms.elements.batches import PredictionBatch
 from transforms.formats.join_files import Sink
 from transforms.formats.parquet.writer import ParquetEncoder
 from transforms.rows.codes import Code
+from transforms.rows.keys import split_keys
 from transforms.specs.errors import SpecError
 from transforms.specs.job import OutputSpec
 from transforms.specs.signature import Signature
@@ -76,12 +77,7 @@ class TableEncoder(ParquetEncoder):
         """Gives the JSON texts of key and passthrough fields."""
         kept = pa.array(batch.kept, pa.int64())
         keys = batch.instances.keys.take(kept)
-        if len(self.table.keys) == 1:
-            columns = {self.table.keys[0]: keys}
-        else:
-            decoder = msgspec.json.Decoder(list[msgspec.Raw])
-            rows = [[bytes(part).decode() for part in decoder.decode(key)] for key in keys.to_pylist()]
-            columns = {name: pa.array([row[place] for row in rows], pa.string()) for place, name in enumerate(self.table.keys)}
+        columns = split_keys(keys, self.table.keys)
         return columns | {name: batch.instances.passthrough[name].take(kept) for name in self.table.passthrough}
 
 

@@ -15,6 +15,7 @@ from transforms.convert.refuse_rows import refuse
 from transforms.elements.batches import PredictionBatch
 from transforms.elements.columns import Column, Ragged
 from transforms.rows.codes import Code
+from transforms.rows.keys import split_keys
 
 # What is wrong with a column's values: messages by row number.
 Check = Callable[[Column, OutputColumn], dict[int, str]]
@@ -131,14 +132,9 @@ def text_columns(batch: PredictionBatch, table: TableSpec) -> tuple[dict[str, pa
     """Gives the columns of the key and those of the passthrough fields."""
     kept = pa.array(batch.kept)
     keys = batch.instances.keys.take(kept)
-    if len(table.keys) == 1:
-        key_columns = [as_text(keys)]
-    else:
-        decoder = msgspec.json.Decoder(list[msgspec.Raw])
-        rows = [[bytes(part) for part in decoder.decode(key)] for key in keys.to_pylist()]
-        key_columns = [as_text(pa.array([row[place] for row in rows], pa.binary()).cast(pa.string())) for place in range(len(table.keys))]
+    key_columns = {name: as_text(texts) for name, texts in split_keys(keys, table.keys).items()}
     passthrough = {name: as_text(batch.instances.passthrough[name].take(kept)) for name in table.passthrough}
-    return dict(zip(table.keys, key_columns, strict=True)), passthrough
+    return key_columns, passthrough
 
 
 def as_text(texts: pa.Array) -> pa.Array:

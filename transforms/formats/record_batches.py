@@ -25,7 +25,7 @@ from transforms.formats.limits import MAX_UNPACKED_BYTES
 from transforms.formats.needed_columns import find_nested_twins, find_twins, twin_in
 from transforms.formats.row_sizes import is_small, row_bytes, slices, value_bytes
 from transforms.rows.codes import Code, RowError
-from transforms.rows.keys import join_keys, make_keys, take_key
+from transforms.rows.keys import join_keys, make_keys, take_each
 from transforms.rows.row_spec import RowSpec
 
 # Rows that are made into instances at once, by their bytes in the file and in number.
@@ -196,16 +196,7 @@ class TableBatcher:
         plain = [text for text in texts if text is not None]
         if len(plain) == len(fields):
             return join_keys(plain), {}
-        tokens = [_texts(column, table.num_rows).cast(pa.binary()).to_pylist() for column in columns]
-        taken: list[bytes | None] = []
-        errors: dict[int, RowError] = {}
-        for row, parts in enumerate(zip(*tokens, strict=True)):
-            try:
-                taken.append(take_key(parts, fields))
-            except RowError as error:
-                errors[row] = error
-                taken.append(None)
-        return pa.array(taken, pa.binary()).cast(pa.string()), errors
+        return take_each([_texts(column, table.num_rows).cast(pa.binary()).to_pylist() for column in columns], fields)
 
     def _passthrough(self, table: pa.RecordBatch, name: str) -> pa.Array:
         if name != "*":

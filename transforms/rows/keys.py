@@ -23,11 +23,13 @@ NO_SCALAR = np.frombuffer(b"[{n", np.uint8)
 
 
 def take_key(tokens: Sequence[bytes], fields: Sequence[str]) -> bytes:
-    """Gives a row's key as JSON text: the field's own text, or for several fields a list of them.
+    """Return a row's key as JSON text: the field's own text, or for several fields a list of them; empty without key fields.
 
     Raises:
       RowError: KEY_MISSING, KEY_NULL or KEY_NOT_SCALAR, naming the field.
     """
+    if not fields:
+        return b""
     for token, field in zip(tokens, fields, strict=True):
         if not token:
             raise RowError(Code.KEY_MISSING, f"the row has no field {field!r}, which --key_field names")
@@ -58,9 +60,37 @@ def take_keys(tokens: Sequence[bytes]) -> pa.Array | None:
     return keys
 
 
+def take_each(columns: Sequence[Sequence[bytes]], fields: Sequence[str]) -> tuple[pa.Array, dict[int, RowError]]:
+    """Take the key of each row from the JSON texts of its key fields: a column a field, empty where a row lacks it.
+
+    Returns the keys as JSON texts and, by row number, why a row has none: there the key is null.
+    """
+    keys = take_keys(columns[0]) if len(fields) == 1 else None
+    if keys is not None:
+        return keys.cast(pa.string()), {}
+    taken: list[bytes | None] = []
+    errors: dict[int, RowError] = {}
+    for row, tokens in enumerate(zip(*columns, strict=True)):
+        try:
+            taken.append(take_key(tokens, fields))
+        except RowError as error:
+            errors[row] = error
+            taken.append(None)
+    return pa.array(taken, pa.binary()).cast(pa.string()), errors
+
+
 def join_keys(parts: Sequence[pa.Array]) -> pa.Array:
-    """Gives a key a row from the JSON texts of each key field, none of them null: the one field's text, or a list of them."""
+    """Join the JSON texts of each key field, none of them null, to a key a row: the one field's text, or a list of them."""
     return parts[0] if len(parts) == 1 else pc.binary_join_element_wise("[", pc.binary_join_element_wise(*parts, ", "), "]", "")
+
+
+def split_keys(keys: pa.Array, fields: Sequence[str]) -> dict[str, pa.Array]:
+    """Split keys into the JSON texts of each key field, as they were joined; without key fields there are none."""
+    if len(fields) < 2:
+        return dict.fromkeys(fields, keys)
+    decoder = msgspec.json.Decoder(list[msgspec.Raw])
+    rows = [[bytes(part) for part in decoder.decode(key)] for key in keys.to_pylist()]
+    return {field: pa.array([row[place] for row in rows], pa.binary()).cast(pa.string()) for place, field in enumerate(fields)}
 
 
 def make_key(source: str, offset: int) -> bytes:

@@ -241,11 +241,7 @@ class RowParser:
 
     def _missing(self, text: bytes) -> RowError:
         tokens = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-        key = (
-            take_key([bytes(tokens.get(field, b"")) for field in self.spec.key_fields], self.spec.key_fields)
-            if self.spec.key_fields
-            else b""
-        )
+        key = take_key([bytes(tokens.get(field, b"")) for field in self.spec.key_fields], self.spec.key_fields)
         found = ", ".join(repr(name) for name in self.header.names[:10])
         lacking = ", ".join(repr(name) for name in self.missing)
         message = f"the header lacks the input{'s' * (len(self.missing) > 1)} {lacking}; it has {found}"

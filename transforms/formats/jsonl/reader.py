@@ -22,7 +22,7 @@ from transforms.formats.blocks import MAX_ROW_BYTES, Block, read_blocks
 from transforms.formats.jsonl.row import RowReader
 from transforms.formats.limits import LONG_ROW_BYTES
 from transforms.rows.codes import Code, RowError
-from transforms.rows.keys import make_keys, take_key, take_keys
+from transforms.rows.keys import make_keys, take_each
 from transforms.rows.row_spec import RowSpec
 
 # Tensors of one batch, in and out, as far as the signature tells; rows beyond it wait for the next batch.
@@ -117,19 +117,7 @@ class LineParser:
         fields = self.spec.key_fields
         if not fields:
             return make_keys(source, offsets), {}
-        if len(fields) == 1:
-            keys = take_keys(parsed.tokens.get(fields[0], ()))
-            if keys is not None:
-                return keys.cast(pa.string()), {}
-        errors: dict[int, RowError] = {}
-        taken: list[bytes | None] = []
-        for number, tokens in enumerate(zip(*(parsed.tokens[field] for field in fields), strict=True)):
-            try:
-                taken.append(take_key(tokens, fields))
-            except RowError as error:
-                errors[number] = error
-                taken.append(None)
-        return pa.array(taken, pa.binary()).cast(pa.string()), errors
+        return take_each([parsed.tokens.get(field, ()) for field in fields], fields)
 
     def _parse_block(self, texts: RowTexts) -> _Parsed | None:
         """Parses all lines in one call; None where a line needs a look of its own.

@@ -166,7 +166,7 @@ class RowReader:
         raw = error is not None and self.spec.lone_string is not None and not self.spec.key_fields
         if error is not None and not raw:
             raise error
-        key = take_key([tokens.get(name, b"") for name in self.spec.key_fields], self.spec.key_fields) if self.spec.key_fields else b""
+        key = take_key([tokens.get(name, b"") for name in self.spec.key_fields], self.spec.key_fields)
         try:
             try:
                 return Row(self._values(text, None if raw else value, raw), tokens)

@@ -16,6 +16,7 @@ from transforms.convert.to_json import json_texts
 from transforms.elements.batches import PredictionBatch
 from transforms.elements.failed_rows import is_json, row_as_json
 from transforms.formats.join_files import Sink, concatenate
+from transforms.rows.keys import split_keys
 from transforms.specs.job import OutputSpec
 from transforms.specs.signature import Signature
 
@@ -66,7 +67,7 @@ class LineEncoder:
         passed = self._passthrough(batch, kept)
         keys = taken(batch.instances.keys, kept)
         if style == "aiplatform":
-            pairs = [*self._key_pairs(keys), *texts.items()]
+            pairs = [*split_keys(keys, self.key_fields).items(), *texts.items()]
             return join_texts(["{", *_members(pairs), *passed, "}\n"])
         if style == "vertex" and not self.key_fields:
             rows = batch.instances.rows.take(batch.kept)
@@ -75,15 +76,6 @@ class LineEncoder:
         else:
             first = ('{"key": ', keys)
         return join_texts([*first, ', "prediction": ', *prediction_texts(texts), *passed, "}\n"])
-
-    def _key_pairs(self, keys: pa.Array) -> list[tuple[str, pa.Array]]:
-        """The key under its fields' names."""
-        if len(self.key_fields) < 2:
-            return [(name, keys) for name in self.key_fields]
-        decoder = msgspec.json.Decoder(list[msgspec.Raw])
-        columns = zip(*([bytes(part) for part in decoder.decode(key)] for key in keys.to_pylist()), strict=True)
-        pairs = zip(self.key_fields, columns, strict=False)
-        return [(name, pa.array(column, pa.binary()).cast(pa.string())) for name, column in pairs]
 
     def _passthrough(self, batch: PredictionBatch, kept: pa.Array | None) -> list[str | pa.Array]:
         pieces: list[str | pa.Array] = []

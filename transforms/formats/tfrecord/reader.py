@@ -22,7 +22,7 @@ from transforms.formats.damage import DamagedFileError
 from transforms.formats.record_batches import batch_rows
 from transforms.formats.tfrecord.parse_examples import ExampleParser, Features
 from transforms.rows.codes import RowError
-from transforms.rows.keys import make_keys, take_key, take_keys
+from transforms.rows.keys import make_keys, take_each
 from transforms.rows.row_spec import RowSpec
 
 LENGTH = struct.Struct("<QI")
@@ -154,20 +154,7 @@ class RecordReader:
         fields = self.spec.key_fields
         if not fields:
             return make_keys(source, offsets), {}
-        texts = [parsed.texts(field) for field in fields]
-        if len(fields) == 1:
-            alike = take_keys(texts[0])
-            if alike is not None:
-                return alike.cast(pa.string()), {}
-        keys: list[bytes | None] = []
-        errors: dict[int, RowError] = {}
-        for row, tokens in enumerate(zip(*texts, strict=True)):
-            try:
-                keys.append(take_key(tokens, fields))
-            except RowError as error:
-                errors[row] = error
-                keys.append(None)
-        return pa.array(keys, pa.binary()).cast(pa.string()), errors
+        return take_each([parsed.texts(field) for field in fields], fields)
 
     def _passthrough(self, parsed: Features, name: str) -> pa.Array:
         if name != "*":
