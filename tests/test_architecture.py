@@ -122,6 +122,17 @@ def test_failed_rows_are_made_in_one_function() -> None:
     assert callers("FailedRow") == set(), "FailedRow.of makes them"
 
 
+@pytest.mark.parametrize(
+    ("text", "module"),
+    [
+        ("0xA282EAD8", "transforms.formats.tfrecord.framing"),  # the mask of TFRecord's checksums
+        ("Decoder(list[msgspec.Raw])", "transforms.rows.keys"),  # takes composite keys apart
+    ],
+)
+def test_a_rule_is_written_once(text: str, module: str) -> None:
+    assert [name for name, path in MODULES.items() if text in path.read_text(encoding="utf-8")] == [module]
+
+
 @pytest.mark.parametrize("module", list(MODULES))
 def test_tensorflow_is_imported_only_by_the_model_and_only_when_used(module: str) -> None:
     def is_tensorflow(name: str) -> bool:

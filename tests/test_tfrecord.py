@@ -18,6 +18,7 @@ from transforms.elements.batches import InstanceBatch
 from transforms.elements.splits import FileRange
 from transforms.formats import blocks
 from transforms.formats.blocks import DamagedFileError
+from transforms.formats.tfrecord import framing
 from transforms.formats.tfrecord import reader as tfrecord_reader
 from transforms.formats.tfrecord.parse_examples import impossible_inputs
 from transforms.formats.tfrecord.reader import RecordReader
@@ -99,7 +100,7 @@ def test_a_truncated_gzip_and_a_file_of_another_format(tmp_path: Path, monkeypat
     (tmp_path / "text.tfrecord").write_bytes(b'{"x": 1}\n' * 10)
     with pytest.raises(DamagedFileError, match="no TFRecord file"):
         read(tmp_path / "text.tfrecord", LONE)
-    monkeypatch.setattr(tfrecord_reader, "MAX_ROW_BYTES", 999)
+    monkeypatch.setattr(framing, "MAX_ROW_BYTES", 999)
     with pytest.raises(DamagedFileError, match="1000 bytes"):
         read(tmp_path / "rows.tfrecord.gz", LONE)
     (tmp_path / "empty.tfrecord").write_bytes(b"")

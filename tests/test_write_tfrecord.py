@@ -24,7 +24,8 @@ from transforms.elements.batches import PredictionBatch
 from transforms.elements.columns import Column, Ragged
 from transforms.formats import splitting
 from transforms.formats.tfrecord.encode_examples import head, varint
-from transforms.formats.tfrecord.writer import ExampleEncoder, record
+from transforms.formats.tfrecord.framing import frame
+from transforms.formats.tfrecord.writer import ExampleEncoder
 from transforms.rows.codes import Code
 from transforms.specs.errors import SpecError
 from transforms.specs.job import OutputSpec
@@ -165,7 +166,7 @@ def test_records_are_tensorflows(rows: list[bytes]) -> None:
         with tf.io.TFRecordWriter(file.name) as writer:
             for row in rows:
                 writer.write(row)
-        assert Path(file.name).read_bytes() == b"".join(map(record, rows))
+        assert Path(file.name).read_bytes() == b"".join(map(frame, rows))
 
 
 # --- whole jobs --------------------------------------------------------------------------------------------------------------

@@ -1,15 +1,13 @@
 """TFRecord: records → columns, keys and failed rows.
 
 A signature with one string a row is fed the records as they are. For another, each record is a ``tf.Example``, whose features
-are the inputs by name. The file's framing is read here, block by block, with its checksums (tensorflow/core/lib/io/record_writer.h).
+are the inputs by name.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 
-import google_crc32c
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -17,17 +15,14 @@ import pyarrow as pa
 from transforms.elements.batches import InstanceBatch, Rows
 from transforms.elements.columns import Column
 from transforms.elements.splits import FileRange
-from transforms.formats.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Cursor, open_stream
+from transforms.formats.blocks import BLOCK_BYTES, Cursor, open_stream
 from transforms.formats.damage import DamagedFileError
 from transforms.formats.record_batches import batch_rows
+from transforms.formats.tfrecord.framing import FRAME_BYTES, split_frames
 from transforms.formats.tfrecord.parse_examples import ExampleParser, Features
 from transforms.rows.codes import RowError
 from transforms.rows.keys import make_keys, take_each
 from transforms.rows.row_spec import RowSpec
-
-LENGTH = struct.Struct("<QI")
-CHECKSUM = struct.Struct("<I")
-MASK_DELTA = 0xA282EAD8
 
 
 class Records(Sequence[bytes]):
@@ -61,7 +56,7 @@ def read_records(piece: FileRange) -> Iterator[tuple[list[bytes], list[int]]]:
             except DamagedFileError as damage:
                 raise DamagedFileError(start, f"{damage}, inside the record that begins at byte {start}") from damage
             data += more
-            records, places, used, wrong = _records(data)
+            records, places, used, wrong = split_frames(data)
             yield records, [start + place for place in places]
             start, data = start + used, data[used:]
             if wrong:
@@ -70,35 +65,6 @@ def read_records(piece: FileRange) -> Iterator[tuple[list[bytes], list[int]]]:
                 if data:
                     raise DamagedFileError(start, f"the file ends inside the record that begins at byte {start}")
                 return
-
-
-def _records(data: bytes) -> tuple[list[bytes], list[int], int, str]:
-    """Gives the whole records of ``data``, where they begin, where the next begins, and what is wrong with that one."""
-    records: list[bytes] = []
-    places: list[int] = []
-    place = 0
-    while place + LENGTH.size <= len(data):
-        length, checksum = LENGTH.unpack_from(data, place)
-        if checksum != _masked(data[place : place + 8]):
-            return records, places, place, "a record's length does not have its checksum, or this is no TFRecord file"
-        if length > MAX_ROW_BYTES:
-            return records, places, place, f"a record of {length} bytes; at most {MAX_ROW_BYTES >> 20} MiB are possible"
-        first = place + LENGTH.size
-        stop = first + length
-        if stop + CHECKSUM.size > len(data):
-            break
-        content = data[first:stop]
-        if CHECKSUM.unpack_from(data, stop)[0] != _masked(content):
-            return records, places, place, "a record does not have its checksum"
-        records.append(content)
-        places.append(place)
-        place = stop + CHECKSUM.size
-    return records, places, place, ""
-
-
-def _masked(content: bytes) -> int:
-    crc = google_crc32c.value(content)
-    return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
 
 
 class RecordReader:
@@ -145,7 +111,7 @@ class RecordReader:
             keys=keys,
             passthrough={name: self._passthrough(parsed, name) for name in self.spec.passthrough_fields},
             failed=[],
-            bytes=sum(map(len, records)) + 16 * len(records),
+            bytes=sum(map(len, records)) + FRAME_BYTES * len(records),
         )
         return batch.fail(errors)
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-import struct
 from collections.abc import Sequence
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 
@@ -19,13 +16,12 @@ from transforms.elements.batches import PredictionBatch
 from transforms.elements.columns import Column, Ragged
 from transforms.formats.join_files import Sink, concatenate
 from transforms.formats.tfrecord.encode_examples import Kind, bytes_lists, examples, features, float_lists, integer_lists
+from transforms.formats.tfrecord.framing import frame
 from transforms.specs.errors import SpecError
 from transforms.specs.job import OutputSpec
 from transforms.specs.signature import Signature
 
 BLOCK_BYTES = 16 << 20
-# tensorflow/core/lib/hash/crc32c.h: a checksum of bytes that hold checksums is masked.
-MASK_DELTA = 0xA282EAD8
 
 
 @dataclasses.dataclass
@@ -56,7 +52,7 @@ class ExampleEncoder:
 
     def write(self, batch: PredictionBatch) -> None:
         for piece in pieces(batch, BLOCK_BYTES):
-            self._stream.write(b"".join(map(record, self._examples(piece))))
+            self._stream.write(b"".join(map(frame, self._examples(piece))))
 
     def close(self) -> None:
         pass
@@ -108,19 +104,3 @@ def _beyond(values: np.ndarray) -> np.ndarray:
         return values > np.uint64(2**63 - 1)
     with np.errstate(over="ignore"):
         return np.isfinite(values) & ~np.isfinite(values.astype(np.complex64 if values.dtype.kind == "c" else np.float32))
-
-
-def record(content: bytes) -> bytes:
-    """Gives one record: length, its checksum, content, its checksum (tensorflow/core/lib/io/record_writer.h)."""
-    return _length(len(content)) + content + _checksum(content)
-
-
-@functools.lru_cache(1 << 16)
-def _length(length: int) -> bytes:
-    content = struct.pack("<Q", length)
-    return content + _checksum(content)
-
-
-def _checksum(content: bytes) -> bytes:
-    crc = google_crc32c.value(content)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF)
