@@ -19,6 +19,7 @@ from saved_models import Models
 from pipeline.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md") if path.name != "words.md")
 
 
 def generator() -> ModuleType:
@@ -111,6 +112,20 @@ def test_clean_removes_what_the_verbs_make_and_nothing_else(tmp_path: Path) -> N
     assert left == sorted(kept)
     (default,) = re.findall(r"^IMAGE_TEST := (\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert default == str(building.STORAGE)
+
+
+# docs/words.md says what to write instead.
+QUAINT = re.compile(
+    r"\b(comes? to|came to|is none|stands?(?! (in )?for)(?!-in)|is told|goes by|of a kind|in vain|taken up|takes up|gone on with"
+    r"|go(es|ing)? on with|whoever|mend(s|ed)?|held against|(?<!so )(?<!as )far|gate (that )?(stays|stayed|is|was) shut|shuts? the gate)\b",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "Makefile", *DOCUMENTS])
+def test_documents_are_in_plain_words(name: str) -> None:
+    text = re.sub(r"`[^`]*`", "", (ROOT / name).read_text(encoding="utf-8"))  # names of tests are not prose
+    assert [line for line in text.splitlines() if QUAINT.search(line)] == []
 
 
 def test_links_lead_somewhere() -> None:

@@ -10,7 +10,7 @@ from pipeline.flags.table import FLAGS, default_text
 
 def run_help() -> str:
     """Return ``nightshift run --help``."""
-    return job_help("run", FLAGS, "Exit status: 0 done; 2 wrong flags or preflight; 3 the gate stayed shut; 1 anything else.")
+    return job_help("run", FLAGS, "Exit status: 0 done; 2 wrong flags or preflight; 3 the gate refused the results; 1 anything else.")
 
 
 def job_help(command: str, flags: Sequence[Flag], ending: str) -> str:

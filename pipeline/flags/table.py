@@ -42,7 +42,7 @@ FLAGS = (
         "a field's name", default_help="none",
     ),
     Flag(
-        "model_column", "Model", "with --model_field: the results' field for the model's version (its folder, where there is none)",
+        "model_column", "Model", "with --model_field: the results' field for the model's version (its folder, if it has no versions)",
         "a field's name", default_help="none",
     ),
     Flag("model_version", "Model", "which numbered version", "the name of a version's folder", default_help="the highest"),
@@ -71,7 +71,7 @@ FLAGS = (
         "key_field", "Input", "field that holds the instance key; several make a composite key", "field names separated by commas",
         names, (), "none: keys are made from file and byte offset",
     ),
-    _choices("duplicate_keys", "Input", "what a key that stands twice does", DUPLICATE_KEYS, "fail"),
+    _choices("duplicate_keys", "Input", "what happens when a key occurs twice", DUPLICATE_KEYS, "fail"),
     Flag(
         "include_fields", "Input", "fields of a row that the model is fed", "field names separated by commas",
         names, (), "those the signature names",
@@ -104,7 +104,7 @@ FLAGS = (
         "write_disposition", "Output", "replace what is in the folder or table, add to a table, or refuse",
         WRITE_DISPOSITIONS, "truncate",
     ),
-    Flag("create_dataset", "Output", "make the dataset of a table, in --location, if there is none", "true or false", boolean, False),
+    Flag("create_dataset", "Output", "make the dataset of a table, in --location, if it does not exist", "true or false", boolean, False),
     Flag("partition_field", "Output", "column that partitions a new table", "a column of DATE, DATETIME or TIMESTAMP", default_help="none"),
     Flag("cluster_fields", "Output", "columns that cluster a new table", "up to 4 column names separated by commas", names, (), "none"),
     _choices(
@@ -112,7 +112,7 @@ FLAGS = (
         REPORTS, "true",
     ),
     Flag(
-        "baseline", "Compare", "an earlier run, whose statistics.json inputs and predictions are held against",
+        "baseline", "Compare", "an earlier run, with whose statistics.json inputs and predictions are compared",
         "a run's folder, or the file", default_help="none",
     ),
     Flag(
@@ -128,7 +128,7 @@ FLAGS = (
         default_help="the highest",
     ),
     Flag(
-        "compare_tolerance", "Compare", "how far two numbers may be apart and still agree, absolute or relative", "a number from 0 to 1",
+        "compare_tolerance", "Compare", "difference, absolute or relative, up to which two numbers agree", "a number from 0 to 1",
         number(0, 1), 0.01,
     ),
     Flag(
@@ -141,22 +141,22 @@ FLAGS = (
     ),
     Flag(
         "location", "Run", "where BigQuery runs queries and loads", "a location of BigQuery, such as EU or us-central1",
-        default_help="where the data lies",
+        default_help="where the data is",
     ),
     Flag(
         "run_id", "Run", "names the run; the same id twice is the same run", "1 to 128 letters, digits, '_', '.' or '-'",
         default_help="made from the time",
     ),
     Flag(
-        "resume", "Run", "with the run_id of a run that failed or was stopped: what it had finished counts, and only the rest is predicted",
+        "resume", "Run", "with the run_id of a run that failed or was stopped: finished splits count, and only the rest is predicted",
         "true or false", boolean, False,
     ),
     Flag(
-        "job", "Run", "body of an AI Platform or Vertex AI batch prediction job, whose fields stand for flags; those given here win",
+        "job", "Run", "body of an AI Platform or Vertex AI batch prediction job, whose fields become flags; flags given here win",
         "a file of JSON", default_help="none",
     ),
     Flag(
-        "date", "Run", "the day that {date} stands for in paths, queries and the run's id", "a day such as 2026-11-26",
+        "date", "Run", "the day that {date} is replaced by in paths, queries and the run's id", "a day such as 2026-11-26",
         datetime.date.fromisoformat, default_help="today",
     ),
     Flag("time_zone", "Run", "where today is", "a name such as Europe/Berlin", dates.read_zone, dates.UTC, "UTC"),

@@ -46,7 +46,7 @@ resource "google_project_iam_member" "launcher" {
   member  = google_service_account.launcher.member
 }
 
-# Whoever starts a job hands it the workers' account.
+# The launcher starts jobs that run as the workers' account.
 resource "google_service_account_iam_member" "launcher" {
   service_account_id = google_service_account.worker.name
   role               = "roles/iam.serviceAccountUser"
