@@ -1,284 +1,79 @@
-"""The one way in: console script, ``python -m pipeline.main``, Flex Template."""
+"""The one way in: console script, ``python -m pipeline.main``, Flex Template. Which command, and nothing else."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import gc
-import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from pipeline.check import flags as check_flags
-from pipeline.check.flags import CheckOptions
 from pipeline.flags import job_file
-from pipeline.flags import parse as flags
 from pipeline.flags.flag import UsageError
 from pipeline.flags.help import run_help
-from pipeline.flags.options import RunOptions
+from pipeline.flags.parse import parse
 from pipeline.process import stopping
-from pipeline.process.terminal import complain as to_terminal
-from pipeline.process.terminal import log_to_stderr, say
-from transforms.runtime import temporary_folders
+from pipeline.process.terminal import complain, quiet_logs, say
+from pipeline.run import DONE, INTERRUPTED, run, start, status_of
 from transforms.specs.errors import NightshiftError, RefusedError
-from transforms.specs.job import JobSpec
 
-if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    from pipeline.preflight.job import InputFound
-    from transforms.specs.run import RunSpec
-
-DONE, INTERRUPTED = 0, 130
+COMMANDS = ("run", "check", "verify", "launch", "schedule", "serve")
 LOG = logging.getLogger("nightshift")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a job in the calling process and gives its exit status.
+    """Run a command in the calling process and return its exit status.
 
     ``argv`` is the command and its flags; without a command the command is ``run``, as a Flex Template's launcher calls.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
     try:
-        if command == "serve":
-            from pipeline.serve import service
-
-            _quiet(False)
-            return service.serve(arguments, run)
-        if command in ("launch", "schedule"):
-            from pipeline.dataflow import launch, schedule
-
-            _quiet(False)
-            return launch.launch(arguments) if command == "launch" else schedule.schedule(arguments)
-        if command == "verify":
-            from pipeline import verify
-
-            _quiet(False)
-            return verify.verify(arguments)
-        if command not in ("run", "check"):
-            raise UsageError("the first argument is no flag and no command; the commands are run, check, verify, launch, schedule, serve")
-        if {"--help", "-h"} & set(arguments):
-            return DONE if say(run_help() if command == "run" else check_flags.help_text()) else NightshiftError.exit_status
-        arguments = job_file.expand(arguments)
-        return run(flags.parse(arguments)) if command == "run" else check(check_flags.parse(arguments))
+        if command not in COMMANDS:
+            raise UsageError(f"the first argument is no flag and no command; the commands are {', '.join(COMMANDS)}")
+        return _run_or_check(command, arguments) if command in ("run", "check") else _other_command(command, arguments)
     except (NightshiftError, OSError) as error:
-        return _status_of(error, to_terminal)
+        return status_of(error, complain)
     except KeyboardInterrupt:
-        to_terminal("interrupted; nothing was published")
+        complain("interrupted; nothing was published")
         return INTERRUPTED
 
 
-def run(options: RunOptions, complain: Callable[[str], None] = to_terminal) -> int:
-    """Runs the job that ``options`` describe and gives its exit status; ``complain`` takes the one message of what is wrong."""
-    try:
-        return _run(options, complain)
-    except (NightshiftError, OSError) as error:
-        return _status_of(error, complain)
+def _run_or_check(command: str, arguments: list[str]) -> int:
+    if {"--help", "-h"} & set(arguments):
+        return DONE if say(run_help() if command == "run" else check_flags.help_text()) else NightshiftError.exit_status
+    arguments = job_file.expand(arguments)
+    if command == "run":
+        return run(parse(arguments))
+    options = check_flags.parse(arguments)
+    beam_options = start(options.run)
+    from pipeline.check.command import check
+
+    return DONE if check(options, beam_options) else RefusedError.exit_status
 
 
-def _status_of(error: NightshiftError | OSError, complain: Callable[[str], None]) -> int:
-    """Say what went wrong, and return the exit status."""
-    if isinstance(error, NightshiftError):
-        complain(str(error))
-        return error.exit_status
-    complain(f"a disk or storage failed: {error}; manifest.json in the output says which run it holds")
-    return NightshiftError.exit_status
+def _other_command(command: str, arguments: list[str]) -> int:
+    """Run a command that needs only its own imports: a typo and ``--help`` wait for nothing heavy."""
+    quiet_logs(False)
+    if command == "serve":
+        from pipeline.serve.service import serve
 
+        return serve(arguments, run)
+    if command == "launch":
+        from pipeline.dataflow.launch import launch
 
-def _run(options: RunOptions, complain: Callable[[str], None]) -> int:
-    beam_options = _start(options)
-    with temporary_folders.folder_of_run() as folder:
-        return _run_in(folder, options, beam_options, complain)
+        return launch(arguments)
+    if command == "schedule":
+        from pipeline.dataflow.schedule import schedule
 
+        return schedule(arguments)
+    from pipeline.verify import verify
 
-def _run_in(folder: Path, options: RunOptions, beam_options: PipelineOptions, complain: Callable[[str], None]) -> int:
-    from pipeline.preflight import job as preflight
-    from pipeline.preflight import tasks
-
-    spec, found = tasks.prepare(options, beam_options) if options.tasks_flag else preflight.prepare(options, beam_options)
-    if options.resume and _is_done(spec, complain):
-        return DONE
-    if preflight.is_local(beam_options):
-        spec = dataclasses.replace(spec, progress_folder=str(folder / "progress"))
-        (folder / "progress").mkdir()
-    try:
-        return _execute(spec, found, beam_options, complain, folder)
-    except KeyboardInterrupt as interrupt:
-        from pipeline import engine
-
-        if isinstance(interrupt, engine.StillRunningError):
-            return INTERRUPTED
-        _leave_staging(spec, complain)
-        if not preflight.is_local(beam_options):  # the mark went with the folder, and some engine's worker may not know yet
-            _stop_publishing(spec, complain)
-        raise
-
-
-def check(options: CheckOptions) -> int:
-    """Looks at the job that ``options`` describe, and runs nothing."""
-    beam_options = _start(options.run)
-    from pipeline.check import command as checking
-
-    return DONE if checking.check(options, beam_options) else RefusedError.exit_status
-
-
-def _start(options: RunOptions) -> PipelineOptions:
-    """Imports Beam and gives its options."""
-    _quiet(options.verbose)
-    # Only now, when the flags are known to be good: importing Beam takes seconds, TensorFlow more.
-    from apache_beam.io.filesystems import FileSystems
-    from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions, TypeOptions
-
-    beam_options = PipelineOptions(list(options.beam))
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        try:
-            beam_options.get_all_options()
-        except SystemExit:  # its parser's answer to a bad value, as soon as the value is asked for
-            raise UsageError(said.getvalue().strip().rpartition("error: ")[2]) from None
-    _check_runner(beam_options.view_as(StandardOptions).runner)
-    beam_options.view_as(SetupOptions).save_main_session = False
-    # DirectRunner would first try to download Prism, a runner that needs workers of its own; pipelines that allow
-    # "unsafe triggers" stay in this process, and a pipeline without triggers has none to fear.
-    beam_options.view_as(TypeOptions).allow_unsafe_triggers = True
-    FileSystems.set_options(beam_options)  # preflight's first look at a bucket decides this process's credentials
-    return beam_options
-
-
-def _check_runner(name: str | None) -> None:
-    """Refuse an engine that Beam does not have, before anything is read."""
-    from apache_beam.runners.runner import create_runner
-
-    try:
-        if name is not None:
-            create_runner(name)
-    except (ValueError, ImportError, AttributeError) as error:
-        raise UsageError(f"--runner={name}: {error}") from None
-
-
-def _execute(
-    spec: JobSpec | RunSpec, found: InputFound, beam_options: PipelineOptions, complain: Callable[[str], None], folder: Path
-) -> int:
-    """Runs the pipeline to its end and reports; the manifest, not the engine, says how it ended."""
-    import apache_beam as beam
-
-    from pipeline import engine, graph, summary
-    from pipeline.preflight import job as preflight
-    from transforms.output import publisher
-
-    # The collector would walk all that TensorFlow and Beam have made, again and again while the graph is built.
-    gc.freeze()
-    failure: Exception | None = None
-    with stopping.noticed() as stops:
-        try:
-            with temporary_folders.beside(folder):  # Beam makes a folder of its own as soon as there is a pipeline
-                pipeline = beam.Pipeline(options=beam_options)
-            graph.build(pipeline, spec)
-            with summary.show_progress(spec.progress_folder, found):
-                engine.run(pipeline, beam_options, lambda: _stop_publishing(spec, complain), complain)
-            if preflight.is_template(beam_options):
-                LOG.info("the template is written; the job's output will go to %s", spec.folder)
-                return DONE
-        except KeyboardInterrupt:
-            if publisher.published_by(spec) is None:
-                raise  # else it came too late
-        except Exception as error:  # whatever an engine raises when a job fails
-            if stops:  # the local runner makes an error of its own of Ctrl-C while a bundle is under way
-                raise KeyboardInterrupt from error
-            failure = error
-    report = publisher.ended(spec)
-    if report is None:
-        what = "was cut off while it published" if publisher.is_cut_off(spec) else "failed and nothing was published"
-        complain(f"the job {what}: {_crashed(spec) or summary.cause(failure, _noted(spec))}")
-        _leave_staging(spec, complain)
-        LOG.debug("what the engine said", exc_info=failure)
-        return NightshiftError.exit_status
-    summary.print_summary(report, spec)
-    return DONE if report["status"] == "done" else publisher.GateShutError.exit_status
-
-
-def _stop_publishing(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> None:
-    """Keep a job that an engine runs from publishing, however long the engine takes to cancel it."""
-    from transforms.staging import cancelled
-
-    try:
-        cancelled.mark(spec)
-    except Exception as error:  # storage clients raise types of their own
-        complain(f"the job can't be kept from publishing: {error}")
-
-
-def _noted(spec: JobSpec | RunSpec) -> str | None:
-    """Return why a worker could not start, in its own words."""
-    from transforms.runtime import worker_causes
-
-    try:
-        return worker_causes.first(spec.staging_in(spec.folder))
-    except Exception:  # a storage that fails now must not hide why the job failed
-        return None
-
-
-def _crashed(spec: JobSpec | RunSpec) -> str | None:
-    """Says what a worker's process on this machine was predicting when it died: an engine says only that it is gone."""
-    from transforms.model.crashes import find_crashes
-
-    found = {str(crash): path for path, crash in find_crashes() if crash.launch == spec.launch}
-    for path in found.values():
-        path.unlink(missing_ok=True)
-    return f"a worker's process died, killed or crashed, while it ran {'; another, '.join(found)}" if found else None
-
-
-def _is_done(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> bool:
-    """Whether an earlier launch has done the whole run that is to be gone on with; says so, or that nothing of it is there."""
-    from pipeline import summary
-    from transforms.output import manifest, publisher
-
-    report = manifest.find_done(spec.folder, spec.run_id, dict(spec.flags))
-    if report is not None:
-        publisher.sweep(spec)
-        complain(f"run {spec.run_id} is done already")
-        summary.print_summary(report, spec)
-    elif isinstance(spec, JobSpec) and not spec.resumed:
-        complain(f"nothing of run {spec.run_id} is there to go on with, in {spec.folder}: all of it is predicted")
-    return report is not None
-
-
-def _leave_staging(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> None:
-    """Says how to go on where something is finished, and else leaves nothing behind."""
-    from transforms.many.tasks import folders
-    from transforms.output import publisher
-    from transforms.staging import removal, split_records
-    from transforms.storage import files
-
-    if publisher.is_cut_off(spec):
-        complain(f"what it has staged stays: the next run to {spec.folder} finishes the change first")
-        return
-    finished = split_records.recorded(spec.staging_in(spec.folder)) if isinstance(spec, JobSpec) else []
-    if split_records.are_worth_keeping(finished):
-        kept = f"{len(finished)} splits of the input are finished, in {spec.staging_in(spec.folder)}"
-        complain(f"{kept}: the same flags with --run_id={spec.run_id} --resume=true predict the rest; a run without takes them away")
-        return
-    for folder in folders(spec):
-        removal.remove(spec.staging_in(folder))
-        files.delete_empty(spec.staging_in(folder), folder)
-
-
-def _quiet(verbose: bool) -> None:
-    """Keeps TensorFlow's and Beam's chatter out, unless it is asked for; set before either is imported."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "3")
-    log_to_stderr()
-    logging.getLogger().setLevel(logging.INFO if verbose else logging.ERROR)
-    # An engine logs a failing step's stack, sometimes twice; what a person can use of it is printed at the end.
-    logging.getLogger("apache_beam").setLevel(logging.INFO if verbose else logging.CRITICAL)
-    logging.getLogger("tensorflow").setLevel(logging.WARNING if verbose else logging.ERROR)
-    LOG.setLevel(logging.DEBUG if verbose else logging.INFO)
+    return verify(arguments)
 
 
 def console() -> None:
-    """Ends the process with ``main``'s status, not waiting for threads of an engine that was interrupted."""
+    """End the process with the status of ``main``, without waiting for threads of an engine that was interrupted."""
     from pipeline.process.supervisor import supervise
 
     status = supervise(_work)
@@ -291,7 +86,7 @@ def _work() -> int:
         return main()
     except Exception as error:  # a fault of the program itself: the last place where it can be said in one line
         LOG.debug("where it failed", exc_info=True)
-        to_terminal(f"a fault of nightshift: {type(error).__name__}: {error}; --verbose=true shows where. Please report it")
+        complain(f"a fault of nightshift: {type(error).__name__}: {error}; --verbose=true shows where. Please report it")
         return NightshiftError.exit_status
 
 

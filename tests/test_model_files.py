@@ -15,7 +15,7 @@ import pytest
 from gcp_fixtures import CloudStorage
 from jobs import lines, manifest, run, write_lines
 
-from pipeline import main as program
+from pipeline import run as running
 from transforms.model import kept_between_jobs
 from transforms.model.locate import locate_model
 from transforms.model.model_files import ModelChangedError
@@ -62,13 +62,13 @@ def between(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], N
     """Does something between the planning of a run and its start."""
 
     def add(do: Callable[[], None]) -> None:
-        execute = program._execute
+        execute = running._execute
 
         def first(*args: Any) -> int:
             do()
             return execute(*args)
 
-        monkeypatch.setattr(program, "_execute", first)
+        monkeypatch.setattr(running, "_execute", first)
 
     return add
 

@@ -66,3 +66,14 @@ def log_to_stderr() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter(LOG_FORMAT))
     logging.basicConfig(handlers=[handler])
+
+
+def quiet_logs(verbose: bool) -> None:
+    """Keep what TensorFlow and Beam log out, unless it is asked for; called before either is imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if verbose else "3")
+    log_to_stderr()
+    logging.getLogger().setLevel(logging.INFO if verbose else logging.ERROR)
+    # An engine logs a failing step's stack, sometimes twice; what a person can use of it is printed at the end.
+    logging.getLogger("apache_beam").setLevel(logging.INFO if verbose else logging.CRITICAL)
+    logging.getLogger("tensorflow").setLevel(logging.WARNING if verbose else logging.ERROR)
+    logging.getLogger("nightshift").setLevel(logging.DEBUG if verbose else logging.INFO)

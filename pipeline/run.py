@@ -1,0 +1,215 @@
+"""One run, from its options to its exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import io
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.flags.flag import UsageError
+from pipeline.flags.options import RunOptions
+from pipeline.process import stopping
+from pipeline.process.terminal import complain as to_terminal
+from pipeline.process.terminal import quiet_logs
+from transforms.runtime import temporary_folders
+from transforms.specs.errors import NightshiftError
+from transforms.specs.job import JobSpec
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from pipeline.preflight.job import InputFound
+    from transforms.specs.run import RunSpec
+
+DONE, INTERRUPTED = 0, 130
+LOG = logging.getLogger("nightshift")
+
+
+def run(options: RunOptions, complain: Callable[[str], None] = to_terminal) -> int:
+    """Run the job that ``options`` describe and return its exit status; ``complain`` takes the one message of what is wrong."""
+    try:
+        beam_options = start(options)
+        with temporary_folders.folder_of_run() as folder:
+            return _run_in(folder, options, beam_options, complain)
+    except (NightshiftError, OSError) as error:
+        return status_of(error, complain)
+
+
+def status_of(error: NightshiftError | OSError, complain: Callable[[str], None]) -> int:
+    """Say what went wrong, and return the exit status."""
+    if isinstance(error, NightshiftError):
+        complain(str(error))
+        return error.exit_status
+    complain(f"a disk or storage failed: {error}; manifest.json in the output says which run it holds")
+    return NightshiftError.exit_status
+
+
+def start(options: RunOptions) -> PipelineOptions:
+    """Import Beam and return its options.
+
+    Raises:
+      UsageError: Beam refuses one of its own flags, or does not have the engine.
+    """
+    quiet_logs(options.verbose)
+    # Only now, when the flags are known to be good: importing Beam takes seconds, TensorFlow more.
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions, TypeOptions
+
+    beam_options = PipelineOptions(list(options.beam))
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            beam_options.get_all_options()
+        except SystemExit:  # its parser's answer to a bad value, as soon as the value is asked for
+            raise UsageError(said.getvalue().strip().rpartition("error: ")[2]) from None
+    _check_runner(beam_options.view_as(StandardOptions).runner)
+    beam_options.view_as(SetupOptions).save_main_session = False
+    # DirectRunner would first try to download Prism, a runner that needs workers of its own; pipelines that allow
+    # "unsafe triggers" stay in this process, and a pipeline without triggers has none to fear.
+    beam_options.view_as(TypeOptions).allow_unsafe_triggers = True
+    FileSystems.set_options(beam_options)  # preflight's first look at a bucket decides this process's credentials
+    return beam_options
+
+
+def _check_runner(name: str | None) -> None:
+    """Refuse an engine that Beam does not have, before anything is read."""
+    from apache_beam.runners.runner import create_runner
+
+    try:
+        if name is not None:
+            create_runner(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UsageError(f"--runner={name}: {error}") from None
+
+
+def _run_in(folder: Path, options: RunOptions, beam_options: PipelineOptions, complain: Callable[[str], None]) -> int:
+    from pipeline.preflight import job as preflight
+    from pipeline.preflight import tasks
+
+    spec, found = tasks.prepare(options, beam_options) if options.tasks_flag else preflight.prepare(options, beam_options)
+    if options.resume and _is_done(spec, complain):
+        return DONE
+    if preflight.is_local(beam_options):
+        spec = dataclasses.replace(spec, progress_folder=str(folder / "progress"))
+        (folder / "progress").mkdir()
+    try:
+        return _execute(spec, found, beam_options, complain, folder)
+    except KeyboardInterrupt as interrupt:
+        from pipeline import engine
+
+        if isinstance(interrupt, engine.StillRunningError):
+            return INTERRUPTED
+        _leave_staging(spec, complain)
+        if not preflight.is_local(beam_options):  # the mark went with the folder, and some engine's worker may not know yet
+            _stop_publishing(spec, complain)
+        raise
+
+
+def _execute(
+    spec: JobSpec | RunSpec, found: InputFound, beam_options: PipelineOptions, complain: Callable[[str], None], folder: Path
+) -> int:
+    """Run the pipeline to its end, report, and return the exit status; the manifest, not the engine, says how it ended."""
+    import apache_beam as beam
+
+    from pipeline import engine, graph, summary
+    from pipeline.preflight import job as preflight
+    from transforms.output import publisher
+
+    # The collector would walk all that TensorFlow and Beam have made, again and again while the graph is built.
+    gc.freeze()
+    failure: Exception | None = None
+    with stopping.noticed() as stops:
+        try:
+            with temporary_folders.beside(folder):  # Beam makes a folder of its own as soon as there is a pipeline
+                pipeline = beam.Pipeline(options=beam_options)
+            graph.build(pipeline, spec)
+            with summary.show_progress(spec.progress_folder, found):
+                engine.run(pipeline, beam_options, lambda: _stop_publishing(spec, complain), complain)
+            if preflight.is_template(beam_options):
+                LOG.info("the template is written; the job's output will go to %s", spec.folder)
+                return DONE
+        except KeyboardInterrupt:
+            if publisher.published_by(spec) is None:
+                raise  # else it came too late
+        except Exception as error:  # whatever an engine raises when a job fails
+            if stops:  # the local runner makes an error of its own of Ctrl-C while a bundle is under way
+                raise KeyboardInterrupt from error
+            failure = error
+    report = publisher.ended(spec)
+    if report is None:
+        what = "was cut off while it published" if publisher.is_cut_off(spec) else "failed and nothing was published"
+        complain(f"the job {what}: {_crashed(spec) or summary.cause(failure, _noted(spec))}")
+        _leave_staging(spec, complain)
+        LOG.debug("what the engine said", exc_info=failure)
+        return NightshiftError.exit_status
+    summary.print_summary(report, spec)
+    return DONE if report["status"] == "done" else publisher.GateShutError.exit_status
+
+
+def _stop_publishing(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> None:
+    """Keep a job that an engine runs from publishing, however long the engine takes to cancel it."""
+    from transforms.staging import cancelled
+
+    try:
+        cancelled.mark(spec)
+    except Exception as error:  # storage clients raise types of their own
+        complain(f"the job can't be kept from publishing: {error}")
+
+
+def _noted(spec: JobSpec | RunSpec) -> str | None:
+    """Return why a worker could not start, in its own words."""
+    from transforms.runtime import worker_causes
+
+    try:
+        return worker_causes.first(spec.staging_in(spec.folder))
+    except Exception:  # a storage that fails now must not hide why the job failed
+        return None
+
+
+def _crashed(spec: JobSpec | RunSpec) -> str | None:
+    """Return what a worker's process on this machine was predicting when it died: an engine says only that it is gone."""
+    from transforms.model.crashes import find_crashes
+
+    found = {str(crash): path for path, crash in find_crashes() if crash.launch == spec.launch}
+    for path in found.values():
+        path.unlink(missing_ok=True)
+    return f"a worker's process died, killed or crashed, while it ran {'; another, '.join(found)}" if found else None
+
+
+def _is_done(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> bool:
+    """Return whether the run to resume is already complete; say that, or that there is nothing to resume."""
+    from pipeline import summary
+    from transforms.output import manifest, publisher
+
+    report = manifest.find_done(spec.folder, spec.run_id, dict(spec.flags))
+    if report is not None:
+        publisher.sweep(spec)
+        complain(f"run {spec.run_id} is done already")
+        summary.print_summary(report, spec)
+    elif isinstance(spec, JobSpec) and not spec.resumed:
+        complain(f"nothing of run {spec.run_id} is there to go on with, in {spec.folder}: all of it is predicted")
+    return report is not None
+
+
+def _leave_staging(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> None:
+    """Say how to resume where splits are finished; else delete all that is staged."""
+    from transforms.many.tasks import folders
+    from transforms.output import publisher
+    from transforms.staging import removal, split_records
+    from transforms.storage import files
+
+    if publisher.is_cut_off(spec):
+        complain(f"what it has staged stays: the next run to {spec.folder} finishes the change first")
+        return
+    finished = split_records.recorded(spec.staging_in(spec.folder)) if isinstance(spec, JobSpec) else []
+    if split_records.are_worth_keeping(finished):
+        kept = f"{len(finished)} splits of the input are finished, in {spec.staging_in(spec.folder)}"
+        complain(f"{kept}: the same flags with --run_id={spec.run_id} --resume=true predict the rest; a run without takes them away")
+        return
+    for folder in folders(spec):
+        removal.remove(spec.staging_in(folder))
+        files.delete_empty(spec.staging_in(folder), folder)
