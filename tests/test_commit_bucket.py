@@ -292,3 +292,45 @@ def test_rows_that_were_lost_or_doubled_shut_the_gate(gcs: CloudStorage, tmp_pat
         with pytest.raises(GateShutError, match=rf"{read_rows} rows were read, but 3 predicted \+ 0 failed = 3: rows were lost or doubled"):
             a_publisher(gcs, folder, "launch", 3, read=read_rows).publish()
         assert sorted(os.listdir(folder)) == ["manifest.json"]
+
+
+@pytest.mark.parametrize(
+    ("function", "status", "error"),
+    [
+        ("copy_over", 404, LostShardError),
+        ("copy_over", 412, ChangedError),
+        ("copy_over", 400, storage.StorageError),
+        ("copy_over", 503, storage.StorageError),
+        ("delete_seen", 400, storage.StorageError),
+        ("delete_seen", 412, ChangedError),
+    ],
+)
+def test_a_request_that_the_storage_refuses_ends_the_change(
+    gcs: CloudStorage, monkeypatch: pytest.MonkeyPatch, function: str, status: int, error: type[Exception]
+) -> None:
+    folder = f"{gcs.make_bucket()}/out"
+    write(gcs, folder, OLD)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, function, lambda asked: [status] * len(asked))
+        with pytest.raises(error) as caught:
+            make(a_change(gcs, folder))
+    assert type(caught.value) is error
+    if error is storage.StorageError:
+        assert f"HTTP status {status}" in str(caught.value)
+    make(a_change(gcs, folder))
+    assert read(gcs, folder) == NEW
+
+
+def test_what_is_deleted_already_is_no_fault(gcs: CloudStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier try deleted it, and its answer was lost."""
+    folder = f"{gcs.make_bucket()}/out"
+    write(gcs, folder, OLD)
+    whole = storage.delete_seen
+
+    def delete_twice(asked: Any) -> list[int]:
+        assert set(whole(asked)) <= {200, 204}
+        return whole(asked)
+
+    monkeypatch.setattr(storage, "delete_seen", delete_twice)
+    make(a_change(gcs, folder))
+    assert read(gcs, folder) == NEW

@@ -9,16 +9,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import pytest
 from jobs import lines, manifest, run, write_lines
 from saved_models import Models
 
 from transforms import write_shards
+from transforms.accounts.accounts import Accounts
+from transforms.elements.shards import Shard
+from transforms.elements.splits import SplitCount
 from transforms.many.run_manifest import publish_run
 from transforms.output.journal import alone
 from transforms.output.manifest import result_names
-from transforms.specs.job import InputSpec, KeySpec, OutputSpec
-from transforms.specs.run import RunSpec
+from transforms.output.publish_tasks import TaskGroup
+from transforms.output.publisher import GateShutError, Publisher, aside, sweep
+from transforms.publish import _PublishRun
+from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.models import ModelSpec
+from transforms.specs.run import Plan, RunSpec, Task
+from transforms.specs.signature import Signature
 from transforms.storage import files
 
 
@@ -103,3 +112,91 @@ def test_names_of_a_manifest_that_leave_the_folder_are_not_deleted(models: Model
         assert not (out / "sub" / "stale.jsonl").exists()
         assert (tmp_path / "victim").read_text() == "mine"
         assert len(lines(out)) == 1
+
+
+def test_the_step_gives_the_manifest_of_a_run_of_many(tmp_path: Path) -> None:
+    (report,) = _PublishRun(a_run(tmp_path / "out", 1)).process(b"", [task_line(0)])
+    assert report == json.loads((tmp_path / "out" / "manifest.json").read_text())
+
+
+def an_unplanned(run: RunSpec, number: int) -> Plan:
+    return Plan(Task(number, "m", "i", f"o{number}"), reason="there is no such model")
+
+
+def test_a_task_that_another_run_publishes_waits_and_lets_go_of_those_before_it(tmp_path: Path) -> None:
+    """Each run would else wait with the other's task locked."""
+    run, out = a_run(tmp_path / "out", 3), tmp_path / "out"
+    group, lines_of = TaskGroup(run), list[dict[str, Any]]()
+    held, gone = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with alone(str(out / "o1")):
+            held.set()
+            gone.wait(20)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait(20)
+    assert list(group.add(an_unplanned(run, 0), Accounts((), (), (), ()))) == []
+    let_go = threading.Timer(0.3, gone.set)
+    let_go.start()
+    lines_of += group.add(an_unplanned(run, 1), Accounts((), (), (), ()))
+    assert [line["number"] for line in lines_of] == [0]
+    assert gone.is_set()
+    lines_of += group.add(an_unplanned(run, 2), Accounts((), (), (), ()))
+    lines_of += group.end()
+    other.join()
+    assert sorted(line["number"] for line in lines_of) == [0, 1, 2]
+    for number in range(3):
+        assert json.loads((out / f"o{number}" / "manifest.json").read_text())["reason"] == "there is no such model"
+
+
+def a_publisher(folder: Path, failed: int, launch: str) -> Publisher:
+    """Of a job that read three rows, of which some failed."""
+    job = JobSpec(
+        InputSpec(("/in",)), KeySpec(), ModelSpec("m", Signature("s", ("serve",), (), ())), OutputSpec(str(folder)), "night", launch,
+        "2026-01-01T00:00:00+00:00", report=False,
+    )  # fmt: skip
+    staging = Path(job.staging_in(job.folder))
+    staging.mkdir(parents=True)
+    shards = []
+    for kind, rows in (("results", 3 - failed), ("errors", failed)):
+        content = f"{kind}\n".encode() * rows
+        (staging / kind).write_bytes(content)
+        codes = (("convert", "INPUT_MISSING", rows, "why"),) if kind == "errors" and rows else ()
+        checksum = google_crc32c.Checksum(content).hexdigest().decode()
+        if rows:
+            shards.append(Shard(kind, str(staging / kind), ("", 0), "", "", rows, len(content), checksum, codes))
+    return Publisher(job, Accounts(tuple(shards), (SplitCount(("", 0), 3, 20, 1),), (), ()))
+
+
+def test_results_before_stay_where_the_gate_is_shut_and_go_where_it_opens(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for number in range(3):
+        write_bytes(out / f"prediction.results-{number:05d}-of-00003", b"before\n")
+    write_bytes(out / "_SUCCESS", b"")
+    before = {path.name for path in out.iterdir()}
+    with pytest.raises(GateShutError):
+        a_publisher(out, 3, "first").publish()
+    names = {path.name for path in out.iterdir()}
+    assert before - {"_SUCCESS"} <= names
+    assert "_SUCCESS" not in names
+    assert any(name.startswith("prediction.errors-") for name in names)
+    a_publisher(out, 0, "second").publish()
+    assert {path.name for path in out.iterdir()} == {"prediction.results-00000-of-00001", "manifest.json", "_SUCCESS"}
+
+
+def test_a_sweep_takes_what_launches_left_and_the_folder_beside(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    publisher = a_publisher(out, 0, "first")
+    beside = aside(publisher.job)
+    assert beside is not None
+    write_bytes(Path(beside) / "results", b"of a run that was killed")
+    sweep(publisher.job)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not list(out.iterdir())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)

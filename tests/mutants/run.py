@@ -53,9 +53,27 @@ MODULES = (
     "transforms.model.crashes",
 )
 FILES = (
-    "commit", "commit_bucket", "content", "journal", "keys", "records", "structure", "pool", "model", "verify", "job", "many", "resume",
-    "mirror", "own_names", "compare", "faults",
-)  # fmt: skip
+    "commit",
+    "commit_bucket",
+    "locks",
+    "publish",
+    "removal",
+    "content",
+    "journal",
+    "keys",
+    "records",
+    "structure",
+    "pool",
+    "model",
+    "verify",
+    "job",
+    "many",
+    "resume",
+    "mirror",
+    "own_names",
+    "compare",
+    "faults",
+)
 # These bring the clients of Google's services, too.
 HEAVY = ("apache_beam", "google.cloud.bigquery", "google.cloud.storage", "hypothesis", "pipeline.main", "pipeline.preflight.tasks")
 # A test that takes longer would be asked of every survivor.
