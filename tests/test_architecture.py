@@ -49,6 +49,8 @@ IMPERATIVE_ROOMS: tuple[str, ...] = (
     "transforms.storage",
     "transforms.staging",
     "transforms.output",
+    "transforms.bigquery",
+    "transforms.many",
 )  # fmt: skip
 # The first word of a noun phrase or a clause, a verb in the third person ("Gives"), or no word at all.
 NO_VERB = re.compile(

@@ -78,7 +78,7 @@ def test_query(numbers, run, tmp_path):
 
 def test_only_the_columns_needed_are_asked_for(numbers, gcs):
     from transforms.bigquery.client import read_client
-    from transforms.bigquery.sessions import _make_session
+    from transforms.bigquery.sessions import make_session
     from transforms.plan_streams import _MakeStreams
 
     job = job_of(numbers)
@@ -87,8 +87,8 @@ def test_only_the_columns_needed_are_asked_for(numbers, gcs):
     assert piece.path == f"{numbers}#0"
     first = next(iter(read_client().read_rows(piece.relative)))
     assert pa.ipc.read_schema(pa.py_buffer(first.arrow_schema.serialized_schema)).names == ["k", "x"]
-    narrow = _make_session(job, parse_table(numbers), 1).estimated_total_bytes_scanned
-    wide = _make_session(job_of(numbers, passthrough_fields=("*",)), parse_table(numbers), 1).estimated_total_bytes_scanned
+    narrow = make_session(job, parse_table(numbers), 1).estimated_total_bytes_scanned
+    wide = make_session(job_of(numbers, passthrough_fields=("*",)), parse_table(numbers), 1).estimated_total_bytes_scanned
     assert narrow <= wide / 2
 
 

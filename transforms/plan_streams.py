@@ -14,7 +14,7 @@ import apache_beam as beam
 from google.api_core.exceptions import Conflict
 
 from transforms.bigquery.client import client
-from transforms.bigquery.sessions import MAX_STREAMS, _make_session
+from transforms.bigquery.sessions import MAX_STREAMS, make_session
 from transforms.elements.splits import FileRange, Split
 from transforms.specs.job import JobSpec
 from transforms.specs.table_name import TableName, parse_table
@@ -40,7 +40,7 @@ class _MakeStreams(beam.DoFn):
 
     def process(self, _: bytes) -> Iterator[Split]:
         name = _run_query(self.job) if self.job.input.query is not None else parse_table(self.job.input.patterns[0])
-        session = _make_session(self.job, name, MAX_STREAMS)
+        session = make_session(self.job, name, MAX_STREAMS)
         for number, stream in enumerate(session.streams):
             size = session.estimated_total_bytes_scanned // len(session.streams)
             yield Split((FileRange(f"{name}#{number}", number, None, size, stream.name),))

@@ -1,4 +1,4 @@
-"""Compare a job's table with the dataset and table that exist."""
+"""Comparison of a job's output with the dataset and table that exist, before the job starts."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from transforms.bigquery.table_writer import TableEncoder
 from transforms.specs.job import JobSpec
 from transforms.specs.table_name import TableName, parse_table
 
-# --- before the job starts ---------------------------------------------------------------------------------------------------
-
 
 def check_table(job: JobSpec) -> None:
-    """Holds the job's table against the dataset and the table that are there.
+    """Compare the job's table with the dataset and the table that exist.
 
     Raises:
-      TableError: no dataset, or a table that can't take the predictions, column by column.
+      TableError: there is no dataset, or the table can't take the predictions; the message names each column that does not fit.
     """
     output = parse_table(job.output.table or "")
     encoder = TableEncoder(job.output_signature, job.output, job.key.fields)
@@ -34,17 +32,17 @@ def check_table(job: JobSpec) -> None:
             raise TableError(
                 f"--output={output}: there is no dataset {output.project}.{output.dataset}: check the name, or give --create_dataset=true"
             )
-        there = service.get_table(output.dotted)
+        table = service.get_table(output.dotted)
     except NotFound:
         return
     except ERRORS as error:
-        raise TableError(f"--output={output} can't be looked at: {reason(error)}. Check the name and your permissions") from error
-    if there.table_type != "TABLE":
-        raise TableError(f"--output={output} is a {there.table_type.lower()}, which can't be loaded into; give another table")
+        raise TableError(f"--output={output} can't be checked: {reason(error)}. Check the name and your permissions") from error
+    if table.table_type != "TABLE":
+        raise TableError(f"--output={output} is a {table.table_type.lower()}, which can't be loaded into; give another table")
     disposition = job.output.write_disposition
-    if disposition == "empty" and there.num_rows:
-        raise TableError(f"--output={output} holds {there.num_rows} rows already, and --write_disposition=empty was given")
-    conflicts = _conflicts(encoder.fields, there.schema) if disposition != "truncate" else []
+    if disposition == "empty" and table.num_rows:
+        raise TableError(f"--output={output} holds {table.num_rows} rows already, and --write_disposition=empty was given")
+    conflicts = _conflicts(encoder.fields, table.schema) if disposition != "truncate" else []
     if conflicts:
         raise TableError(
             f"--output={output} can't take these predictions: {'; '.join(conflicts)}. Give another table, or --write_disposition=truncate"
@@ -60,6 +58,7 @@ def _has_dataset(service: bigquery.Client, output: TableName) -> bool:
 
 
 def _check_layout(job: JobSpec, types: dict[str, str]) -> None:
+    """Check the fields of partitions and clusters against the ``types`` of the table's columns, by name."""
     partition = job.bigquery.partition_field
     if partition and types.get(partition) not in ("DATE", "TIMESTAMP", "DATETIME"):
         found = f"a column of {types[partition]}" if partition in types else f"no column; there is {', '.join(types)}"
@@ -73,15 +72,16 @@ SAME_TYPES = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "STRUCT
 
 
 def _shape(field: bigquery.SchemaField) -> str:
+    """Return the type of a column as text, with its mode if REPEATED and its inner fields."""
     kind = SAME_TYPES.get(field.field_type, field.field_type)
     if kind == "RECORD":
         kind = f"RECORD<{', '.join(f'{inner.name} {_shape(inner)}' for inner in field.fields)}>"
     return f"REPEATED {kind}" if field.mode == "REPEATED" else kind
 
 
-def _conflicts(fields: Sequence[bigquery.SchemaField], there: Sequence[bigquery.SchemaField]) -> list[str]:
-    """Gives what stands between the columns to be loaded and those of an existing table, a text a column."""
-    by_name = {field.name.lower(): field for field in there}
+def _conflicts(fields: Sequence[bigquery.SchemaField], existing: Sequence[bigquery.SchemaField]) -> list[str]:
+    """Return a text for each column of which ``fields``, to be loaded, differ from an ``existing`` table's."""
+    by_name = {field.name.lower(): field for field in existing}
     conflicts = []
     for field in fields:
         other = by_name.pop(field.name.lower(), None)

@@ -1,4 +1,4 @@
-"""Google's clients of BigQuery, one a process, and what their errors say."""
+"""Google's clients of BigQuery, one a process, and the texts of their errors."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from google.cloud.bigquery_storage_v1 import BigQueryReadClient
 
 from transforms.specs.errors import RefusedError
 
-# What the service, or the way to it, can answer instead of doing what was asked.
+# Errors of a request: by the service, by the connection to it, by the credentials.
 ERRORS = (GoogleAPICallError, RetryError, GoogleAuthError)
 AROUND_MESSAGE = re.compile(r"^(\d{3} )?([A-Z]+ https?://\S+: )?")
 
 
 class TableError(RefusedError):
-    """BigQuery does not have, or does not allow, what was asked; the message says what to do."""
+    """BigQuery does not have or does not allow what a request names; the message says what to do."""
 
 
 @functools.cache
 def client(project: str | None, location: str | None) -> bigquery.Client:
-    """Gives the client whose jobs run in ``project`` (None: that of the credentials) and ``location`` (None: BigQuery's choice)."""
+    """Make the client whose jobs run in ``project`` (None: that of the credentials) and ``location`` (None: BigQuery's choice)."""
     return bigquery.Client(project=project, location=location)
 
 
 @functools.cache
 def read_client() -> BigQueryReadClient:
-    """Gives the client of the Storage Read API."""
+    """Make the client of the Storage Read API."""
     return BigQueryReadClient()
 
 
 def reason(error: BaseException) -> str:
-    """Gives the line of an error that a person can use: without the request, the job's id and a list of causes."""
+    """Return the first line of an error without the request, the job's id and the list of causes."""
     text = str(getattr(error, "message", None) or error).strip() or type(error).__name__
     line = AROUND_MESSAGE.sub("", text.splitlines()[0])
     return line.split("; reason: ", 1)[0]

@@ -1,4 +1,4 @@
-"""Look at the table or query that a job reads, before the start."""
+"""Checks of the table or query that a job reads, before the start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 from google.cloud import bigquery
 
 from transforms.bigquery.client import ERRORS, TableError, client, reason
-from transforms.bigquery.sessions import _make_session
+from transforms.bigquery.sessions import make_session
 from transforms.bigquery.types import arrow_type
 from transforms.convert import from_arrow
 from transforms.rows.codes import Code
@@ -19,31 +19,28 @@ from transforms.specs.table_name import parse_table
 READABLE = ("TABLE", "SNAPSHOT", "MATERIALIZED_VIEW", "CLONE")
 
 
-# --- before the job starts -------------------------------------------------------------------------------------------------
-
-
 @dataclasses.dataclass(frozen=True)
 class TableFound:
-    """What a job will read: its columns by name, as Arrow's types, and where the data lies."""
+    """The table or query result that a job reads: Arrow types of its columns by name, and the location of the data."""
 
     columns: dict[str, pa.DataType]
     location: str | None
 
 
 def find_table(job: JobSpec) -> TableFound:
-    """Looks at the table, or lets BigQuery look at the query, and holds its columns against what the job takes from a row.
+    """Find the job's table, or let BigQuery check its query, and check the columns that the job needs.
 
     Raises:
-      TableError: there is no such table, no permission, an error in the query or the restriction, a column missing or of a type
-        that no input takes.
+      TableError: there is no such table or no permission, the query or the row restriction has an error, or a column is missing or
+        has a type that its input can't take.
     """
     try:
-        found = _find_query(job) if job.input.query is not None else _find_table(job)
+        table = _find_query(job) if job.input.query is not None else _find_table(job)
     except ERRORS as error:
-        what = "--input_query" if job.input.query is not None else f"--input={job.input.patterns[0]}"
-        raise TableError(f"{what} can't be read: {reason(error)}. Check the names, and the permissions of the account in use") from error
-    _check_columns(job, found.columns)
-    return found
+        flag = "--input_query" if job.input.query is not None else f"--input={job.input.patterns[0]}"
+        raise TableError(f"{flag} can't be read: {reason(error)}. Check the names, and the permissions of the account in use") from error
+    _check_columns(job, table.columns)
+    return table
 
 
 def _find_table(job: JobSpec) -> TableFound:
@@ -54,10 +51,9 @@ def _find_table(job: JobSpec) -> TableFound:
             f"{name} is a {table.table_type.lower().replace('_', ' ')}, which can't be read as a table: "
             f"give --input_query='SELECT * FROM `{name.dotted}`' instead"
         )
-    there = [field.name for field in table.schema]
-    _check_names(job, there)
+    _check_names(job, [field.name for field in table.schema])
     try:
-        session = _make_session(job, name, max_streams=1)  # also a look at the restriction, and at the right to read
+        session = make_session(job, name, max_streams=1)  # also checks the row restriction and the permission to read
     except ERRORS as error:
         if job.input.row_restriction is None:
             raise
@@ -71,25 +67,27 @@ def _find_query(job: JobSpec) -> TableFound:
     query = client(job.bigquery.project, job.bigquery.location).query(job.input.query or "", job_config=config)
     if query.statement_type != "SELECT":
         raise TableError(f"--input_query: expected a SELECT, found {query.statement_type or 'no statement'}")
-    there = [field.name for field in query.schema or ()]
-    _check_names(job, there)
+    _check_names(job, [field.name for field in query.schema or ()])
     return TableFound({field.name: arrow_type(field) for field in query.schema or ()}, query.location)
 
 
-def _check_names(job: JobSpec, there: Sequence[str]) -> None:
-    """Refuses a job that takes from a row what the table does not have."""
+def _check_names(job: JobSpec, columns: Sequence[str]) -> None:
+    """Check that a table with ``columns`` has all that the job needs."""
     inputs = [tensor.name for tensor in job.model.signature.inputs]
-    passed = [name for name in job.output.passthrough_fields if name != "*"]
-    wanted = [(inputs, f"signature {job.model.signature.name}"), (job.key.fields, "--key_field"), (passed, "--passthrough_fields")]
+    passthrough = [name for name in job.output.passthrough_fields if name != "*"]
+    needs = [(inputs, f"signature {job.model.signature.name}"), (job.key.fields, "--key_field"), (passthrough, "--passthrough_fields")]
     if job.route is not None:
-        wanted.append(([job.route.field], "--model_field"))
-    for names, who in wanted:
-        missing = [name for name in names if name not in there]
+        needs.append(([job.route.field], "--model_field"))
+    for names, source in needs:
+        missing = [name for name in names if name not in columns]
         if missing:
-            raise TableError(f"{job.input.source} has no column {', '.join(missing)}, which {who} names; it has {', '.join(there[:30])}")
+            raise TableError(
+                f"{job.input.source} has no column {', '.join(missing)}, which {source} names; it has {', '.join(columns[:30])}"
+            )
 
 
 def _check_columns(job: JobSpec, columns: dict[str, pa.DataType]) -> None:
+    """Check that the type of each input's column is one that the input can take."""
     signature = job.model.signature
     for tensor in signature.inputs:
         _, errors = from_arrow.make_column(pa.nulls(1, columns[tensor.name]), signature, tensor)

@@ -1,4 +1,4 @@
-"""Shards → a table of BigQuery, by one load job: all of them or none, once a run."""
+"""Loads of shards into a table of BigQuery: by one load job, so all of them or none, and once a run."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from transforms.staging.failed_row_files import SCHEMA
 from transforms.storage import files, paths
 
 DISPOSITIONS = {"truncate": "WRITE_TRUNCATE", "append": "WRITE_APPEND", "empty": "WRITE_EMPTY"}
-# Failed rows are loaded also when the gate stays shut: those beside an empty table are of a run that never came to it.
+# Failed rows are loaded even if the results are refused: those beside an empty table are of a run that loaded no results.
 ERRORS_DISPOSITIONS = DISPOSITIONS | {"empty": "WRITE_TRUNCATE"}
 RESULTS = "results"
-# https://cloud.google.com/bigquery/quotas#load_jobs: source URIs a job; a pattern is one, and may stand for ten million files.
+# https://cloud.google.com/bigquery/quotas#load_jobs: source URIs a job; a pattern counts as one, and may match ten million files.
 MAX_FILES = 10_000
-# How often a load that failed is tried anew, with a new id, over all attempts of the publish step.
+# How often a failed load is tried again, each time with a new id, over all attempts of the publish step.
 ATTEMPTS = 20
-# A load's label that holds the digest of what it loaded, of so many digits: with 32 no two contents share one by chance.
+# The label of a load that holds the digest of its content; with 32 digits no two contents share one by chance.
 LABEL = "nightshift_content"
 DIGITS = 32
 ERROR_FIELDS = [schema_field(field.name, field.type) for field in SCHEMA]
@@ -37,7 +37,7 @@ ERROR_FIELDS = [schema_field(field.name, field.type) for field in SCHEMA]
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """One load: ``shards`` into ``table``, made or added to with ``fields``; ``name`` tells the two of a run apart."""
+    """One load of ``shards`` into ``table`` with the columns ``fields``; ``name``, results or errors, tells the two of a run apart."""
 
     name: str
     table: TableName
@@ -49,7 +49,7 @@ class Load:
         return sum(shard.rows for shard in self.shards)
 
     def digest(self, job: JobSpec) -> str:
-        """Return what decides the table after the load as one text: rows, whatever their order and files, columns and disposition."""
+        """Return a hash of all that decides the table after the load: its rows in any order and cut, columns and disposition."""
         decisive = (
             [str(self.table), self.rows, merge(shard.content for shard in self.shards)],
             [field.to_api_repr() for field in self.fields],
@@ -59,94 +59,94 @@ class Load:
 
 
 def errors_table(job: JobSpec) -> TableName:
-    """Gives the table of the failed rows, beside that of the predictions."""
+    """Return the name of the failed rows' table, beside that of the predictions."""
     output = parse_table(job.output.table or "")
     return dataclasses.replace(output, table=f"{output.table}_errors")
 
 
 def run_load(job: JobSpec, load: Load) -> str:
-    """Load once a content, however often it is tried; return the id of the job that did it.
+    """Load a content once, however often this is called; return the id of the job that loaded it.
 
-    Where BigQuery has a job of that id already, an attempt or a launch before made it, and its end is waited for.
+    A job of the same id in BigQuery was started by an earlier attempt or launch; its end is waited for.
 
     Raises:
       TableError: the load failed, or the run has appended other rows before.
     """
     service = client(job.bigquery.project, job.bigquery.location)
     for attempt in range(ATTEMPTS):
-        by_id = _job_id(job, load, attempt)
+        job_id = _job_id(job, load, attempt)
         try:
-            started = service.load_table_from_uri(_uris(job, load), load.table.dotted, job_id=by_id, job_config=_config(job, load))
-            mine = True
+            load_job = service.load_table_from_uri(_uris(job, load), load.table.dotted, job_id=job_id, job_config=_config(job, load))
+            is_new = True
         except Conflict:
-            started, mine = _job(service, job, by_id), False
+            load_job, is_new = _job(service, job, job_id), False
         try:
-            started.result()
+            load_job.result()
         except ERRORS as error:
-            if mine:
+            if is_new:
                 raise TableError(f"{load.table} could not be loaded, and is as it was: {reason(error)}") from error
-            continue  # that attempt failed and left nothing; this one has an id of its own
-        if mine or _is_there(service, started, job, load):
-            return by_id
+            continue  # the earlier attempt failed and left nothing; the next one has another id
+        if is_new or _is_loaded(service, load_job, job, load):
+            return job_id
     raise TableError(f"{load.table} could not be loaded in {ATTEMPTS} attempts of run {job.run_id}; give another --run_id")
 
 
 def check_load(job: JobSpec, load: Load) -> None:
-    """Refuse now, before the failed rows are loaded, what the load of the results would refuse after.
+    """Check, before the failed rows are loaded, that the results can be loaded after them.
 
     Raises:
-      TableError: the run has appended other rows before, or the table was to be empty and is not.
+      TableError: the run has appended other rows before, or the table has to be empty and is not.
     """
     service = client(job.bigquery.project, job.bigquery.location)
     for attempt in range(ATTEMPTS):
         try:
-            started = _job(service, job, _job_id(job, load, attempt))
+            load_job = _job(service, job, _job_id(job, load, attempt))
         except NotFound:
             break
-        with contextlib.suppress(*ERRORS):  # that attempt failed and left nothing
-            started.result()
-            if _is_there(service, started, job, load):
+        with contextlib.suppress(*ERRORS):  # the attempt failed and left nothing
+            load_job.result()
+            if _is_loaded(service, load_job, job, load):
                 return
-    there = _table(service, load) if job.output.write_disposition == "empty" else None
-    if there is not None and there.num_rows:
-        raise TableError(f"{load.table} holds {there.num_rows} rows by now, and --write_disposition=empty was given: it is as it was")
+    table = _table(service, load) if job.output.write_disposition == "empty" else None
+    if table is not None and table.num_rows:
+        raise TableError(f"{load.table} holds {table.num_rows} rows by now, and --write_disposition=empty was given: it is as it was")
 
 
-def _job(service: bigquery.Client, job: JobSpec, by_id: str) -> bigquery.LoadJob:
-    return service.get_job(by_id, location=job.bigquery.location)  # type: ignore[return-value]
+def _job(service: bigquery.Client, job: JobSpec, job_id: str) -> bigquery.LoadJob:
+    return service.get_job(job_id, location=job.bigquery.location)  # type: ignore[return-value]
 
 
 def _job_id(job: JobSpec, load: Load, attempt: int) -> str:
-    """Return the id of an attempt: of one content, but where a run appends, which it does once, whatever the content."""
+    """Return the id of an attempt: one for each content, but where a run appends the same for any content, so that it appends once."""
     table = hashlib.sha256(str(load.table).encode()).hexdigest()[:8]
     what = "append" if _appends_once(job, load) else load.digest(job)
     return f"nightshift-{job.run_id.replace('.', '_')}-{table}-{load.name}-{what}-{attempt}"
 
 
 def _appends_once(job: JobSpec, load: Load) -> bool:
-    """Return whether other rows of the same run are refused: rows that a launch predicted again would stand beside its first ones.
+    """Return whether the run may append only once: rows that a later launch predicted again would be added to the first ones.
 
-    Failed rows of another content are appended all the same: they are of another launch, whose gate stayed shut or which failed.
+    Failed rows of another content are appended: they are of another launch, which was refused or failed.
     """
     return load.name == RESULTS and job.output.write_disposition == "append"
 
 
-def _is_there(service: bigquery.Client, started: bigquery.LoadJob, job: JobSpec, load: Load) -> bool:
-    """Return whether the table still has what ``started``, a job that is done, loaded; False if it has to be loaded anew.
+def _is_loaded(service: bigquery.Client, load_job: bigquery.LoadJob, job: JobSpec, load: Load) -> bool:
+    """Return whether the table still holds what ``load_job``, which has ended, loaded; if not, it has to be loaded again.
 
     Raises:
-      TableError: that job appended other rows.
+      TableError: ``load_job`` appended other rows.
     """
-    there = _table(service, load)
-    if there is None:
+    table = _table(service, load)
+    if table is None:
         return False
     if job.output.write_disposition != "append":  # loading once more than needed only replaces the same rows
-        return there.num_rows == load.rows and _is_before(there.modified, started.ended)
-    if not _is_before(there.created, started.ended):
-        return False  # dropped since, and made anew
-    if _appends_once(job, load) and (started.labels or {}).get(LABEL) != load.digest(job):
+        return table.num_rows == load.rows and _is_before(table.modified, load_job.ended)
+    if not _is_before(table.created, load_job.ended):
+        return False  # the table was dropped since, and created again
+    if _appends_once(job, load) and (load_job.labels or {}).get(LABEL) != load.digest(job):
         raise TableError(
-            f"run {job.run_id} has appended other rows to {load.table} already: {started.output_rows} rows by job {started.job_id}, and "
+            f"run {job.run_id} has appended other rows to {load.table} already: {load_job.output_rows} rows by job {load_job.job_id}, and "
             f"these {load.rows} are not the same. The table is as it was: a run appends once, so that no row is there twice. To add these "
             "too give another --run_id; rows that they correct have to be deleted first"
         )
@@ -160,18 +160,18 @@ def _table(service: bigquery.Client, load: Load) -> bigquery.Table | None:
         return None
 
 
-def _is_before(one: datetime.datetime | None, other: datetime.datetime | None) -> bool:
-    return one is not None and other is not None and one <= other
+def _is_before(first: datetime.datetime | None, second: datetime.datetime | None) -> bool:
+    return first is not None and second is not None and first <= second
 
 
 def _uris(job: JobSpec, load: Load) -> list[str]:
-    """Gives the files to load; of more than a load can name, a pattern for a folder that they are moved to, as far as they aren't there."""
+    """Return the URIs of the files to load; where they are more than a load can name, move them to one folder and return its pattern."""
     if len(load.shards) <= MAX_FILES:
         return [shard.path for shard in load.shards]
     folder = paths.join(job.staging_in(job.folder), f"load-{load.name}")
-    places = {shard.path: paths.join(folder, shard.path.rsplit("/", 1)[-1]) for shard in load.shards}
-    there = {paths.join(folder, name) for name in files.list_children(folder)}  # moved by an attempt before
-    files.rename([(path, place) for path, place in places.items() if place not in there])
+    targets = {shard.path: paths.join(folder, shard.path.rsplit("/", 1)[-1]) for shard in load.shards}
+    moved = {paths.join(folder, name) for name in files.list_children(folder)}  # by an earlier attempt
+    files.rename([(path, target) for path, target in targets.items() if target not in moved])
     return [f"{folder}/*"]
 
 

@@ -1,4 +1,4 @@
-"""Publish a run to a table."""
+"""Publication of a job to a table."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from transforms.storage import files, paths
 
 
 class TablePublisher(Publisher):
-    """Publishes one run to a table; the manifest lies in the staging folder, beside no results."""
+    """Publishes one job to a table: loads its shards; its folder gets the manifest and the report, but no results."""
 
     suffix = ".parquet"
 
@@ -57,17 +57,17 @@ class TablePublisher(Publisher):
         return manifest
 
     def _load(self, output: TableName, errors: Sequence[Shard], results: Sequence[Shard] | None) -> dict[str, Any]:
-        """Load failed rows and, unless the gate is shut, ``results``; return what the manifest says of both loads."""
-        said: dict[str, Any] = {}
+        """Load failed rows and, unless they are refused (None), ``results``; return the manifest's entries of both loads."""
+        entries: dict[str, Any] = {}
         load = Load(RESULTS, output, results or (), self._make_encoder().fields)
         if results is not None:
             check_load(self.job, load)
         job_id = self._load_errors(errors)
         if job_id is not None:
-            said["errors_load_job"] = job_id
+            entries["errors_load_job"] = job_id
         if results is not None:
-            said |= {"load_job": run_load(self.job, load), "load_digest": load.digest(self.job)}
-        return said
+            entries |= {"load_job": run_load(self.job, load), "load_digest": load.digest(self.job)}
+        return entries
 
     def _prepare_dataset(self, output: TableName) -> None:
         if self.job.bigquery.create_dataset:
@@ -76,9 +76,10 @@ class TablePublisher(Publisher):
             client(self.job.bigquery.project, None).create_dataset(dataset, exists_ok=True)
 
     def _load_errors(self, errors: Sequence[Shard]) -> str | None:
+        """Load the failed rows, or delete the table of the run before where there are none; return the id of the load job, if any."""
         table = errors_table(self.job)
         if errors:
             return run_load(self.job, Load("errors", table, errors, ERROR_FIELDS))
-        if self.job.output.write_disposition != "append":  # those of the run before
+        if self.job.output.write_disposition != "append":
             client(self.job.bigquery.project, None).delete_table(table.dotted, not_found_ok=True)
         return None

@@ -1,4 +1,4 @@
-"""Read the rows of a BigQuery read stream as batches."""
+"""The reader of a stream of a BigQuery read session."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from transforms.elements.splits import FileRange
 from transforms.formats.record_batches import TableBatcher, batch_rows, needed_columns
 from transforms.rows.row_spec import RowSpec
 
-# --- rows --------------------------------------------------------------------------------------------------------------------
-
 
 class StreamReader:
-    """Reads one stream; a row's offset is its number in it.
+    """Reads the rows of a stream as batches; a row's offset is its number in the stream.
 
-    A connection that breaks off is taken up again by Google's client at the row where it broke.
+    After a lost connection Google's client reads on from the row where it stopped.
     """
 
     def __init__(self, spec: RowSpec) -> None:
         self.spec = spec
         self.batcher = TableBatcher(spec)
 
-    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        return self.batcher.nothing(piece, order)
+    def nothing(self, stream: FileRange, order: tuple[str, int]) -> InstanceBatch:
+        """Return a batch without rows."""
+        return self.batcher.nothing(stream, order)
 
-    def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+    def read(self, stream: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+        """Yield the rows of a stream, whose name is ``stream.relative``, in batches."""
         row = 0
-        for table in regroup(self._messages(piece.relative), self.spec):
+        for table in regroup(self._messages(stream.relative), self.spec):
             offsets = np.arange(row, row + table.num_rows, dtype=np.int64)
             row += table.num_rows
-            yield from self.batcher.batches(table, offsets, piece, order, table.nbytes)
+            yield from self.batcher.batches(table, offsets, stream, order, table.nbytes)
 
     def _messages(self, stream: str) -> Iterator[pa.RecordBatch]:
+        """Yield the stream's messages as record batches of the columns that the job needs."""
         schema = None
         for message in read_client().read_rows(stream):
             if schema is None:  # only the first message brings it
@@ -48,23 +49,28 @@ class StreamReader:
 
 
 def regroup(messages: Iterable[pa.RecordBatch], spec: RowSpec) -> Iterator[pa.RecordBatch]:
-    """Gives the rows of ``messages`` in batches of the size that the model is best fed with: the service's are small, or large."""
-    due: list[pa.RecordBatch] = []
+    """Yield the rows of ``messages`` in batches of about ``batch_rows`` rows each: the service's messages are smaller or larger."""
+    waiting: list[pa.RecordBatch] = []
     for message in messages:
         if not message.num_rows:
             continue
-        due.append(message)
-        rows = batch_rows(spec, sum(some.nbytes for some in due) / sum(some.num_rows for some in due))
-        if sum(some.num_rows for some in due) >= rows:
-            yield from _cut(due, rows)
-            due = []
-    if due:
-        yield from _cut(due, batch_rows(spec, sum(some.nbytes for some in due) / sum(some.num_rows for some in due)))
+        waiting.append(message)
+        rows = batch_rows(spec, _row_bytes(waiting))
+        if sum(table.num_rows for table in waiting) >= rows:
+            yield from _cut(waiting, rows)
+            waiting = []
+    if waiting:
+        yield from _cut(waiting, batch_rows(spec, _row_bytes(waiting)))
 
 
-def _cut(due: Sequence[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    whole = due[0] if len(due) == 1 else pa.concat_batches(due)
-    pieces = max(1, round(whole.num_rows / rows))
-    borders = [whole.num_rows * piece // pieces for piece in range(pieces + 1)]
+def _row_bytes(tables: Sequence[pa.RecordBatch]) -> float:
+    return sum(table.nbytes for table in tables) / sum(table.num_rows for table in tables)
+
+
+def _cut(tables: Sequence[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of ``tables`` in slices of one size, of about ``rows`` rows."""
+    whole = tables[0] if len(tables) == 1 else pa.concat_batches(tables)
+    count = max(1, round(whole.num_rows / rows))
+    borders = [whole.num_rows * number // count for number in range(count + 1)]
     for start, stop in itertools.pairwise(borders):
         yield whole.slice(start, stop - start)

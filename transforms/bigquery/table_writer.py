@@ -1,4 +1,4 @@
-"""Batches of predictions → the Parquet shards of a load into BigQuery, with the columns of its table."""
+"""The encoder of predictions as Parquet shards of a load into BigQuery, with the columns of its table."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from transforms.specs.errors import SpecError
 from transforms.specs.job import OutputSpec
 from transforms.specs.signature import Signature
 
-# BigQuery has no array of arrays: each but the innermost holds records of this one field.
+# BigQuery has no array of arrays: each array but the innermost holds records with this one field.
 INNER = "values"
 # https://cloud.google.com/bigquery/docs/schemas#column_names, without the names that need quoting in a query.
 COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,299}")
@@ -74,25 +74,25 @@ class TableEncoder(ParquetEncoder):
         return pa.RecordBatch.from_arrays([columns[name] for name in self.types], schema=self.schema)
 
     def _texts(self, batch: PredictionBatch) -> dict[str, pa.Array]:
-        """Gives the JSON texts of key and passthrough fields."""
-        kept = pa.array(batch.kept, pa.int64())
-        keys = batch.instances.keys.take(kept)
-        columns = split_keys(keys, self.table.keys)
-        return columns | {name: batch.instances.passthrough[name].take(kept) for name in self.table.passthrough}
+        """Return the JSON texts of key and passthrough fields, one array of ``len(batch)`` texts a column."""
+        rows = pa.array(batch.kept, pa.int64())
+        columns = split_keys(batch.instances.keys.take(rows), self.table.keys)
+        return columns | {name: batch.instances.passthrough[name].take(rows) for name in self.table.passthrough}
 
 
 def column_types(table: TableSpec, output: OutputSpec, key_fields: tuple[str, ...]) -> dict[str, pa.DataType]:
     """Return the Arrow types of the columns of ``table`` as BigQuery loads them: key, outputs, fields passed through."""
-    known = dict(output.field_types)
-    key_types = [known.get(field) for field in key_fields] or [None]
+    types = dict(output.field_types)
+    key_types = [types.get(field) for field in key_fields] or [None]
     return {
         **{name: table_type(kind) for name, kind in zip(table.keys, key_types, strict=True)},
         **{column.name: output_type(column.type) for column in table.outputs},
-        **{name: table_type(known.get(name)) for name in table.passthrough},
+        **{name: table_type(types.get(name)) for name in table.passthrough},
     }
 
 
 def _check_names(names: Sequence[str]) -> None:
+    """Refuse names that BigQuery does not take as columns, or takes as one column."""
     for name in names:
         if not COLUMN_NAME.fullmatch(name):
             raise SpecError(
@@ -125,39 +125,41 @@ SCALARS: tuple[tuple[Callable[[pa.DataType], bool], str, pa.DataType], ...] = (
 
 
 def table_type(kind: pa.DataType | None) -> pa.DataType:
-    """Gives the Arrow type in which a field of the input stands in the table: its own, or text where that can't be a column's."""
-    made = None if kind is None else _own_type(kind)
-    return pa.string() if made is None else made
+    """Return the Arrow type of a table's column for an input field of type ``kind``: BigQuery's own, or text where it has none."""
+    own = None if kind is None else _own_type(kind)
+    return pa.string() if own is None else own
 
 
 def _own_type(kind: pa.DataType) -> pa.DataType | None:
+    """Return the Arrow type that BigQuery loads for values of ``kind``, or None where it has no such type."""
     if pt.is_dictionary(kind):
         return _own_type(kind.value_type)
     if pt.is_struct(kind):
-        inner = [(kind.field(place).name, _own_type(kind.field(place).type)) for place in range(kind.num_fields)]
-        fits = inner and all(made is not None and COLUMN_NAME.fullmatch(name) for name, made in inner)
+        inner = [(kind.field(index).name, _own_type(kind.field(index).type)) for index in range(kind.num_fields)]
+        fits = inner and all(own is not None and COLUMN_NAME.fullmatch(name) for name, own in inner)
         return pa.struct(inner) if fits else None
     if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
-        made = None if pt.is_nested(kind.value_type) and not pt.is_struct(kind.value_type) else _own_type(kind.value_type)
-        return None if made is None else pa.list_(made)
+        item = None if pt.is_nested(kind.value_type) and not pt.is_struct(kind.value_type) else _own_type(kind.value_type)
+        return None if item is None else pa.list_(item)
     if pt.is_decimal128(kind) and (kind.scale > 9 or kind.precision - kind.scale > 29):
         return pa.decimal256(76, 38)
-    return next((made for is_one, _, made in SCALARS if is_one(kind)), None)
+    return next((scalar for is_one, _, scalar in SCALARS if is_one(kind)), None)
 
 
 def output_type(kind: pa.DataType) -> pa.DataType:
-    """Gives the Arrow type of an output's column: numbers as BigQuery has them, lists of lists as lists of records."""
+    """Return the Arrow type of an output's column: numbers of BigQuery's types, lists of lists as lists of records."""
     if pt.is_list(kind):
         inner = output_type(kind.value_type)
         return pa.list_(pa.struct([(INNER, inner)]) if pt.is_list(inner) else inner)
     if pt.is_struct(kind):
         return pa.struct([(field.name, output_type(field.type)) for field in kind])
-    made = _own_type(kind)
-    assert made is not None, kind
-    return made
+    own = _own_type(kind)
+    assert own is not None, kind
+    return own
 
 
 def _wrap(array: pa.Array) -> pa.Array:
+    """Wrap the inner lists of a list of lists in records of one field ``INNER``, without copying."""
     if not pt.is_list(array.type):
         return array
     inner = _wrap(array.values)
@@ -167,7 +169,7 @@ def _wrap(array: pa.Array) -> pa.Array:
 
 
 def schema_field(name: str, kind: pa.DataType) -> bigquery.SchemaField:
-    """Gives the column of BigQuery for one of Arrow."""
+    """Return BigQuery's column for an Arrow column of type ``kind``."""
     mode = "NULLABLE"
     if pt.is_list(kind):
         mode, kind = "REPEATED", kind.value_type
@@ -176,17 +178,17 @@ def schema_field(name: str, kind: pa.DataType) -> bigquery.SchemaField:
     return bigquery.SchemaField(name, next(sql for is_one, sql, _ in SCALARS if is_one(kind)), mode=mode)
 
 
-# What ``typed`` raises of a value that its column can't hold; the last is of an object that is none.
+# Raised by ``typed`` for a value that its column can't hold; the last where an object is expected and another value is there.
 UNFIT = (ValueError, TypeError, KeyError, OverflowError, decimal.InvalidOperation, pa.ArrowException, AttributeError)
 
 # --- JSON texts → typed columns ----------------------------------------------------------------------------------------------
 
 
 def typed(texts: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Gives JSON texts, one a row, as a column of ``kind``; empty texts, of fields that a row lacks, are null.
+    """Parse JSON texts, one a row, to a column of type ``kind``; the empty text of a field that a row lacks becomes null.
 
     Raises:
-      one of ``UNFIT``: some value is of another kind, or beyond what its type holds.
+      one of ``UNFIT``: a value has another type, or is out of its type's range.
     """
     if pt.is_string(kind):
         return as_text(texts)
@@ -202,6 +204,7 @@ def _null_is_null(texts: pa.Array) -> pa.Array:
 
 
 def _unfit(texts: pa.Array, kind: pa.DataType) -> dict[int, str]:
+    """Return why each text that does not fit a column of type ``kind`` does not, by row."""
     reasons = {}
     for row in range(len(texts)):
         try:

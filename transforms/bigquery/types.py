@@ -1,4 +1,4 @@
-"""BigQuery's types as Arrow's."""
+"""Arrow's types for BigQuery's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCALARS = {
 
 
 def arrow_type(field: bigquery.SchemaField) -> pa.DataType:
-    """Gives the Arrow type in which the Storage Read API gives a column."""
+    """Return the Arrow type that the Storage Read API sends for a column."""
     if field.field_type in ("RECORD", "STRUCT"):
         kind = pa.struct([(inner.name, arrow_type(inner)) for inner in field.fields])
     else:

@@ -1,4 +1,4 @@
-"""How rows name their models."""
+"""Models named by rows (``--model_field``): their folders, and what such a job can't have."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from transforms.specs.job import OWN_FIELDS, JobSpec
 from transforms.specs.models import ModelRequest, ModelSpec, RouteSpec
 from transforms.specs.signature import Signature
 
-# One folder's name: what a row says must not lead anywhere else.
+# The name of one folder: a row's value must not lead to any other path.
 SAFE = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
 
 
 def check_route(job: JobSpec) -> None:
-    """Refuses what can't be had where each row names its model."""
+    """Check that a job whose rows name their models has a format, layout and columns that allow it.
+
+    Raises:
+      SpecError: it does not.
+    """
     route, output = job.route, job.output
     if route is None:
         return
@@ -30,22 +34,26 @@ def check_route(job: JobSpec) -> None:
 
 
 def check_format(format: Format | None) -> None:
-    """Raise SpecError for a format of the input whose rows can't be kept until their model is known."""
+    """Check that the rows of an input's format can be kept until their model is known.
+
+    Raises:
+      SpecError: they can't.
+    """
     if format is not None and not format.keeps_rows:
         kept = ", ".join(name for name, one in FORMATS.items() if one.keeps_rows)
         raise SpecError("model_field", f"is for {kept} and bigquery, not for {format.name}: make a task of each model with --model_map")
 
 
 def fixed_folder(route: RouteSpec) -> str:
-    """The folder below which all the models lie."""
+    """Return the folder that holds all models of the template."""
     return route.template.partition(route.placeholder)[0].rpartition("/")[0]
 
 
 def folder_of(route: RouteSpec, name: str) -> str:
-    """Gives the folder of the model that a row calls ``name``.
+    """Return the folder of the model that a row names.
 
     Raises:
-      ModelError: it is no plain folder's name.
+      ModelError: ``name`` is not the name of one folder.
     """
     if not SAFE.fullmatch(name) or name in (".", ".."):
         raise ModelError(f"field {route.field!r} is {name[:60]!r}, expected the name of one folder, without '/'")
@@ -58,5 +66,5 @@ def request_of(route: RouteSpec, folder: str) -> ModelRequest:
 
 
 def stand_in(route: RouteSpec, location: str) -> ModelSpec:
-    """Gives what stands where a job has its model: of rows that have none yet, or none at all."""
+    """Make the model of a job whose rows have none yet, or none that exists: no inputs, no outputs."""
     return ModelSpec(location, Signature(route.models.signature_name or "", route.models.tags or (), (), ()))

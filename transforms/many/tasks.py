@@ -1,4 +1,4 @@
-"""A run of many: its tasks as data, and what each becomes."""
+"""The tasks of a run of many (``--model_map``): read, checked, written as data."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ OPTIONAL = ("signature_name", "model_version", "key_field")
 
 
 class TaskError(RefusedError):
-    """A line of the tasks that names no task; the message says which line, what was expected and what was found."""
+    """A line of a model map that is not a valid task; the message names the line, what is expected and what was found."""
 
 
 def read_tasks(path: str) -> Iterator[Task]:
-    """Reads a model map: JSON-lines, or CSV with a header where the name ends in ``.csv``.
+    """Read a model map: CSV with a header where the name ends in ``.csv``, else JSON-lines.
 
     Raises:
-      TaskError: a line that is no task.
+      TaskError: a line is not a valid task.
       OSError: the file can't be read.
     """
     content = files.read_bytes(path)
@@ -60,10 +60,10 @@ def _json_rows(text: str, path: str) -> Iterator[tuple[int, Any]]:
 
 
 def make_tasks(rows: Iterable[tuple[int, Any]], source: str) -> Iterator[Task]:
-    """Makes tasks of objects with their line numbers.
+    """Make tasks of pairs of line number and decoded JSON value; ``source`` names them in messages.
 
     Raises:
-      TaskError: a field is missing, unknown or no text.
+      TaskError: a value is not an object, or a field is missing, unknown or not text.
     """
     known = {*REQUIRED, *OPTIONAL}
     for number, (line, row) in enumerate(rows):
@@ -71,8 +71,8 @@ def make_tasks(rows: Iterable[tuple[int, Any]], source: str) -> Iterator[Task]:
             raise TaskError(f"{source}, line {line}: expected an object with {', '.join(REQUIRED)}, found {type(row).__name__}")
         missing = [name for name in REQUIRED if not row.get(name)]
         if missing:
-            found = ", ".join(map(str, row)) or "no field"
-            raise TaskError(f"{source}, line {line}: the task lacks {', '.join(missing)}; it has {found}")
+            fields = ", ".join(map(str, row)) or "no field"
+            raise TaskError(f"{source}, line {line}: the task lacks {', '.join(missing)}; it has {fields}")
         unknown = sorted(map(str, set(row) - known))
         if unknown:
             raise TaskError(f"{source}, line {line}: unknown field {', '.join(unknown)}; a task has {', '.join((*REQUIRED, *OPTIONAL))}")
@@ -83,10 +83,10 @@ def make_tasks(rows: Iterable[tuple[int, Any]], source: str) -> Iterator[Task]:
 
 
 def check_tasks(tasks: Iterable[Task], run: RunSpec) -> Iterator[Task]:
-    """Gives the tasks, having checked that each can be one, and that no two write to one folder or one inside the other's.
+    """Check each task's values and output; yield the tasks.
 
     Raises:
-      TaskError: naming the tasks.
+      TaskError: a task's values are not valid, or two outputs are one folder or one inside the other; the message names the tasks.
     """
     outputs = _Outputs(run.folder)
     for task in tasks:
@@ -100,7 +100,7 @@ def check_tasks(tasks: Iterable[Task], run: RunSpec) -> Iterator[Task]:
 
 
 class _Outputs:
-    """The places of the tasks' outputs: one folder in two spellings, or through a link, is one."""
+    """The folders of the tasks' outputs, compared by their real paths, whatever their spelling."""
 
     def __init__(self, folder: str) -> None:
         self.folder, self.run = folder, files.place(folder)
@@ -108,32 +108,36 @@ class _Outputs:
         self.taken: dict[str, int] = {}
 
     def add(self, task: Task) -> None:
-        """Note a task's output.
+        """Check a task's output against those before it.
 
         Raises:
-          TaskError: it leaves its folder, is another task's too, or has a name that is the program's own.
+          TaskError: the output leads out of the run's folder, is another task's, or has a name of the program's own.
         """
-        said = f"task {task.number + 1}: output {task.output}"
+        subject = f"task {task.number + 1}: output {task.output}"
         folder = resolve(task.output, self.folder)
         if ".." in folder.split("/"):
-            raise TaskError(f"{said} leaves its folder; give a path without '..'")
+            raise TaskError(f"{subject} leaves its folder; give a path without '..'")
         place = self._place(folder)
         if place in self.taken or place == self.run:
             other = f"task {self.taken[place] + 1}" if place in self.taken else "the run's own manifest"
-            raise TaskError(f"{said} is {place}, the folder of {other} too; each task needs one of its own")
+            raise TaskError(f"{subject} is {place}, the folder of {other} too; each task needs one of its own")
         if place.startswith(self.run + "/") and is_own(place[len(self.run) + 1 :]):
-            raise TaskError(f"{said} is a name that the run itself uses in {self.folder}, and takes away; give another")
+            raise TaskError(f"{subject} is a name that the run itself uses in {self.folder}, and removes; give another")
         self.taken[place] = task.number
 
     def _place(self, folder: str) -> str:
-        """As ``files.place``, each folder above looked at once: 100,000 tasks lie side by side."""
+        """Return ``files.place`` of a folder; the parent, which 100,000 tasks may share, is resolved once."""
         above, _, name = folder.rpartition("/")
         if paths.is_remote(folder) or name in ("", ".") or os.path.islink(folder):
             return files.place(folder)
         return os.path.join(self.real(above or "/"), name)
 
     def check_nested(self) -> None:
-        """Raise TaskError where an output lies inside another, or holds the run's: one that changes places takes along what it holds."""
+        """Check that no output is inside another or holds the run's folder: an output that is exchanged takes its content along.
+
+        Raises:
+          TaskError: one is.
+        """
         for place, number in [*self.taken.items(), (self.run, -1)]:
             above = os.path.dirname(place)
             while above not in self.taken and above not in ("", "/"):
@@ -147,16 +151,16 @@ class _Outputs:
 
 
 def write_tasks(tasks: Iterable[Task]) -> bytes:
-    """Gives tasks as JSON-lines."""
+    """Encode tasks as JSON-lines, which ``read_tasks`` reads."""
     return b"".join(msgspec.json.encode(task.as_line()) + b"\n" for task in tasks)
 
 
 def folders(spec: JobSpec | RunSpec) -> list[str]:
-    """Gives the folders that a run writes to."""
+    """List the folders that a run writes to."""
     if isinstance(spec, JobSpec):
         return sorted({spec.output.folder, spec.output.errors})
     try:
         outputs = [spec.output_of(task).folder for task in read_tasks(spec.tasks)]
-    except (OSError, TaskError):  # the launch did not come as far, or the run is over
+    except (OSError, TaskError):  # the launch has not written its tasks yet, or the run has removed them
         outputs = []
     return [*outputs, spec.folder]

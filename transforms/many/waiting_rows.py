@@ -1,4 +1,4 @@
-"""Rows kept as they stand until their model is known: lines of text, or columns, with their places in the file."""
+"""Rows kept as they were read until their model is known: lines of text or Arrow columns, with their offsets in the file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ NOWHERE = ("", 0)
 
 @dataclasses.dataclass(frozen=True)
 class RowBlock:
-    """Rows of one file that name one model, with their ``offsets``: columns, or lines, each with its end, of CSV below a ``header``."""
+    """Rows of one file that name one model.
+
+    ``offsets`` are their places in the file (int64, one a row). ``rows`` are Arrow columns, or lines with their ends; lines of CSV have
+    a ``header``. ``failed`` are rows that failed before their model was looked up.
+    """
 
     source: str
     relative: str
@@ -38,12 +42,13 @@ class RowBlock:
 
     @property
     def size_bytes(self) -> int:
+        """Return the size of the rows as text or in Arrow's memory."""
         return len(self.rows) if isinstance(self.rows, bytes) else int(self.rows.nbytes)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Message:
-    """A ``RowBlock`` as it travels: its offsets as int64, its rows as ``lines`` or, in Arrow's stream format, as ``columns``."""
+    """An encoded ``RowBlock``: offsets as little-endian int64, rows as ``lines`` or, in Arrow's stream format, as ``columns``."""
 
     source: str
     relative: str
@@ -55,7 +60,7 @@ class _Message:
 
 
 class RowBlockCoder(beam.coders.Coder):
-    """Coder of ``RowBlock``, which the shuffle of ``--model_field`` consists of."""
+    """Coder of ``RowBlock``, for the shuffle of ``--model_field``."""
 
     def encode(self, value: RowBlock) -> bytes:
         lines = value.rows if isinstance(value.rows, bytes) else None
@@ -95,7 +100,7 @@ def _read_columns(content: bytes | None) -> pa.RecordBatch:
 
 @dataclasses.dataclass(frozen=True)
 class _ScatteredBlock(Block):
-    """Lines that do not follow each other in the file: each begins at ``starts`` in the block and at ``offsets`` in the file."""
+    """Lines that do not follow each other in the file: line ``i`` begins at ``starts[i]`` in the block, at ``offsets[i]`` in the file."""
 
     starts: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
     offsets: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, np.int64))
@@ -104,25 +109,25 @@ class _ScatteredBlock(Block):
         return self.offsets[np.searchsorted(self.starts, start, side="right") - 1]
 
 
-def keep(batch: InstanceBatch, places: np.ndarray) -> RowBlock:
-    """Gives the rows of ``batch`` at ``places``, as they were read."""
-    some = batch.rows.take(places)
-    kept = RowBlock(batch.source, batch.relative, batch.offsets[places], b"")
-    if isinstance(some, TableRows):
-        return dataclasses.replace(kept, rows=without_dictionaries(some.table))
-    header, texts = (some.header, some.texts) if isinstance(some, CsvRows) else (None, some)
-    # A field of CSV may end with a carriage return, which its row's end would take in.
+def keep(batch: InstanceBatch, index: np.ndarray) -> RowBlock:
+    """Return the rows of ``batch`` at ``index`` (integers), as they were read."""
+    rows = batch.rows.take(index)
+    block = RowBlock(batch.source, batch.relative, batch.offsets[index], b"")
+    if isinstance(rows, TableRows):
+        return dataclasses.replace(block, rows=without_dictionaries(rows.table))
+    header, texts = (rows.header, rows.texts) if isinstance(rows, CsvRows) else (None, rows)
+    # A field of CSV may end with a carriage return, which would be read as part of a bare newline.
     end = b"\n" if header is None else b"\r\n"
-    return dataclasses.replace(kept, rows=b"".join([texts[row] + end for row in range(len(places))]), header=header)
+    return dataclasses.replace(block, rows=b"".join([texts[row] + end for row in range(len(index))]), header=header)
 
 
 def keep_failed(batch: InstanceBatch, failed: Sequence[FailedRow]) -> RowBlock:
-    """Gives rows that failed before a model was looked for."""
+    """Return rows of ``batch`` that failed before their model was looked up."""
     return RowBlock(batch.source, batch.relative, np.empty(0, np.int64), b"", failed=tuple(failed))
 
 
 class InstanceMaker:
-    """Makes instances of kept rows, by the signature of the model that they name; one a thread and signature."""
+    """Makes instances of kept rows by the signature of the model that they name; each thread has one a signature."""
 
     def __init__(self, spec: RowSpec) -> None:
         self.spec = spec
@@ -130,36 +135,36 @@ class InstanceMaker:
         self.tables = TableBatcher(spec)
 
     def make(self, blocks: Sequence[RowBlock]) -> Iterator[InstanceBatch]:
-        """Gives the batches of blocks that follow each other in one file: each row is in one of them, as instance or failed row."""
+        """Yield batches of the rows of ``blocks``, which are of one file and in its order: each row is an instance or a failed row."""
         first = blocks[0]
-        piece = FileRange(first.source, 0, None, 0, first.relative)
+        file = FileRange(first.source, 0, None, 0, first.relative)
         offsets = np.concatenate([block.offsets for block in blocks])
         if isinstance(first.rows, pa.RecordBatch):
-            yield from self._of_columns(pa.concat_batches([block.rows for block in blocks]), offsets, piece)
+            yield from self._of_columns(pa.concat_batches([block.rows for block in blocks]), offsets, file)
             return
         data = b"".join([block.rows for block in blocks if isinstance(block.rows, bytes)])
         if first.header is not None:
-            yield from self._of_csv(data, offsets, first.header, piece)
+            yield from self._of_csv(data, offsets, first.header, file)
             return
         ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
-        scattered = _ScatteredBlock(0, data, False, np.concatenate(([0], ends[:-1] + 1)), offsets)
-        yield from self.lines.parse(scattered, piece, NOWHERE)
+        lines = _ScatteredBlock(0, data, False, np.concatenate(([0], ends[:-1] + 1)), offsets)
+        yield from self.lines.parse(lines, file, NOWHERE)
 
     def nothing(self) -> InstanceBatch:
-        """Gives a batch without rows."""
+        """Return a batch without rows."""
         return self.lines.parse_nothing(FileRange("", 0, None, 0, ""), NOWHERE)
 
-    def _of_columns(self, table: pa.RecordBatch, offsets: np.ndarray, piece: FileRange) -> Iterator[InstanceBatch]:
+    def _of_columns(self, table: pa.RecordBatch, offsets: np.ndarray, file: FileRange) -> Iterator[InstanceBatch]:
         rows = batch_rows(self.spec, table.nbytes / table.num_rows)
         for start in range(0, table.num_rows, rows):
-            some = table.slice(start, rows)
-            yield self.tables.batch(some, offsets[start : start + rows], piece, NOWHERE, int(some.nbytes))
+            rows_of_batch = table.slice(start, rows)
+            yield self.tables.batch(rows_of_batch, offsets[start : start + rows], file, NOWHERE, int(rows_of_batch.nbytes))
 
-    def _of_csv(self, data: bytes, offsets: np.ndarray, header: Header, piece: FileRange) -> Iterator[InstanceBatch]:
+    def _of_csv(self, data: bytes, offsets: np.ndarray, header: Header, file: FileRange) -> Iterator[InstanceBatch]:
         parser = RowParser(self.spec, header, self.lines)
         rows, _ = find_rows(data, 0, last=True)
         assert len(rows.texts) == len(offsets)
         whole = dataclasses.replace(rows, scattered=offsets)
         for first in range(0, len(offsets), self.lines.max_rows):
             block = whole.slice(first, first + self.lines.max_rows)
-            yield parser.parse(block, parser.find_plain(block), piece, NOWHERE)
+            yield parser.parse(block, parser.find_plain(block), file, NOWHERE)

@@ -1,4 +1,4 @@
-"""Take staging folders away, all at once for those who still work in them."""
+"""Deletion of staging folders: all at once for a worker that still publishes from one."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import uuid
 from transforms.specs.job import STAGING
 from transforms.storage import files, paths
 
-# How a folder is called while it goes; what a kill leaves of one goes with the next.
+# The name of a folder while it is deleted; what a kill leaves of one is deleted with the next.
 REMOVED = "removed-"
 
 
 def remove(folder: str) -> None:
-    """Remove ``folder``, which is a staging folder or lies in one, with all that it holds.
+    """Delete ``folder``, which is a staging folder or in one, with all that it holds.
 
-    On a disk it gets another name first. A worker of the launch may still be publishing from it, with a new folder in it that is built
-    and about to change places with the output: with its files deleted one by one the output would become a folder of a few of them, or
-    of none; without the whole folder the exchange fails, and nothing is changed.
+    On a disk it is renamed first. A worker of the launch may still publish from it, with a new folder inside that is about to be
+    exchanged for the output: if its files were deleted one by one, the output would become a folder with a few of them, or with none;
+    without the folder the exchange fails and changes nothing.
     """
     if paths.is_remote(folder):
         files.delete_folder(folder)
