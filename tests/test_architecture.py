@@ -129,6 +129,7 @@ def test_failed_rows_are_made_in_one_function() -> None:
     [
         ("0xA282EAD8", "transforms.formats.tfrecord.framing"),  # the mask of TFRecord's checksums
         ("Decoder(list[msgspec.Raw])", "transforms.rows.keys"),  # takes composite keys apart
+        ('"?" if dim is None', "transforms.specs.signature"),  # a shape as text
     ],
 )
 def test_a_rule_is_written_once(text: str, module: str) -> None:

@@ -12,6 +12,7 @@ from transforms.bigquery.table_writer import column_types, schema_field
 from transforms.convert.output_columns import make_table
 from transforms.specs.errors import SpecError
 from transforms.specs.job import JobSpec
+from transforms.specs.signature import shape_text
 
 
 @dataclasses.dataclass
@@ -62,13 +63,12 @@ def signature_rows(job: JobSpec) -> list[dict[str, Any]]:
     rows = []
     for role, specs in (("input", signature.inputs), ("output", signature.outputs)):
         for spec in specs:
-            shape = "?" if spec.shape is None else ",".join("?" if dim is None else str(dim) for dim in spec.shape)
             place = f"field {spec.name!r}" if role == "input" else f"prediction, {spec.name!r}"
             if role == "input" and len(signature.inputs) == 1:
                 place += ", or the bare row"
             if role == "output" and len(signature.outputs) == 1:
                 place = "prediction, the bare value"
-            rows.append({"role": role, "name": spec.name, "dtype": spec.dtype, "shape": f"[{shape}]", "where": place})
+            rows.append({"role": role, "name": spec.name, "dtype": spec.dtype, "shape": shape_text(spec.shape), "where": place})
     return rows
 
 

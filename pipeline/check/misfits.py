@@ -16,7 +16,7 @@ from transforms.elements.batches import InstanceBatch
 from transforms.elements.failed_rows import FailedRow, row_as_json
 from transforms.formats.catalog import Format
 from transforms.rows.codes import Code, RowError
-from transforms.specs.signature import Signature, TensorSpec
+from transforms.specs.signature import Signature, TensorSpec, shape_text
 from transforms.storage import files
 
 IMAGE = re.compile(r"\.(jpe?g|png|gif|bmp|webp|tiff?)$", re.IGNORECASE)
@@ -121,13 +121,8 @@ def _misfit(field: str, code: str, group: _Group, signature: Signature, key_fiel
 
 
 def _expected(spec: TensorSpec, signature: Signature) -> str:
-    shapes = [[*shape] if shape is not None else None for shape in signature.row_shapes(spec)]
-    texts = ["any shape" if shape is None else "one value" if not shape else "[" + ",".join(map(_dim, shape)) + "]" for shape in shapes]
+    texts = ["any shape" if shape is None else shape_text(shape) if shape else "one value" for shape in signature.row_shapes(spec)]
     return f"{spec.dtype}, {' or '.join(texts)}"
-
-
-def _dim(dim: int | None) -> str:
-    return "?" if dim is None else str(dim)
 
 
 def kind_of(value: Any) -> str:

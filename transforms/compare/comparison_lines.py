@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pyarrow as pa
 
+from transforms.convert.json_texts import join_texts
 from transforms.convert.to_json import json_texts
 from transforms.elements.batches import PredictionBatch
-from transforms.formats.jsonl.writer import join_texts, prediction_texts, text_of
+from transforms.formats.jsonl.writer import prediction_texts, text_of
 from transforms.specs.signature import Signature, TensorSpec
 from transforms.statistics.agreement import MOST_CHANGED, Comparison, Difference, OutputComparison, align, columns_of, differ
 

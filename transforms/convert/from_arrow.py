@@ -17,9 +17,9 @@ import pyarrow.types as pt
 from transforms.convert.from_json import numpy_dtype
 from transforms.convert.json_values import innermost, integer_bounds, is_ones, out_of_range, regular_shape
 from transforms.convert.python_values import python_values
-from transforms.elements.columns import Column, Ragged
+from transforms.elements.columns import Column, spread, stack
 from transforms.rows.codes import Code, RowError
-from transforms.specs.signature import Shape, Signature, TensorSpec
+from transforms.specs.signature import Shape, Signature, TensorSpec, shape_text
 
 Errors = dict[int, RowError]
 
@@ -50,7 +50,7 @@ def make_column(array: pa.Array, signature: Signature, spec: TensorSpec) -> tupl
         made = None
     column, more = made if made is not None else _by_row(some, spec, shapes)
     errors |= {int(valid[row]): error for row, error in more.items()}
-    return _spread(column, valid, len(array)), errors
+    return spread([column], [valid], len(array), numpy_dtype(spec.dtype)), errors
 
 
 def fits(kind: pa.DataType, dtype: str) -> bool:
@@ -86,21 +86,6 @@ def _is_fit(kind: pa.DataType, dtype: str) -> bool:
 def _blank(count: int, signature: Signature, spec: TensorSpec) -> Column:
     shape = signature.row_shapes(spec)[0] or ()
     return np.zeros((count, *(dim or 0 for dim in shape)), numpy_dtype(spec.dtype))
-
-
-def _spread(column: Column, rows: np.ndarray, count: int) -> Column:
-    """Puts a column of some rows at their places among ``count``."""
-    if len(rows) == count:
-        return column
-    if isinstance(column, Ragged):
-        blank = np.zeros((), column.rows[0].dtype if column.rows else object)
-        spread = [blank] * count
-        for row, cell in zip(rows, column.rows, strict=True):
-            spread[row] = cell
-        return Ragged(spread)
-    full = np.zeros((count, *column.shape[1:]), column.dtype)
-    full[rows] = column
-    return full
 
 
 def _dense(array: pa.Array, spec: TensorSpec, shape: tuple[int | None, ...]) -> tuple[Column, Errors] | None:
@@ -179,11 +164,7 @@ def _by_row(array: pa.Array, spec: TensorSpec, shapes: tuple[Shape, ...]) -> tup
         except RowError as error:
             errors[row] = error
             cells.append(np.zeros((), numpy_dtype(spec.dtype)))
-    good = {cell.shape for row, cell in enumerate(cells) if row not in errors}
-    if len(good) != 1:
-        return Ragged(cells), errors
-    blank = np.zeros(good.pop(), numpy_dtype(spec.dtype))
-    return np.stack([blank if row in errors else cell for row, cell in enumerate(cells)]), errors
+    return stack(cells, numpy_dtype(spec.dtype), errors), errors
 
 
 def _cell(value: Any, leaf: pa.DataType, spec: TensorSpec, shapes: tuple[Shape, ...]) -> np.ndarray:
@@ -192,9 +173,8 @@ def _cell(value: Any, leaf: pa.DataType, spec: TensorSpec, shapes: tuple[Shape, 
     if not fitting and shape == () and is_ones(shapes[0]):
         shape, fitting = (1,) * len(shapes[0] or ()), [shapes[0]]
     if not fitting:
-        expected = " or ".join("[" + ",".join("?" if dim is None else str(dim) for dim in one or ()) + "]" for one in shapes)
-        found = "[" + ",".join(map(str, shape)) + "]"
-        raise RowError.of_input(Code.WRONG_SHAPE, spec.name, f"expected {spec.dtype} of shape {expected}, found {found}")
+        expected = " or ".join(map(shape_text, shapes))
+        raise RowError.of_input(Code.WRONG_SHAPE, spec.name, f"expected {spec.dtype} of shape {expected}, found {shape_text(shape)}")
     flat = list(innermost(value))
     if any(item is None for item in flat):
         raise RowError.of_input(Code.NULL_VALUE, spec.name, f"expected {spec.dtype}, found a list with a null")

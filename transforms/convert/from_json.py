@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from transforms.convert.json_values import B64, has_shape, innermost, integer_bounds, is_ones, json_shape, out_of_range, regular_shape, wrap
-from transforms.elements.columns import Column, Ragged
+from transforms.elements.columns import Column, stack
 from transforms.rows.codes import Code, RowError
 from transforms.specs.signature import Shape, Signature, TensorSpec
 
@@ -160,12 +160,7 @@ def _open_column(values: Sequence[Any], spec: TensorSpec, shapes: tuple[Shape, .
         except RowError as error:
             errors[number] = error
             rows.append(np.zeros((), numpy_dtype(spec.dtype)))
-    good = {row.shape for number, row in enumerate(rows) if number not in errors}
-    if len(good) != 1:
-        return Ragged(rows), errors
-    (shape,) = good
-    blank = np.zeros(shape, numpy_dtype(spec.dtype))
-    return np.stack([blank if number in errors else row for number, row in enumerate(rows)]), errors
+    return stack(rows, numpy_dtype(spec.dtype), errors), errors
 
 
 def _row_array(value: Any, spec: TensorSpec, shapes: tuple[Shape, ...]) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import msgspec
 import numpy as np
 import pyarrow as pa
@@ -38,6 +40,30 @@ def is_utf8(data: bytes) -> bool:
     except pa.ArrowInvalid:
         return False
     return True
+
+
+def member_head(name: str) -> str:
+    """Return the text before the value of an object's member ``name``."""
+    return f"{msgspec.json.encode(name).decode()}: "
+
+
+def members(columns: Iterable[tuple[str, pa.Array]]) -> list[str | pa.Array]:
+    """Return the members of an object a row, as parts for ``join_texts``: each column's texts, its name before them."""
+    parts: list[str | pa.Array] = []
+    for name, texts in columns:
+        parts += [f"{', ' if parts else ''}{member_head(name)}", texts]
+    return parts
+
+
+def join_members(columns: Iterable[tuple[str, pa.Array]], rows: int) -> pa.Array:
+    """Join the ``members`` of each row to one text; empty texts for ``rows`` rows without columns."""
+    parts = members(columns)
+    return join_texts(parts) if parts else pa.array([""] * rows, pa.string())
+
+
+def join_texts(parts: Sequence[str | pa.Array]) -> pa.Array:
+    """Join texts a row, and those that are the same for all, to one text a row."""
+    return pc.binary_join_element_wise(*parts, "")
 
 
 def scalar_texts(array: pa.Array) -> pa.Array | None:

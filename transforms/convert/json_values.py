@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from transforms.rows.codes import Code, RowError
-from transforms.specs.signature import Shape, Signature, TensorSpec
+from transforms.specs.signature import Shape, Signature, TensorSpec, shape_text
 
 
 class B64(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -111,9 +111,7 @@ def _short(text: str) -> str:
 
 def _wrong_shape(spec: TensorSpec, shapes: tuple[Shape, ...], value: Any) -> RowError:
     def show(shape: Shape) -> str:
-        if shape == ():
-            return "one value"
-        return "[" + ",".join("?" if dim is None else str(dim) for dim in shape or ()) + "]"
+        return "one value" if shape == () else shape_text(shape)
 
     try:
         found = show(regular_shape(value, spec.name))

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.types as pt
 
 from transforms.convert import from_arrow
-from transforms.convert.json_texts import scalar_texts
+from transforms.convert.json_texts import join_members, member_head, scalar_texts
 from transforms.convert.python_values import python_values
 from transforms.elements.batches import InstanceBatch
 from transforms.elements.columns import Column
@@ -76,8 +76,8 @@ class TableRows:
             (values,) = python_values(one.to_struct_array())
             return json_text(values)
         columns = ((name, column) for place, (name, column) in enumerate(zip(names, one.columns, strict=True)) if place not in self.unnamed)
-        members = [msgspec.json.encode(name) + b": " + json_text(python_values(column)[0]) for name, column in columns]
-        return b"{" + b", ".join(members) + b"}"  # each of two columns of one name, as they were read
+        fields = [member_head(name).encode() + json_text(python_values(column)[0]) for name, column in columns]
+        return b"{" + b", ".join(fields) + b"}"  # each of two columns of one name, as they were read
 
     def take(self, index: np.ndarray) -> TableRows:
         return TableRows(self.table.take(pa.array(index)))
@@ -202,12 +202,8 @@ class TableBatcher:
         if name != "*":
             column = _column(table, name)
             return _texts(pa.nulls(table.num_rows) if column is None else column, table.num_rows)
-        left_out = {*self.spec.key_fields, *self.spec.own_fields}
-        names = [name for name in table.schema.names if name not in left_out]
-        members: list[str | pa.Array] = []
-        for name in names:
-            members += [f"{', ' if members else ''}{msgspec.json.encode(name).decode()}: ", _texts(_column(table, name), table.num_rows)]
-        return pc.binary_join_element_wise(*members, "") if members else pa.array([""] * table.num_rows, pa.string())
+        names = [name for name in table.schema.names if name not in self.spec.left_out]
+        return join_members(((name, _texts(_column(table, name), table.num_rows)) for name in names), table.num_rows)
 
 
 def _rows_not_utf8(table: pa.RecordBatch) -> np.ndarray:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from transforms.elements.batches import InstanceBatch, PredictionBatch
-from transforms.elements.columns import Column, Ragged, take
+from transforms.elements.columns import Column, Ragged, join, take
 from transforms.elements.failed_rows import FailedRow
 from transforms.model.session import LoadedModel, cant_run, first_line
 from transforms.rows.codes import Code, RowError
@@ -53,7 +53,7 @@ class BatchRunner:
         answers = [answer for rows, whole in self._groups() for answer in self._answers(rows, whole)]
         kept = np.concatenate([answer.rows for answer in answers]) if answers else np.empty(0, np.int64)
         outputs: dict[str, Column] = {
-            spec.name: _join([answer.outputs[place] for answer in answers]) if answers else np.empty((0,), np.float32)
+            spec.name: join([answer.outputs[place] for answer in answers]) if answers else np.empty((0,), np.float32)
             for place, spec in enumerate(self.signature.outputs)
         }
         if (np.diff(kept) < 0).any():  # only groups of rows by shape come out of order; sorting the others would only copy
@@ -174,13 +174,3 @@ class BatchRunner:
 
 class _RowsDifferError(NightshiftError):
     """An output has not one row an instance."""
-
-
-def _join(pieces: Sequence[np.ndarray]) -> Column:
-    """One column of the pieces; ragged when the model gave rows of different shape in different calls."""
-    if len(pieces) == 1:
-        return pieces[0]
-    if len({piece.shape[1:] for piece in pieces}) == 1:
-        return np.concatenate(pieces)
-    # Slices, not items: an item of an array of bytes would come back as NumPy's own bytes, without its trailing zeros.
-    return Ragged([piece[row : row + 1].reshape(piece.shape[1:]) for piece in pieces for row in range(len(piece))])

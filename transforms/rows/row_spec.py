@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 from transforms.rows.keys import make_key
 from transforms.specs.job import OWN_FIELDS, JobSpec
@@ -24,6 +25,11 @@ class RowSpec:
     exclude_fields: tuple[str, ...] = ()
     own_fields: tuple[str, ...] = ()
     model_field: str | None = None
+
+    @functools.cached_property
+    def left_out(self) -> frozenset[str]:
+        """The fields that ``*`` does not pass through: the key's, and those that a line of the output has itself."""
+        return frozenset((*self.key_fields, *self.own_fields))
 
     def made_key(self, source: str, offset: int) -> bytes:
         """Make the key of the row at ``offset`` of file ``source``; empty where rows have their keys in fields."""

@@ -22,6 +22,11 @@ DTYPES = {
 }  # fmt: skip
 
 
+def shape_text(shape: Shape) -> str:
+    """Return a shape as people read it: ``[?,3]``, and ``[?]`` where not even the rank is known."""
+    return "[?]" if shape is None else "[" + ",".join("?" if dim is None else str(dim) for dim in shape) + "]"
+
+
 class Batching(enum.Enum):
     """How a signature takes rows."""
 
@@ -43,10 +48,7 @@ class TensorSpec:
     shape: Shape
 
     def __str__(self) -> str:
-        if self.shape is None:
-            return f"{self.name}: {self.dtype}[?]"
-        dims = ",".join("?" if d is None else str(d) for d in self.shape)
-        return f"{self.name}: {self.dtype}[{dims}]"
+        return f"{self.name}: {self.dtype}{shape_text(self.shape)}"
 
     @property
     def is_batched(self) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.elements.batches import InstanceBatch, Rows
-from transforms.elements.columns import Column, Ragged
+from transforms.elements.columns import join, take
 
 
 def merge(one: InstanceBatch, two: InstanceBatch, rows: Rows, offsets: np.ndarray) -> InstanceBatch:
@@ -21,17 +21,10 @@ def merge(one: InstanceBatch, two: InstanceBatch, rows: Rows, offsets: np.ndarra
     places = pa.array(sort)
     return dataclasses.replace(
         one,
-        columns={name: _join(column, two.columns[name], sort) for name, column in one.columns.items()},
+        columns={name: take(join((column, two.columns[name])), sort) for name, column in one.columns.items()},
         offsets=joined[sort],
         rows=rows.take(np.searchsorted(offsets, joined[sort])),
         keys=pa.concat_arrays([one.keys, two.keys]).take(places),
         passthrough={name: pa.concat_arrays([column, two.passthrough[name]]).take(places) for name, column in one.passthrough.items()},
         failed=failed,
     )
-
-
-def _join(one: Column, two: Column, sort: np.ndarray) -> Column:
-    if isinstance(one, np.ndarray) and isinstance(two, np.ndarray) and one.shape[1:] == two.shape[1:]:
-        return np.concatenate((one, two))[sort]
-    cells = [cell for column in (one, two) for cell in (column.rows if isinstance(column, Ragged) else column)]
-    return Ragged(cells).take(sort)

@@ -20,7 +20,7 @@ import pyarrow.types as pt
 from pyarrow import csv as arrow_csv
 
 from transforms.convert import from_arrow
-from transforms.convert.json_texts import quote
+from transforms.convert.json_texts import join_members, quote
 from transforms.elements.batches import InstanceBatch, RowTexts
 from transforms.elements.columns import Column
 from transforms.elements.failed_rows import FailedRow
@@ -215,10 +215,8 @@ class RowParser:
     def _passthrough(self, table: pa.Table, name: str) -> pa.Array:
         if name != "*":
             return self._json(table, name) if name in self.texts else pa.array(["null"] * table.num_rows, pa.string())
-        left_out = {*self.spec.key_fields, *self.spec.own_fields}
-        kept = [name for name in self.types if name not in left_out]
-        fields = [pc.binary_join_element_wise(f"{msgspec.json.encode(name).decode()}: ", self._json(table, name), "") for name in kept]
-        return pc.binary_join_element_wise(*fields, ", ") if fields else pa.array([""] * table.num_rows, pa.string())
+        fields = [(name, self._json(table, name)) for name in self.types if name not in self.spec.left_out]
+        return join_members(fields, table.num_rows)
 
     # --- rows that need a look ---
 

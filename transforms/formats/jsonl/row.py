@@ -135,7 +135,7 @@ class RowReader:
 
     def _all_fields(self, fields: dict[str, msgspec.Raw]) -> bytes:
         """The fields of a row as JSON text ``"a": 1, "b": 2``, without the key's and those the output has itself."""
-        left_out = {*self.spec.key_fields, *self.spec.own_fields}
+        left_out = self.spec.left_out
         kept = (msgspec.json.encode(name) + b": " + bytes(value) for name, value in fields.items() if name not in left_out)
         return b", ".join(kept)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from transforms.convert.json_texts import join_texts, member_head, members
 from transforms.convert.output_columns import check_members
 from transforms.convert.refuse_rows import pieces
 from transforms.convert.to_json import json_texts
@@ -68,7 +69,7 @@ class LineEncoder:
         keys = taken(batch.instances.keys, kept)
         if style == "aiplatform":
             pairs = [*split_keys(keys, self.key_fields).items(), *texts.items()]
-            return join_texts(["{", *_members(pairs), *passed, "}\n"])
+            return join_texts(["{", *members(pairs), *passed, "}\n"])
         if style == "vertex" and not self.key_fields:
             rows = batch.instances.rows.take(batch.kept)
             instances = pa.array([_instance(rows[row]) for row in range(len(rows))], pa.binary()).cast(pa.string())
@@ -84,7 +85,7 @@ class LineEncoder:
             if name == "*":
                 pieces.append(pc.if_else(pc.equal(some, ""), "", pc.binary_join_element_wise(", ", some, "")))
             else:
-                pieces += [f", {msgspec.json.encode(name).decode()}: ", some]
+                pieces += [f", {member_head(name)}", some]
         return pieces
 
 
@@ -102,19 +103,7 @@ def taken(column: pa.Array, kept: pa.Array | None) -> pa.Array:
 
 def prediction_texts(texts: dict[str, pa.Array]) -> list[str | pa.Array]:
     """The bare value of a single output, else an object by output name; pieces, so that a line is joined once."""
-    return list(texts.values()) if len(texts) == 1 else ["{", *_members(list(texts.items())), "}"]
-
-
-def _members(pairs: list[tuple[str, pa.Array]]) -> list[str | pa.Array]:
-    pieces: list[str | pa.Array] = []
-    for name, texts in pairs:
-        comma = ", " if pieces else ""
-        pieces += [f"{comma}{msgspec.json.encode(name).decode()}: ", texts]
-    return pieces
-
-
-def join_texts(pieces: list[str | pa.Array]) -> pa.Array:
-    return pc.binary_join_element_wise(*pieces, "")
+    return list(texts.values()) if len(texts) == 1 else ["{", *members(texts.items()), "}"]
 
 
 def text_of(lines: pa.Array) -> memoryview:

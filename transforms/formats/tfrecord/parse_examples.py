@@ -20,7 +20,7 @@ from transforms.convert import from_arrow
 from transforms.convert.from_json import numpy_dtype
 from transforms.convert.json_texts import scalar_texts
 from transforms.convert.json_values import integer_bounds, out_of_range
-from transforms.elements.columns import Column, Ragged
+from transforms.elements.columns import Column, spread
 from transforms.formats.record_batches import json_text
 from transforms.rows.codes import Code, RowError
 from transforms.rows.row_spec import RowSpec
@@ -138,7 +138,7 @@ class ExampleParser:
             rows = [rows for rows, _ in parsed.tables]
             for some, (_, more) in zip(rows, made, strict=True):
                 errors = {int(some[row]): error for row, error in more.items()} | errors
-            columns[tensor.name] = _spread([column for column, _ in made], rows, parsed.count, tensor)
+            columns[tensor.name] = spread([column for column, _ in made], rows, parsed.count, numpy_dtype(tensor.dtype))
         return columns, errors
 
     def _column(self, table: pa.RecordBatch, tensor: TensorSpec) -> tuple[Column, Errors]:
@@ -165,7 +165,7 @@ class ExampleParser:
             return np.zeros(len(array), numpy_dtype(tensor.dtype)), errors
         column, more = from_arrow.make_column(_nested(some, shape), self.spec.signature, tensor)
         errors |= {int(good[row]): error for row, error in more.items()}
-        return _spread([column], [good], len(array), tensor), errors
+        return spread([column], [good], len(array), numpy_dtype(tensor.dtype)), errors
 
     def _shape(self, tensor: TensorSpec) -> tuple[int | None, ...]:
         """The shape of a row's values: a flat list in an Example, whatever the rank; of unknown rank, a flat list."""
@@ -209,25 +209,6 @@ def _nested(array: pa.Array, shape: tuple[int | None, ...]) -> pa.Array:
     for dim in reversed(shape):
         nested = pa.FixedSizeListArray.from_arrays(nested, dim)
     return nested
-
-
-def _spread(columns: Sequence[Column], rows: Sequence[np.ndarray], count: int, tensor: TensorSpec) -> Column:
-    """Puts columns of some rows each at their places among ``count``."""
-    if len(columns) == 1 and len(rows[0]) == count:
-        return columns[0]
-    some_rows = [(column, some) for column, some in zip(columns, rows, strict=True) if len(some)]
-    shapes = {column.shape[1:] for column, _ in some_rows if isinstance(column, np.ndarray)}
-    dtype = numpy_dtype(tensor.dtype)
-    if len(shapes) <= 1 and not any(isinstance(column, Ragged) for column, _ in some_rows):
-        full = np.zeros((count, *(shapes.pop() if shapes else ())), dtype)
-        for column, some in some_rows:
-            full[some] = column
-        return full
-    cells = [np.zeros((), dtype)] * count
-    for column, some in some_rows:
-        for row, cell in zip(some, column.rows if isinstance(column, Ragged) else column, strict=True):
-            cells[row] = np.asarray(cell)
-    return Ragged(cells)
 
 
 def _schema(inputs: Sequence[TensorSpec]) -> bytes:

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from transforms.convert.json_texts import member_head
 from transforms.elements.batches import InstanceBatch, Rows
 from transforms.elements.columns import Column
 from transforms.elements.splits import FileRange
@@ -125,11 +126,11 @@ class RecordReader:
     def _passthrough(self, parsed: Features, name: str) -> pa.Array:
         if name != "*":
             return pa.array([text or b"null" for text in parsed.texts(name)], pa.binary()).cast(pa.string())
-        left_out = {*self.spec.key_fields, *self.spec.own_fields}
-        names = [name for name in parsed.names if name not in left_out]
         rows: list[list[bytes]] = [[] for _ in range(parsed.count)]
-        for name in names:
-            head = msgspec.json.encode(name) + b": "
+        for name in parsed.names:
+            if name in self.spec.left_out:
+                continue
+            head = member_head(name).encode()
             for row, text in zip(rows, parsed.texts(name), strict=True):
                 if text:
                     row.append(head + text)

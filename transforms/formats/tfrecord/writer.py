@@ -19,7 +19,7 @@ from transforms.formats.tfrecord.encode_examples import Kind, bytes_lists, examp
 from transforms.formats.tfrecord.framing import frame
 from transforms.specs.errors import SpecError
 from transforms.specs.job import OutputSpec
-from transforms.specs.signature import Signature
+from transforms.specs.signature import Signature, shape_text
 
 BLOCK_BYTES = 16 << 20
 
@@ -37,11 +37,11 @@ class ExampleEncoder:
         self.table = make_table(self.signature, self.output, self.key_fields)
         for column in self.table.outputs:
             if column.shape.count(None) > 1:
-                dims = ",".join("?" if dim is None else str(dim) for dim in column.shape)
                 raise SpecError(
                     "output_format",
-                    f"output {column.name!r} of signature {self.signature.name} is {column.dtype}[{dims}] a row, and a feature of "
-                    "tf-record is a flat list, from which two open dimensions can't be told: write jsonl or parquet, or export fixed ones",
+                    f"output {column.name!r} of signature {self.signature.name} is {column.dtype}{shape_text(column.shape)} a row, and a "
+                    "feature of tf-record is a flat list, from which two open dimensions can't be told: write jsonl or parquet, or export "
+                    "fixed ones",
                 )
 
     def open(self, stream: Sink) -> None:
