@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import pytest
 from google.cloud.aiplatform_v1.types import BatchPredictionJob
 from saved_models import Models
 
-from pipeline.flags import job_file
 from pipeline.flags.arguments import beam_flags
 from pipeline.flags.flag import UsageError
 from pipeline.flags.job_file import AI_PLATFORM, VERTEX, expand
@@ -74,7 +74,7 @@ def changed(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 def as_snake(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name if name == "team" else job_file._snake(name): as_snake(inner) for name, inner in value.items()}
+        return {name if name == "team" else re.sub(r"(?=[A-Z])", "_", name).lower(): as_snake(inner) for name, inner in value.items()}
     return value
 
 

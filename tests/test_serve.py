@@ -91,7 +91,6 @@ def test_job_writes_what_embedded_tf_wrote(serving: Serving) -> None:
     )
     assert again.status_code == 200, again.text
     assert serving.predictions("posted") == expected()
-    print(f"first {body['seconds']} s, second {again.json()['seconds']} s")
 
 
 def test_fifty_at_once_lose_none_and_run_one_at_a_time(serving: Serving) -> None:
@@ -120,8 +119,6 @@ def test_fifty_at_once_lose_none_and_run_one_at_a_time(serving: Serving) -> None
     assert len(events) >= 2 * CALLERS
     for (one, began), (other, ended) in zip(events[::2], events[1::2], strict=True):
         assert (one, began, ended) == (other, "model", "status"), "two jobs at once"
-    print(f"seconds a job: {sorted(answer['seconds'] for answer in answers)[:: CALLERS // 5]}, {refused} times refused")
-    print(Path(f"/proc/{serving.process.pid}/status").read_text().split("VmRSS:")[1].split("\n")[0])
 
 
 REFUSED: dict[str, tuple[dict[str, str], int, str]] = {

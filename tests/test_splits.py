@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from pathlib import Path
 
 import apache_beam as beam
@@ -16,7 +17,6 @@ from transforms.formats.splitting import split_file
 from transforms.plan_splits import PlanSplits
 from transforms.specs.job import InputSpec
 from transforms.storage.files import FoundFile
-from transforms.storage.pins import Pin
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,14 @@ def test_small_files_are_packed_large_ones_cut_and_each_read_once(tmp_path: Path
 
 def plan(spec: InputSpec, folder: Path) -> list[Split]:
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
-        pipeline | PlanSplits(spec) | beam.Map(repr) | beam.io.WriteToText(f"{folder}/splits", num_shards=1)
+        (
+            pipeline
+            | PlanSplits(spec)
+            | beam.Map(lambda split: pickle.dumps(split).hex())
+            | beam.io.WriteToText(f"{folder}/splits", num_shards=1)
+        )
     (shard,) = folder.iterdir()
-    return [eval(line, {"Split": Split, "FileRange": FileRange, "Pin": Pin}) for line in shard.read_text(encoding="utf-8").splitlines()]
+    return [pickle.loads(bytes.fromhex(line)) for line in shard.read_text().splitlines()]
 
 
 def test_packing_ends_at_a_splits_size() -> None:

@@ -43,7 +43,7 @@ def test_every_flag_is_a_parameter_of_the_right_type() -> None:
         if "parentName" in parameter:
             above = parameters[parameter["parentName"]]
             assert set(parameter["parentTriggerValues"]) <= {option["value"] for option in above["enumOptions"]}
-    assert set(template.SHOWN) - {"model_map"} <= set(parameters)
+    assert set(template.SHOWN) <= set(parameters)
 
 
 def test_service_takes_metadata_and_container_spec() -> None:
