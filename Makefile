@@ -34,8 +34,8 @@ clean:  ## remove all that the verbs made, .venv too
 	find pipeline transforms tests benchmarks examples docs -name __pycache__ -prune -exec rm -rf {} +
 
 ##@ At every commit
-test: setup  ## run all tests
-	$(BIN)/python -m pytest
+test: setup  ## run all tests, in two processes side by side
+	$(BIN)/python tests/side_by_side.py
 
 check: setup  ## check format, lint and types
 	$(BIN)/ruff format --check .

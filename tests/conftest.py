@@ -3,8 +3,11 @@
 import atexit
 import os
 import sys
+from pathlib import Path
 
+import pytest
 import quick_beam
+import side_by_side
 
 # oneDNN chooses its kernels by the processor, and their results differ by up to 0.001: expected values, which were computed on some
 # machine, hold on all of them without it. Set before TensorFlow is imported.
@@ -16,6 +19,15 @@ pytest_plugins = ["gcp_fixtures", "saved_models"]
 def pytest_collection_finish() -> None:
     if "apache_beam" in sys.modules:
         quick_beam.remember()
+
+
+_claims = side_by_side.Claims(Path(os.environ[side_by_side.CLAIMS])) if side_by_side.CLAIMS in os.environ else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """Leave out what a process beside this one runs: True says that the test is dealt with."""
+    return True if _claims is not None and not _claims.is_ours(item.path) else None
 
 
 @atexit.register
