@@ -1,4 +1,4 @@
-"""For Beam's --setup_file; everything else stands in pyproject.toml."""
+"""For Beam's --setup_file; everything else is in pyproject.toml."""
 
 import setuptools
 

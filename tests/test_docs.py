@@ -20,7 +20,7 @@ from saved_models import Models
 from pipeline.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md") if path.name != "words.md")
+DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md") if path.name != "words.md")
 
 
 def generator() -> ModuleType:
