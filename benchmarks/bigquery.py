@@ -33,7 +33,7 @@ CALL_ROWS = 65_536
 
 
 def make_table(rows: int) -> None:
-    """Loads W1's rows into the emulator, from its Cloud Storage."""
+    """Load W1's rows into the emulator, from its Cloud Storage."""
     from google.cloud import bigquery, storage
 
     workload = WORKLOADS["w1"]
@@ -48,7 +48,7 @@ def make_table(rows: int) -> None:
 
 
 def run_loop(output: Path) -> None:
-    """Reads the table as one would with the client alone, predicts and writes JSON-lines; checks nothing."""
+    """Read the table with the client alone, predict and write JSON-lines, without any check."""
     from google.cloud import bigquery
 
     from benchmarks.loop import encode, load_model
@@ -73,7 +73,7 @@ def run_ours(output: Path) -> None:
 
 
 def measure(way: Callable[[Path], None], rows: int) -> tuple[float, float]:
-    """Gives rows a second, by the clock and by the processor's time."""
+    """Return rows a second, by the clock and by the processor's time."""
     with tempfile.TemporaryDirectory() as folder:
         clock, processor = time.perf_counter(), time.process_time()
         way(Path(folder) / "out")
@@ -81,7 +81,7 @@ def measure(way: Callable[[Path], None], rows: int) -> tuple[float, float]:
 
 
 def report(middle: dict[str, list[float]], arguments: argparse.Namespace) -> str:
-    """Gives the part as Markdown."""
+    """Return the part as Markdown."""
     clock, processor = (middle["ours"][place] / middle["to_arrow"][place] for place in (0, 1))
     lines = [
         "## BigQuery: a table of W1 through the Storage Read API",

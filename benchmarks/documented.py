@@ -20,7 +20,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 
 class SavedModelRowHandler(ModelHandler[dict[str, Any], PredictionResult, Any]):
-    """Runs the ``serving_default`` signature on a batch of rows, each a dict of inputs."""
+    """Run the ``serving_default`` signature on a batch of rows, each a dict of inputs."""
 
     def __init__(self, model: str) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def _format(result: tuple[str, PredictionResult]) -> str:
 
 
 def run(model: Path, rows: Path, output: Path) -> None:
-    """Predicts on the file ``rows`` with the SavedModel ``model`` and writes ``output-NNNNN-of-NNNNN``."""
+    """Predict on the file ``rows`` with the SavedModel ``model`` and write ``output-NNNNN-of-NNNNN``."""
     # The option keeps DirectRunner in this process, where it would first try to download another runner.
     with beam.Pipeline(options=PipelineOptions(["--allow_unsafe_triggers"])) as pipeline:
         (

@@ -18,12 +18,12 @@ def rows_file(format: str, rows: int) -> Path:
 
 
 def examples_model() -> Path:
-    """The model that takes serialized Examples."""
+    """Return the model that takes serialized Examples."""
     return DATA / f"w1-examples-model-{RECIPE}"
 
 
 def build(rows: int, formats: Collection[str] = ("csv", "parquet", "avro", "tfrecord", "jsonl.gz")) -> None:
-    """Writes W1's rows as JSON-lines and in ``formats``, and the model that takes Examples, where they are not there yet."""
+    """Write W1's rows as JSON-lines and in ``formats``, and the model that takes Examples, if they do not exist."""
     import pyarrow.csv
     import pyarrow.json
     import pyarrow.parquet

@@ -96,7 +96,7 @@ READERS: dict[str, Callable[[Path], Iterator[Batch]]] = {
 
 
 def run_loop(format: str, rows: int, output: Path) -> dict[str, float]:
-    """Predicts on W1 in a format and writes JSON-lines; gives the seconds of each step."""
+    """Predict on W1 in a format and write JSON-lines; return the seconds of each step."""
     clock = Clock()
     predict = load_model(WORKLOADS["w1"].model)
     clock.end("load")
@@ -111,7 +111,7 @@ def run_loop(format: str, rows: int, output: Path) -> dict[str, float]:
 
 
 def run_tfx(rows: int, output: Path) -> None:
-    """tf.Examples as tfx-bsl's documentation runs a model on them, written as JSON-lines without a key."""
+    """Run a model on tf.Examples as tfx-bsl's documentation does, and write JSON-lines without a key."""
     import apache_beam as beam
     import tensorflow as tf
     from google.protobuf import json_format
@@ -166,7 +166,7 @@ def _job(way: str, format: str, rows: int, output: Path) -> Callable[[], dict[st
 
 
 def _child(way: str, format: str, rows: int) -> dict[str, Any]:
-    """Measures in a fresh process."""
+    """Measure in a fresh process."""
     rows = min(rows, TFX_ROWS) if way == "tfx" else rows
     output = DATA / f"formats-{way}-{format}"
     shutil.rmtree(output, ignore_errors=True)
@@ -205,18 +205,18 @@ Round = dict[tuple[str, str], dict[str, Any]]
 
 
 def tell(rounds: Sequence[Round], further: Sequence[Round], rows: int) -> str:
-    """Gives the part's text; ``further`` holds the rounds' runs of ``FURTHER`` times the rows."""
+    """Return the part's text; ``further`` holds the rounds' runs of ``FURTHER`` times the rows."""
 
     def middle(way: str, format: str, value: str) -> float:
         return median(found[way, format][value] for found in rounds)
 
     def ratio(one: tuple[str, str], other: tuple[str, str], value: str = "seconds") -> float:
-        """How many rows ``one`` does to ``other``, for each second of the clock or the processor."""
+        """Return the ratio of ``one``'s rows to ``other``'s, for each second of the clock or the processor."""
         each = [(found[one], found[other]) for found in rounds]
         return median((mine["rows"] / mine[value]) / (its["rows"] / its[value]) for mine, its in each)
 
     def further_row(way: tuple[str, str]) -> list[float]:
-        """The microseconds that a row beyond ``rows`` took, by round."""
+        """Return the microseconds that a row beyond ``rows`` took, by round."""
         each = zip(rounds, further, strict=True)
         return [1e6 * (more[way]["seconds"] - some[way]["seconds"]) / (more[way]["rows"] - some[way]["rows"]) for some, more in each]
 

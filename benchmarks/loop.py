@@ -103,7 +103,7 @@ ROWS: dict[str, tuple[type, Callable[[Iterator[Sequence[Any]]], tuple[list[bytes
 
 
 def run(name: str, model: Path, rows: Path, output: Path) -> dict[str, float]:
-    """Predicts on the file ``rows`` with the SavedModel ``model``, writes ``output`` and gives the seconds of each step."""
+    """Predict on the file ``rows`` with the SavedModel ``model``, write ``output`` and return the seconds of each step."""
     clock = Clock()
     predict = load_model(model)
     row_type, columns_of = ROWS[name]
@@ -127,7 +127,7 @@ def run(name: str, model: Path, rows: Path, output: Path) -> dict[str, float]:
 
 
 class Clock:
-    """Adds up the time between calls, by what the time went to."""
+    """The time between calls, added up by what it was spent on."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -148,7 +148,7 @@ def _blocks(source: Any) -> Iterator[bytes]:
 
 
 def _pieces(block: bytes) -> Iterator[memoryview]:
-    """Gives a block's lines in pieces whose values fit the processor's cache: parsed at once they take half as long again."""
+    """Yield a block's lines in pieces whose values fit the processor's cache: parsed all at once they take half as long again."""
     view, start = memoryview(block), 0
     while start < len(block):
         stop = block.find(b"\n", start + PIECE_BYTES) + 1 or len(block)
@@ -157,7 +157,7 @@ def _pieces(block: bytes) -> Iterator[memoryview]:
 
 
 def load_model(model: Path) -> Callable[[Columns], dict[str, np.ndarray]]:
-    """Gives the model's one signature as a Session's callable, which calls 23 inputs faster than a concrete function."""
+    """Return the model's one signature as a Session's callable, which calls 23 inputs faster than a concrete function."""
     import tensorflow as tf
 
     graph = tf.Graph()
@@ -181,7 +181,7 @@ def _call(predict: Callable[[Columns], dict[str, np.ndarray]], columns: Columns,
 
 
 def encode(key_texts: list[bytes], outputs: dict[str, np.ndarray]) -> memoryview:
-    """Gives the lines of a block; the key's JSON text goes out as it came in."""
+    """Return the lines of a block; the key's JSON text is written as it was read."""
     keys = pa.array(key_texts, pa.binary()).cast(pa.string())
     pieces: list[Any] = []
     for name, column in outputs.items():

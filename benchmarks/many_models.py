@@ -20,7 +20,7 @@ EXPORTS = 5
 
 
 def build(folder: Path, models: int, architectures: int = 1, large_rows: int = 0) -> Path:
-    """Builds ``models`` models with inputs of 20 rows (the first of ``large_rows``, if given); gives the model map."""
+    """Build ``models`` models with inputs of 20 rows (the first of ``large_rows``, if given); return the model map."""
     task_map = folder / "tasks.jsonl"
     if task_map.exists():
         return task_map
@@ -49,7 +49,7 @@ def _rows(generator: np.random.Generator, count: int) -> Iterator[str]:
 
 
 def _export(folder: Path, kind: int) -> Path:
-    """Exports a small dense model; every ``kind`` is an architecture of its own."""
+    """Export a small dense model; every ``kind`` is an architecture of its own."""
     import keras
     import tensorflow as tf
 

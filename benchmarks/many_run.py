@@ -60,7 +60,7 @@ class Measurement:
 
 
 def _child(way: str, models: int, arguments: Sequence[str]) -> Measurement:
-    """Measures one fresh process, and takes what it says of itself where it times itself."""
+    """Measure one fresh process; where it times itself, take its own figures."""
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     started, spent = time.perf_counter(), _spent(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen([sys.executable, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -83,7 +83,7 @@ def _child(way: str, models: int, arguments: Sequence[str]) -> Measurement:
 
 
 def _build(folder: Path, *sizes: int) -> Path:
-    """Builds models and inputs, where they are not, in a process of its own: a child's peak memory begins with its parent's."""
+    """Build models and inputs that do not exist, in a process of its own: a child's peak memory begins with its parent's."""
     if not (folder / "tasks.jsonl").exists():
         print(f"building {folder.name}", flush=True)
         subprocess.run([sys.executable, "-m", "benchmarks.many_models", str(folder), *map(str, sizes)], check=True, capture_output=True)
@@ -105,7 +105,7 @@ print_usage()
 
 
 def print_usage() -> None:
-    """Prints what this process took so far; its first line is of its imports."""
+    """Print what this process has used so far; its first line is of its imports."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"at": time.perf_counter(), "cpu_seconds": _spent(resource.RUSAGE_SELF), "peak_mb": peak}))
 
@@ -129,7 +129,7 @@ def _ours(way: str, folder: Path, tasks: Path, models: int) -> Measurement:
 
 
 def _new_folder() -> Path:
-    """A folder for one way's output, which stays until all are measured.
+    """Return a folder for one way's output, which stays until all are measured.
 
     For five minutes after an inode is deleted, ext4 looks at it again each time that it searches one for a new file: ways that
     follow on a deletion of thousands of files took up to twice the time, all of it the kernel's.
@@ -138,7 +138,7 @@ def _new_folder() -> Path:
 
 
 def measure(models: int) -> list[Measurement]:
-    """Measures each way once."""
+    """Measure each way once."""
     folder, mixed = DATA / f"w4-{models}", DATA / f"w4-{models}-mixed"
     tasks, mixed_tasks = _build(folder, models), _build(mixed, models, ARCHITECTURES, LARGE_ROWS)
     found = [_ours("ours", folder, tasks, count) for count in (FEW, min(SOME, models // 2), models)]
@@ -149,7 +149,7 @@ def measure(models: int) -> list[Measurement]:
 
 
 class Rounds:
-    """What was measured, of which the medians are asked for."""
+    """All measurements, and their medians."""
 
     def __init__(self, rounds: Sequence[Sequence[Measurement]], models: int) -> None:
         self.rounds, self.models, self.some = rounds, models, min(SOME, models // 2)
@@ -158,13 +158,13 @@ class Rounds:
         return median(getattr(one, value) for found in self.rounds for one in found if (one.way, one.models) == (way, count))
 
     def growth(self) -> float:
-        """How many times ``some`` models' cost all models cost, beyond the few's, to what their numbers say."""
+        """Return the ratio of all models' cost to ``some`` models', both beyond the few's, divided by the ratio of their numbers."""
         few, some, all_of_them = (self.middle("ours", count, "cost_cpu_seconds") for count in (FEW, self.some, self.models))
         return (all_of_them - few) / (some - few) * (self.some - FEW) / (self.models - FEW)
 
 
 def report(found: Rounds) -> str:
-    """Gives W4's part of RESULTS.md."""
+    """Return W4's part of RESULTS.md."""
     count = len(found.rounds)
     lines = [
         "## W4: many models, 20 rows each",

@@ -17,7 +17,7 @@ import numpy as np
 
 
 def _tasks(path: Path, count: int) -> list[dict[str, str]]:
-    """Gives the first tasks of small inputs."""
+    """Return the first tasks of small inputs."""
     tasks = [json.loads(line) for line in path.read_text().splitlines()]
     return [task for task in tasks if Path(task["input"]).stat().st_size < 1 << 20][:count]
 
@@ -33,7 +33,7 @@ def _write(folder: Path, number: int, keys: list[int], predictions: np.ndarray) 
 
 
 def loop(tasks: list[dict[str, str]], output: Path) -> None:
-    """Loads each model, calls it once, writes one file."""
+    """Load each model, call it once, write one file."""
     import tensorflow as tf
 
     for number, task in enumerate(tasks):
@@ -44,7 +44,7 @@ def loop(tasks: list[dict[str, str]], output: Path) -> None:
 
 
 def shared(tasks: list[dict[str, str]], output: Path) -> None:
-    """The limit: one Session for all models whose protobufs are the same bytes, with the variables of one after the other."""
+    """Use one Session for all models whose protobufs are the same bytes, with the variables of one after the other: the limit."""
     import tensorflow as tf
 
     sessions: dict[bytes, tuple[Any, Any]] = {}
@@ -65,7 +65,7 @@ def shared(tasks: list[dict[str, str]], output: Path) -> None:
 
 
 def keyed(tasks: list[dict[str, str]], output: Path) -> None:
-    """Beam's KeyedModelHandler with a mapping a model, as its documentation builds it."""
+    """Run Beam's KeyedModelHandler with a mapping a model, as its documentation builds it."""
     import apache_beam as beam
     from apache_beam.ml.inference.base import KeyedModelHandler, KeyModelMapping, RunInference
     from apache_beam.options.pipeline_options import PipelineOptions

@@ -21,7 +21,7 @@ EVERYTHING = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 
 def _prepare(way: str, workload: Workload, rows: int, output: Path) -> Callable[[], dict[str, float] | None]:
-    """Imports what ``way`` needs, its lazy imports too, and gives the job."""
+    """Import what ``way`` needs, its lazy imports too, and return the job."""
     import tensorflow as tf
 
     _ = tf.compat.v1.Session, tf.compat.v1.saved_model.load, tf.saved_model.load
@@ -50,7 +50,7 @@ def _prepare(way: str, workload: Workload, rows: int, output: Path) -> Callable[
 
 
 def job_of(arguments: Sequence[str]) -> Callable[[], None]:
-    """Imports what a job of JSON-lines needs, its lazy imports too, and gives the job with these arguments."""
+    """Import what a job of JSON-lines needs, its lazy imports too, and return the job with these arguments."""
     import apache_beam.runners.direct.direct_runner
     import apache_beam.runners.portability.fn_api_runner.fn_runner  # noqa: F401
 
@@ -70,18 +70,18 @@ def job_of(arguments: Sequence[str]) -> Callable[[], None]:
 
 
 def _cpu_seconds() -> float:
-    """User and system seconds of this process and of those it has waited for."""
+    """Return user and system seconds of this process and of those it has waited for."""
     usages = [resource.getrusage(who) for who in EVERYTHING]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def _minor_faults() -> int:
-    """Pages that the kernel had to hand out: memory given back and asked for again costs them anew."""
+    """Return the pages that the kernel handed out: memory that is given back and asked for again costs them again."""
     return sum(resource.getrusage(who).ru_minflt for who in EVERYTHING)
 
 
 def measure(job: Callable[[], dict[str, float] | None], rows: int, output: Path) -> None:
-    """Runs a job of ``rows`` rows and writes what it took beside its output."""
+    """Run a job of ``rows`` rows and write what it took beside its output."""
     started, cpu_started, faults_started = time.perf_counter(), _cpu_seconds(), _minor_faults()
     steps = job()
     seconds = time.perf_counter() - started

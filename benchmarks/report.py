@@ -56,7 +56,7 @@ class Measurement:
 
 
 class Measurements:
-    """All measurements of a run, to be asked for medians and for ratios within a round."""
+    """All measurements of a run, their medians and their ratios within a round."""
 
     def __init__(self, all_of_them: Sequence[Measurement]) -> None:
         self._found = {(one.workload, one.case, one.way, one.round): one for one in all_of_them}
@@ -76,7 +76,7 @@ class Measurements:
         return median(one.rate / other.rate for one, other in pairs)
 
     def cpu_ratio(self, workload: str, case: str, way: str, to: str) -> float:
-        """Rows for each second of processor, ``way`` to ``to``: it stays nearly the same when the machine has other things to do."""
+        """Return the ratio of rows for each second of processor, ``way`` to ``to``: nearly the same on a busy machine."""
         pairs = zip(self.each(workload, case, way), self.each(workload, case, to), strict=True)
         return median((one.rows / one.cpu_seconds) / (other.rows / other.cpu_seconds) for one, other in pairs)
 
@@ -85,17 +85,17 @@ class Measurements:
         return median(large.peak_mb / small.peak_mb for large, small in pairs)
 
     def report_cost(self) -> float:
-        """The share of the throughput that statistics and report take."""
+        """Return the share of the throughput that statistics and report take."""
         return 1 - self.ratio("w1", "large", "ours", "unreported")
 
     def start_up_seconds(self) -> float:
-        """What ten rows cost beyond importing Beam and TensorFlow."""
+        """Return the seconds of ten rows beyond importing Beam and TensorFlow."""
         pairs = zip(self.each("w1", "start-up", "ours"), self.each("w1", "start-up", "imports"), strict=True)
         return median(job.seconds - imports.seconds for job, imports in pairs)
 
 
 def write(measured: Sequence[Measurement], rounds: int) -> str:
-    """Gives the part as Markdown."""
+    """Return the part as Markdown."""
     found = Measurements(measured)
     lines = [
         f"Medians of {rounds} round{'s' if rounds > 1 else ''}; in each the ways take turns on the same file, each in a fresh process. "

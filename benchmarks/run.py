@@ -1,4 +1,4 @@
-"""W1, W2 and W3: builds the workloads, measures the ways in turn and writes their part of ``benchmarks/RESULTS.md``.
+"""W1, W2 and W3: build the workloads, measure the ways in turn and write their part of ``benchmarks/RESULTS.md``.
 
 Flags: ``--workloads=w1,w2,w3``, ``--rounds=3``, ``--quick`` (a tenth of the rows, one round). The machine should have nothing else to do.
 """
@@ -44,7 +44,7 @@ class Case:
 
 
 def cases(names: Sequence[str], divisor: int) -> list[Case]:
-    """Gives what is measured: each workload, and for W1 also a tenth of it, ten rows and two workers."""
+    """Return what is measured: each workload, and for W1 also a tenth of it, ten rows and two workers."""
     found = []
     for name in names:
         rows = LARGE[name] // divisor
@@ -61,7 +61,7 @@ def cases(names: Sequence[str], divisor: int) -> list[Case]:
 
 
 def _child(*arguments: str, name: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python in a fresh process. This one stays small: a child's peak memory begins with its parent's."""
+    """Run Python in a fresh process. This one stays small: a child's peak memory begins with its parent's."""
     ended = subprocess.run([sys.executable, *arguments], env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}, capture_output=True, text=True)
     if ended.returncode:
         raise BenchmarkError(f"{name} ended with status {ended.returncode}:\n{ended.stdout[-2000:]}\n{ended.stderr[-2000:]}")
@@ -77,7 +77,7 @@ def build(planned: Sequence[Case]) -> None:
 
 
 def measure(case: Case, round_number: int) -> list[Measurement]:
-    """Measures each way of ``case`` once, and compares what they wrote."""
+    """Measure each way of ``case`` once, and compare what they wrote."""
     folder = DATA / "out"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -98,7 +98,7 @@ def _measure(way: str, case: Case, rows: int, output: Path) -> dict[str, Any]:
 
 
 def _two_at_once(case: Case, rows: int, folder: Path) -> dict[str, Any]:
-    """Two loops, each on all rows; the slower one's time counts for both."""
+    """Measure two loops at once, each on all rows; the slower one's time counts for both."""
     with ThreadPoolExecutor(2) as both:
         started = [both.submit(_measure, "loop", case, rows, folder / f"loops-{number}") for number in range(2)]
         one, other = (each.result() for each in started)
@@ -107,7 +107,7 @@ def _two_at_once(case: Case, rows: int, folder: Path) -> dict[str, Any]:
 
 
 def measure_start_up(round_number: int) -> list[Measurement]:
-    """Ten rows end to end, process and imports included, and the two large imports alone."""
+    """Measure ten rows end to end, process and imports included, and the two large imports alone."""
     output = DATA / "out"
     workload = WORKLOADS["w1"]
     job = ["-m", "pipeline.main", f"--model={workload.model}", f"--input={workload.rows_file(TEN_ROWS)}", f"--output={output}"]
@@ -124,7 +124,7 @@ def measure_start_up(round_number: int) -> list[Measurement]:
 
 
 def run(names: Sequence[str], rounds: int, quick: bool) -> str:
-    """Gives the report, having measured everything ``rounds`` times, A B C A B C …"""
+    """Measure everything ``rounds`` times, A B C A B C …; return the report."""
     planned = cases(names, QUICK if quick else 1)
     build(planned)
     measured: list[Measurement] = []

@@ -20,7 +20,7 @@ WAYS = {"ours": "one process", "two": "two processes"}
 
 
 def measure(way: str, rows: int) -> dict[str, Any]:
-    """Runs one way in a process of its own; gives what ``benchmarks.measure`` wrote."""
+    """Run one way in a process of its own; return what ``benchmarks.measure`` wrote."""
     output = DATA / f"scaling-{way}"
     shutil.rmtree(output, ignore_errors=True)
     subprocess.run(
@@ -34,7 +34,7 @@ def measure(way: str, rows: int) -> dict[str, Any]:
 
 
 def tell(found: dict[tuple[str, int], dict[str, Any]], counts: list[int]) -> str:
-    """Gives the part's text."""
+    """Return the part's text."""
     started = {way: found[way, START_UP_ROWS]["seconds"] for way in WAYS}
     lines = [
         "## Scaling: W1 by rows and workers",
@@ -54,7 +54,7 @@ def tell(found: dict[tuple[str, int], dict[str, Any]], counts: list[int]) -> str
     large, small = counts[-1], counts[-2]
 
     def further(way: str) -> float:
-        """Microseconds that each row beyond the first ``small`` takes: all workers are up by then."""
+        """Return the microseconds of each row beyond the first ``small``: all workers are up by then."""
         return float(1e6 * (found[way, large]["seconds"] - found[way, small]["seconds"]) / (large - small))
 
     slower = further("ours") / (1e6 * (found["ours", small]["seconds"] - started["ours"]) / small)

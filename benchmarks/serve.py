@@ -26,7 +26,7 @@ START_SECONDS = 120
 
 
 def start(folder: Path, model: Path) -> tuple[subprocess.Popen[bytes], str]:
-    """Starts the service and waits until it answers; gives its process and address."""
+    """Start the service and wait until it answers; return its process and address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -47,7 +47,7 @@ def start(folder: Path, model: Path) -> tuple[subprocess.Popen[bytes], str]:
 
 
 def ask(client: httpx.Client, folder: Path, model: Path, number: int) -> float:
-    """Gives the seconds of one call, on rows of its own."""
+    """Return the seconds of one call, on rows of its own."""
     source = folder / f"in-{number}.jsonl"
     lines = WORKLOADS["w1"].make_lines(number * ROWS, (number + 1) * ROWS)
     source.write_text("".join(lines.to_pylist()))

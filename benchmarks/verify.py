@@ -38,7 +38,7 @@ def _lines(output: Path) -> Iterator[Line]:
 
 
 def equal(one: Any, other: Any) -> bool:
-    """Whether two predictions are the same but for rounding."""
+    """Return whether two predictions are the same but for rounding."""
     if isinstance(one, dict):
         return isinstance(other, dict) and one.keys() == other.keys() and all(equal(one[name], other[name]) for name in one)
     if isinstance(one, list):
@@ -49,7 +49,7 @@ def equal(one: Any, other: Any) -> bool:
 
 
 def differences(outputs: dict[Path, int]) -> Iterator[str]:
-    """Gives what is wrong with ``outputs`` (path → rows)."""
+    """Return what is wrong with ``outputs`` (path → rows)."""
     step = max(1, min(outputs.values()) // SAMPLE)
     expected: dict[str, Any] = {}
     for path, rows in outputs.items():

@@ -50,7 +50,7 @@ CITIES = (
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """One kind of job: ``make_lines`` gives JSON-lines of rows ``[start, stop)``, ``make_model`` exports into a folder."""
+    """One kind of job: ``make_lines`` returns JSON-lines of rows ``[start, stop)``, ``make_model`` exports into a folder."""
 
     name: str
     title: str
@@ -65,7 +65,7 @@ class Workload:
         return DATA / f"{self.name}-{rows}-{RECIPE}.jsonl"
 
     def build(self, rows: int) -> None:
-        """Makes the model and a file of ``rows`` rows, where they are not there yet."""
+        """Make the model and a file of ``rows`` rows, if they do not exist."""
         DATA.mkdir(exist_ok=True)
         path = self.rows_file(rows)
         if not path.exists():
@@ -99,7 +99,7 @@ def _texts(values: np.ndarray) -> pa.Array:
 
 
 def _mixed_lines(start: int, stop: int) -> pa.Array:
-    """20 floats of up to 7 digits, a city, an article number and a short text a row."""
+    """Return rows of 20 floats of up to 7 digits, a city, an article number and a short text."""
     rng = np.random.default_rng([1, start])
     pieces: list[Any] = [_keys(start, stop)]
     for name in FLOATS:
@@ -149,7 +149,7 @@ def _mixed_model(folder: str) -> None:
 
 
 def _vector_lines(start: int, stop: int) -> pa.Array:
-    """784 floats of 4 to 8 digits a row."""
+    """Return rows of 784 floats of 4 to 8 digits."""
     rng = np.random.default_rng([2, start])
     digits = 10.0 ** rng.integers(4, 9, (stop - start) * PIXELS)
     texts = _texts(np.maximum(1, np.rint(rng.random(len(digits)) * digits)) / digits)
@@ -181,7 +181,7 @@ def _vector_model(folder: str) -> None:
 
 
 def _jpegs() -> list[str]:
-    """Gives a pool of JPEGs as base64: soft random pictures with some noise, about 2 KB each."""
+    """Return a pool of JPEGs as base64: soft random pictures with some noise, about 2 KB each."""
     from PIL import Image
 
     rng = np.random.default_rng(3)

@@ -1,4 +1,4 @@
-"""Writes what the code itself knows: the tables of README.md and docs/, and the template's metadata; ``make docs``."""
+"""Write what the code itself knows: the tables of README.md and docs/, and the template's metadata; ``make docs``."""
 
 from __future__ import annotations
 

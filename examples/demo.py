@@ -1,4 +1,4 @@
-"""``make demo``: trains a small real model on real data, runs the job on it, and shows what came out.
+"""``make demo``: train a small real model on real data, run the job on it, and show the output.
 
 The data are the 569 tumours of the Wisconsin breast cancer set (30 measurements each, UCI, in scikit-learn's wheel);
 three rows are spoiled on purpose, to show what becomes of bad rows.
@@ -18,7 +18,7 @@ FOLDER = Path("demo")
 
 
 def train(model: Path) -> list[dict[str, object]]:
-    """Trains on two thirds of the rows, exports to ``model``; gives all rows as instances."""
+    """Train on two thirds of the rows, export to ``model``; return all rows as instances."""
     from transforms.model.saved_model import import_tensorflow
 
     import_tensorflow()
@@ -49,7 +49,7 @@ def train(model: Path) -> list[dict[str, object]]:
 
 
 def main() -> int:
-    """Trains, writes ``demo/data``, runs the job, shows its output."""
+    """Train, write ``demo/data``, run the job, show its output."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     rows = train(FOLDER / "model")
     lines = [json.dumps(row) for row in rows]
