@@ -210,3 +210,16 @@ def test_what_can_not_run_is_refused_before_the_start(tmp_path: Path, capsys: py
     captured = capsys.readouterr()
     assert "needs custom ops that are not in this TensorFlow: OpOfNobody" in captured.err + captured.out
     assert not (tmp_path / "out").exists()
+
+
+def test_a_call_of_the_size_that_the_job_asks_for_is_tried(models: Models) -> None:
+    """The model gives three rows whatever it is given: it is right for calls of three, and refused for others."""
+    predicted = BatchRunner(load(models.get("constant"), batch_size=3)).run(a_batch(x=floats(*range(6))))
+    assert predicted.outputs["y"].tolist() == [0.0] * 6
+    with pytest.raises(ModelError):
+        load(models.get("constant"))
+
+
+def test_trial_rows_are_one_value_where_a_dimension_is_free(models: Models) -> None:
+    model = load(models.get("open_length"))
+    assert [column.shape for column in model.made_up(5)] == [(5, 1)]

@@ -14,6 +14,7 @@ import pytest
 from transforms.model.locate import locate_model
 from transforms.model.model_files import ModelChangedError
 from transforms.model.pool import ModelPool, _is_equal
+from transforms.model.session import LoadedModel
 from transforms.specs.errors import ModelError
 from transforms.specs.models import ModelRequest, ModelSpec
 
@@ -79,6 +80,16 @@ def with_matmul(transpose: bool) -> Callable[[Any], Callable[..., Any]]:
     return make
 
 
+def with_branches(first: float, second: float) -> Callable[[Any], Callable[..., Any]]:
+    """Branches of a switch are functions of one attribute, a list."""
+    import tensorflow as tf
+
+    def make(module: Any) -> Callable[..., Any]:
+        return lambda x: {"y": tf.switch_case(tf.size(x) % 2, [lambda: x * first, lambda: x * second]) * module.w + module.b}
+
+    return make
+
+
 def maker(kind: str, which: int, folder: Path) -> Callable[[Any], Callable[..., Any]]:
     import tensorflow as tf
 
@@ -89,6 +100,7 @@ def maker(kind: str, which: int, folder: Path) -> Callable[[Any], Callable[..., 
         "signature's tensor": lambda module: lambda x: {"y": (x * module.w, x * module.w + module.b)[which]},
         "op's attribute": with_matmul(bool(which)),
         "function's body": with_body((3.0, 4.0)[which]),
+        "a branch of a switch": with_branches((3.0, 4.0)[which], 5.0),
         "order of operands": lambda module: lambda x: {"y": (x * module.w - module.b, module.b - x * module.w)[which]},
         "which variable": lambda module: lambda x: {"y": (x * module.w + module.b, x * module.w + module.w)[which]},
         "dtype": lambda module: lambda x: {"y": tf.cast(x * module.w + module.b, (tf.float32, tf.float64)[which])},
@@ -96,8 +108,17 @@ def maker(kind: str, which: int, folder: Path) -> Callable[[Any], Callable[..., 
 
 
 KINDS = (
-    "constant", "asset", "table", "signature's tensor", "op's attribute", "function's body", "order of operands", "which variable", "dtype",
-)  # fmt: skip
+    "constant",
+    "asset",
+    "table",
+    "signature's tensor",
+    "op's attribute",
+    "function's body",
+    "a branch of a switch",
+    "order of operands",
+    "which variable",
+    "dtype",
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -359,15 +380,49 @@ def test_doubts_load_alone(tmp_path: Path) -> None:
         twin.name, twin.attr["shared_name"].s = "twin", b"twin"
         call.input[1] = "twin"
 
+    def sliced(graph: Any) -> None:
+        """A variable is a slice of an entry of the checkpoint, as those of partitioned variables are."""
+        nodes = [*graph.graph_def.node, *(node for function in graph.graph_def.library.function for node in function.node_def)]
+        restore = next(node for node in nodes if node.op == "RestoreV2")
+        name = restore.input[2].partition(":")[0]
+        slices = next(node for node in nodes if node.name == name).attr["value"].tensor
+        count = slices.tensor_shape.dim[0].size
+        del slices.string_val[:]
+        slices.string_val.extend([b"2 0,2"] * count)
+
     def twice(graph: Any) -> None:
         """Two inputs of the signature are one tensor."""
         graph.signature_def["serving_default"].inputs["z"].CopyFrom(graph.signature_def["serving_default"].inputs["x"])
 
-    for edit in (counted, assigned, owned, unsaved, twice):
+    for edit in (counted, assigned, owned, unsaved, sliced, twice):
         spec = save(tmp_path / edit.__name__, plain)
         assert spec.structure is not None
         change(tmp_path / edit.__name__, edit)
         assert locate_model(ModelRequest(spec.location), shares=True).structure is None, edit.__doc__
+
+
+@pytest.mark.parametrize(
+    ("what", "advice"),
+    [
+        ("no variables", "copy the whole folder again"),
+        ("variables cut off", "copy the whole folder again"),
+        ("op", "custom op that is not installed here"),
+    ],
+)
+def test_a_model_that_can_not_be_loaded_says_what_to_do(tmp_path: Path, what: str, advice: str) -> None:
+    def rename(graph: Any) -> None:
+        next(node for node in graph.graph_def.node if node.op == "VarHandleOp").op = "NoSuchOp"
+
+    spec = save(tmp_path / "model", plain)
+    if what == "op":
+        change(tmp_path / "model", rename)
+    for path in (tmp_path / "model" / "variables").iterdir():
+        if what == "no variables":
+            path.unlink()
+        elif what == "variables cut off":
+            path.write_bytes(path.read_bytes()[:10])
+    with pytest.raises(ModelError, match=advice):
+        LoadedModel(dataclasses.replace(spec, structure=None, fingerprint=""))
 
 
 def tensor_proto() -> Any:

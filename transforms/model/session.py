@@ -334,9 +334,11 @@ def _prepared(session: Any, feeds: Sequence[Any], fetches: Sequence[Any], target
 
 
 def _hint(error: Exception) -> str:
+    import tensorflow as tf
+
     text = str(error)
     if "Op type not registered" in text or "No Op registered" in text or "is not in the registry" in text:
         return ": the model needs a custom op that is not installed here"
-    if "variables" in text and ("not found" in text.lower() or "No such file" in text):
+    if isinstance(error, (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError)) or "checkpoint" in text:
         return ": its variables are missing or cut off; copy the whole folder again"
     return ""
