@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.runners.runner import PipelineState
 
 from pipeline.preflight import job as preflight
+from transforms.specs.messages import first_line
 
 LOG = logging.getLogger("nightshift")
 # Flink and Dataflow take some seconds to end a job; a scheduler that sent SIGTERM kills after 10 to 30 s, and a person gives up sooner.
@@ -122,7 +123,7 @@ class _Cancelling(threading.Thread):
                 time.sleep(POLL_SECONDS)
             self.state = state
         except Exception as error:  # whatever an engine's client raises
-            self.failure = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            self.failure = first_line(error)
 
 
 def _job_id(result: Any) -> str:

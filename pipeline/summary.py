@@ -18,6 +18,8 @@ from pipeline.preflight.job import InputFound
 from pipeline.process.terminal import one_line, say
 from transforms.runtime.metrics import read_progress
 from transforms.specs.job import JobSpec
+from transforms.specs.messages import text_lines
+from transforms.specs.own_names import ERRORS
 from transforms.specs.run import RunSpec
 from transforms.specs.table_name import is_table
 from transforms.statistics.guard import SUMMARY, Failures, guarded, warnings
@@ -120,7 +122,8 @@ def _job_lines(report: dict[str, Any], job: JobSpec) -> list[str]:
     if report["keys"]["duplicated"]:
         lines.append(f"  keys that stand more than once: {report['keys']['duplicated']:,}; manifest.json lists them")
     if counts["failed"]:
-        lines.append(f"  failed rows in {report.get('errors_table') or errors.rstrip('/') + '/prediction.errors-*'}")
+        place = report.get("errors_table") or f"{errors.rstrip('/')}/{ERRORS}-*"
+        lines.append(f"  failed rows in {place}")
     if report["status"] == "done":
         lines.append(f"  predictions in {report.get('table') or output.rstrip('/') + '/'}")
     else:
@@ -170,7 +173,7 @@ def cause(failure: BaseException | None, noted: str | None = None) -> str:
     ``noted`` is what a worker wrote down that could not start; an engine may report something else.
     """
     text = str(failure or "").strip()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = text_lines(text)
     own = [line for line in lines if line.startswith("transforms.") or "Error: " in line]
     line = own[-1] if own else (lines[-1] if lines else "no reason was given")
     line = line.split(" [while running", 1)[0]

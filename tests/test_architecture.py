@@ -130,6 +130,9 @@ def test_failed_rows_are_made_in_one_function() -> None:
         ("0xA282EAD8", "transforms.formats.tfrecord.framing"),  # the mask of TFRecord's checksums
         ("Decoder(list[msgspec.Raw])", "transforms.rows.keys"),  # takes composite keys apart
         ('"?" if dim is None', "transforms.specs.signature"),  # a shape as text
+        ('"…"', "transforms.specs.messages"),  # a long text cut
+        ('= "statistics.json"', "transforms.specs.own_names"),
+        ('= "prediction.errors"', "transforms.specs.own_names"),
     ],
 )
 def test_a_rule_is_written_once(text: str, module: str) -> None:

@@ -8,6 +8,7 @@ from pipeline.check.findings import Findings, bigquery_schema, signature_rows
 from pipeline.check.misfits import Misfit
 from pipeline.check.sample import SAMPLED_SPLITS, InputPlan, Sample
 from pipeline.process.terminal import one_line
+from transforms.specs.messages import cut
 
 LONGEST_LINE = 300
 
@@ -29,7 +30,7 @@ def text(findings: Findings) -> str:
         if findings.keys:
             lines.append(f"candidate keys, there and different in every sampled row: {', '.join(findings.keys)}")
         if findings.sample.lines:
-            lines += ["", "predictions would look like this:", *(f"  {_short(line)}" for line in findings.sample.lines)]
+            lines += ["", "predictions would look like this:", *(f"  {cut(line, LONGEST_LINE)}" for line in findings.sample.lines)]
     if findings.job is not None:
         lines += _schema(findings)
     lines += _plan(findings)
@@ -53,7 +54,7 @@ def _misfits(misfits: Sequence[Misfit], sample: Sample | None) -> Iterator[str]:
     rows = sample.rows if sample is not None else 0
     for misfit in misfits:
         yield f"  {misfit.field}: expected {misfit.expected}; found {misfit.found}, in {misfit.rows} of {rows} rows ({misfit.code})"
-        yield f"    such as: {_short(misfit.example)}"
+        yield f"    such as: {cut(misfit.example, LONGEST_LINE)}"
         yield f"    to mend: {misfit.mend}"
 
 
@@ -96,7 +97,3 @@ def _plan(findings: Findings) -> Iterator[str]:
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _short(line: str) -> str:
-    return line if len(line) <= LONGEST_LINE else line[: LONGEST_LINE - 1] + "…"

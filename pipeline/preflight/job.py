@@ -9,7 +9,6 @@ import itertools
 import os
 import uuid
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from apache_beam.options.pipeline_options import (
     DirectOptions,
@@ -41,6 +40,7 @@ from transforms.rows.row_spec import row_spec
 from transforms.runtime import machine
 from transforms.specs.errors import RefusedError, SpecError
 from transforms.specs.job import JobSpec, OutputSpec
+from transforms.specs.messages import first_line
 from transforms.specs.own_names import is_own
 from transforms.specs.table_name import parse_table
 from transforms.staging import split_records
@@ -396,12 +396,8 @@ def check_writable(folder: str, staging: str) -> None:
         files.write_bytes(probe, b"")
         files.delete([probe])
     except Exception as error:  # storage clients raise types of their own
-        raise PreflightError(f"{folder} can't be written: {_reason(error)}. Check the path and your permissions") from error
+        raise PreflightError(f"{folder} can't be written: {first_line(error)}. Check the path and your permissions") from error
     files.delete_empty(staging, above)
-
-
-def _reason(error: Any) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def is_dataflow(beam_options: PipelineOptions) -> bool:

@@ -11,6 +11,7 @@ from google.cloud import bigquery
 from google.cloud.bigquery_storage_v1 import BigQueryReadClient
 
 from transforms.specs.errors import RefusedError
+from transforms.specs.messages import text_lines
 
 # Errors of a request: by the service, by the connection to it, by the credentials.
 ERRORS = (GoogleAPICallError, RetryError, GoogleAuthError)
@@ -35,6 +36,6 @@ def read_client() -> BigQueryReadClient:
 
 def reason(error: BaseException) -> str:
     """Return the first line of an error without the request, the job's id and the list of causes."""
-    text = str(getattr(error, "message", None) or error).strip() or type(error).__name__
-    line = AROUND_MESSAGE.sub("", text.splitlines()[0])
+    lines = text_lines(str(getattr(error, "message", None) or error)) or [type(error).__name__]
+    line = AROUND_MESSAGE.sub("", lines[0])
     return line.split("; reason: ", 1)[0]

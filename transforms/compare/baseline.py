@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from transforms.specs.errors import RefusedError
+from transforms.specs.own_names import STATISTICS
 from transforms.statistics import tf_metadata
 from transforms.storage import files, paths
-
-STATISTICS = "statistics.json"
 
 
 class BaselineError(RefusedError):

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from transforms.rows.codes import Code, RowError
+from transforms.specs.messages import cut
 from transforms.specs.signature import Shape, Signature, TensorSpec, shape_text
 
 
@@ -106,7 +107,7 @@ def _describe(value: Any) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 40 else text[:37] + "…"
+    return text if len(text) <= 40 else cut(text, 38)
 
 
 def _wrong_shape(spec: TensorSpec, shapes: tuple[Shape, ...], value: Any) -> RowError:

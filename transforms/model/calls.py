@@ -10,7 +10,7 @@ import numpy as np
 from transforms.elements.batches import InstanceBatch, PredictionBatch
 from transforms.elements.columns import Column, Ragged, join, take
 from transforms.elements.failed_rows import FailedRow
-from transforms.model.session import LoadedModel, cant_run, first_line
+from transforms.model.session import LoadedModel, cant_run, telling_line
 from transforms.rows.codes import Code, RowError
 from transforms.runtime import metrics
 from transforms.specs.errors import ModelError, NightshiftError
@@ -116,7 +116,7 @@ class BatchRunner:
             yield _Answer(rows, self._checked(self._call(rows, whole), rows, whole))
             return
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-            code, message = Code.OUT_OF_MEMORY, first_line(error)
+            code, message = Code.OUT_OF_MEMORY, telling_line(error)
             self.model.max_rows = max(1, min(self.model.max_rows, len(rows) // 2))
         except ModelError:  # its variables can't be restored: no row's fault
             raise
@@ -125,8 +125,8 @@ class BatchRunner:
             return
         except Exception as error:  # whatever a model raises: the one place where anything is caught, to isolate rows
             if isinstance(error, tf.errors.OpError) and cant_run(error):
-                raise ModelError(f"{self.model.spec.location} can't run: {first_line(error)}") from error
-            code, message = Code.MODEL_ERROR, first_line(error)
+                raise ModelError(f"{self.model.spec.location} can't run: {telling_line(error)}") from error
+            code, message = Code.MODEL_ERROR, telling_line(error)
         if len(rows) == 1:
             self._fail(rows, code, message)
             return

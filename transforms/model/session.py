@@ -22,12 +22,14 @@ from transforms.model.model_files import ModelFiles
 from transforms.model.saved_model import parse_proto
 from transforms.runtime import metrics
 from transforms.specs.errors import ModelError
+from transforms.specs.messages import cut, text_lines
 from transforms.specs.models import ModelSpec, Structure
 from transforms.specs.signature import Batching, Signature
 
 Call = Callable[..., Sequence[np.ndarray]]
 
 # Words of errors that say this build can't run the graph at all, whatever the rows are.
+LONGEST_ERROR = 500
 CANT_RUN = (
     "No OpKernel",
     "Op type not registered",
@@ -46,13 +48,12 @@ def cant_run(error: Exception) -> bool:
     return any(words in str(error) for words in CANT_RUN)
 
 
-def first_line(error: BaseException) -> str:
-    """The part of a TensorFlow error that a person reads."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+def telling_line(error: BaseException) -> str:
+    """Return the line of a TensorFlow error that a person reads."""
+    lines = text_lines(str(error))
     preamble = ("Graph execution error:", "Detected at node", "File ", "root error(s) found.", "(0) ")
     telling = [line for line in lines if not line.startswith(preamble) and not line.endswith(preamble)]
-    text = (telling or lines or [type(error).__name__])[0]
-    return text if len(text) <= 500 else text[:499] + "…"
+    return cut((telling or lines or [type(error).__name__])[0], LONGEST_ERROR)
 
 
 class LoadedModel:
@@ -101,7 +102,7 @@ class LoadedModel:
                 outputs = self.call(self.made_up(rows))
             except (tf.errors.OpError, ValueError, TypeError) as error:
                 if isinstance(error, tf.errors.OpError) and cant_run(error):
-                    raise ModelError(f"{self.spec.location} can't run: {first_line(error)}") from error
+                    raise ModelError(f"{self.spec.location} can't run: {telling_line(error)}") from error
                 return
             if self.signature.batching is Batching.FREE:
                 self._check_rows(outputs, rows)
@@ -161,7 +162,7 @@ class SharedSession:
                 except tf.errors.OpError as error:
                     failure = error
             if failure is not None:
-                raise ModelError(f"{model.location} can't be loaded: {first_line(failure)}{_hint(failure)}") from failure
+                raise ModelError(f"{model.location} can't be loaded: {telling_line(failure)}{_hint(failure)}") from failure
         self._holds = model
 
 
@@ -225,7 +226,7 @@ def _load(spec: ModelSpec, model: ModelFiles) -> tuple[Call, SharedSession | Non
             except expected as error:
                 failure = failure or error
     assert failure is not None
-    raise ModelError(f"{spec.location} can't be loaded: {first_line(failure)}{_hint(failure)}") from failure
+    raise ModelError(f"{spec.location} can't be loaded: {telling_line(failure)}{_hint(failure)}") from failure
 
 
 def _load_session(spec: ModelSpec, model: ModelFiles, folder: str) -> tuple[Call, SharedSession | None] | None:

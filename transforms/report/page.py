@@ -22,6 +22,7 @@ from transforms.accounts.accounts import Accounts
 from transforms.report import charts
 from transforms.runtime import temporary_folders
 from transforms.specs.job import JobSpec
+from transforms.specs.messages import cut
 from transforms.specs.own_names import REPORT, STATISTICS
 from transforms.specs.run import RunSpec
 from transforms.statistics import tf_metadata
@@ -120,7 +121,7 @@ def _model_row(line: dict[str, Any]) -> list[Any]:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= TEXT_CHARACTERS else text[: TEXT_CHARACTERS - 1] + "…"
+    return cut(text, TEXT_CHARACTERS)
 
 
 # --- parts of the page -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+from transforms.specs.messages import cut
+
 LOG = logging.getLogger("nightshift")
 LONGEST = 300
 # What can fail, as the manifest's warnings name it.
@@ -24,7 +26,7 @@ def guarded(what: str, failures: Failures) -> Iterator[None]:
     except Exception as error:
         LOG.debug("%s failed", what, exc_info=True)
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        failures.setdefault(what, text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
+        failures.setdefault(what, cut(text, LONGEST))
 
 
 def warnings(failures: Failures) -> list[str]:
