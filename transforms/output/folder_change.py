@@ -23,7 +23,7 @@ from transforms.elements.shards import Shard
 from transforms.output import journal, verify
 from transforms.output.journal import JOURNAL, Journal, Locks
 from transforms.output.locks import LOCK
-from transforms.output.placing import LostShardError, Part, Placed, lost, sync_files
+from transforms.output.placing import LostShardError, Part, Placed, lost
 from transforms.specs.errors import UnpublishableError
 from transforms.specs.job import STAGING
 from transforms.specs.own_names import MANIFEST, STATE, SUCCESS
@@ -145,7 +145,7 @@ class Prepared:
 def sync(paths: Sequence[str]) -> None:
     """Write files and folders to their disks: one by one, or, above ``SYNCED_ONE_BY_ONE``, with one call for each disk."""
     if len(paths) <= SYNCED_ONE_BY_ONE:
-        sync_files(paths)
+        files.sync(paths)
         return
     for path in {os.stat(path).st_dev: path for path in paths}.values():
         handle = os.open(path, os.O_RDONLY)

@@ -16,7 +16,7 @@ import msgspec
 
 from transforms.output import verify
 from transforms.output.locks import FolderLock, acquire
-from transforms.output.placing import LostShardError, Part, Placing, lies_in_staging, lost, placing, sync_files
+from transforms.output.placing import LostShardError, Part, Placing, lies_in_staging, lost, placing
 from transforms.output.published_names import leaves_folder
 from transforms.specs.errors import UnpublishableError
 from transforms.specs.job import RUN_ID, STAGING
@@ -94,9 +94,9 @@ def write(journal: Journal) -> None:
         new = f"{path}.new"  # one name for all attempts: under the lock nobody else writes it, and the next one replaces it
         with files.create(new) as stream:
             stream.write(content)
-        sync_files([new])
+        files.sync([new])
         os.replace(new, path)
-        sync_files([os.path.dirname(path), part.folder])
+        files.sync([os.path.dirname(path), part.folder])
 
 
 def remove(folder: str, journal: Journal | None) -> None:
@@ -153,7 +153,7 @@ def carry_out(journal: Journal, check: Callable[[], None], is_recovery: bool = F
 
 def sync_staged(works: Sequence[Placing]) -> None:
     """Synchronize the staged files to the disk, so that they outlive the machine before their names change."""
-    sync_files([placed.path for work in works if not paths.is_remote(work.part.folder) for placed in work.due.values()])
+    files.sync([placed.path for work in works if not paths.is_remote(work.part.folder) for placed in work.due.values()])
 
 
 def _end(journal: Journal, main: Placing, check: Callable[[], None]) -> None:

@@ -6,9 +6,7 @@ A file in place is recognized by size and checksum, never by its name: the files
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import shutil
 from collections.abc import Collection, Iterable, Iterator
 from typing import Protocol
 
@@ -165,11 +163,13 @@ class _DiskPlacing:
             placed = self.due.get(name)
             if placed is not None:
                 destination = self._at(name)
+                # Where it is copied first, the next attempt uses the same name for the copy.
+                beside = os.path.join(os.path.dirname(destination), f".{os.path.basename(destination)}.nightshift")
                 try:
-                    _replace(placed.path, destination)
+                    files.replace(placed.path, destination, beside)
                 except FileNotFoundError:  # the folder is missing, or the source: that raises again
                     os.makedirs(os.path.dirname(destination), exist_ok=True)
-                    _replace(placed.path, destination)
+                    files.replace(placed.path, destination, beside)
                 self.touched.add(os.path.dirname(destination))
 
     def remove(self, names: Iterable[str]) -> None:
@@ -183,37 +183,8 @@ class _DiskPlacing:
                 self.touched.add(os.path.dirname(path))
 
     def sync(self) -> None:
-        sync_files(self.touched)
+        files.sync(self.touched)
         self.touched = set()
-
-
-def _replace(source: str, destination: str) -> None:
-    try:
-        os.replace(source, destination)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        # The destination is a mount of another disk: copy, then rename there. The next attempt uses the same name for the copy.
-        beside = os.path.join(os.path.dirname(destination), f".{os.path.basename(destination)}.nightshift")
-        try:
-            shutil.copyfile(source, beside)
-            sync_files([beside])
-            os.replace(beside, destination)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.remove(beside)
-            raise
-        os.remove(source)
-
-
-def sync_files(paths: Collection[str]) -> None:
-    """Write files, or the entries of folders, to their disk, one call each."""
-    for path in paths:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 # --- in a bucket -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ A path that exists names that file or folder, even if it contains ``*``, ``?`` o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import fnmatch
@@ -382,22 +383,38 @@ def rename(pairs: list[tuple[str, str]]) -> None:
     for source, destination in pairs:
         if not is_remote(destination):
             try:
-                _replace(source, destination)
+                replace(source, destination, f"{destination}.{os.getpid()}.tmp")
             except FileNotFoundError:  # of the folder, or of the source: then the second call raises it again
                 os.makedirs(os.path.dirname(destination) or ".", exist_ok=True)
-                _replace(source, destination)
+                replace(source, destination, f"{destination}.{os.getpid()}.tmp")
 
 
-def _replace(source: str, destination: str) -> None:
+def replace(source: str, destination: str, beside: str) -> None:
+    """Rename a local file; where another disk is mounted at ``destination``, copy it to ``beside``, on that disk, and rename that."""
     try:
         os.replace(source, destination)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        beside = f"{destination}.{os.getpid()}.tmp"  # another disk is mounted there: copy beside it, then rename
-        shutil.copyfile(source, beside)
-        os.replace(beside, destination)
+        try:
+            shutil.copyfile(source, beside)
+            sync([beside])
+            os.replace(beside, destination)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.remove(beside)
+            raise
         os.remove(source)
+
+
+def sync(paths: Collection[str]) -> None:
+    """Write files, or the entries of folders, to their disk, one call each."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def delete(paths: list[str]) -> None:
