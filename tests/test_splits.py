@@ -8,6 +8,8 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from transforms import plan_splits
 from transforms.elements.splits import FileRange, Split
@@ -110,3 +112,15 @@ def test_packing_ends_at_a_splits_size() -> None:
     assert [len(split.ranges) for split in made] == [4, 4, 2]
     assert [piece.path for split in made for piece in split.ranges] == [f"{number}.jsonl" for number in range(10)]
     assert made[1].order == ("4.jsonl", 0)
+
+
+@given(st.lists(st.integers(0, 9)), st.integers(1, 20), st.integers(1, 5))
+def test_a_group_ends_where_its_items_are_many_enough(sizes: list[int], most_bytes: int, most_items: int) -> None:
+    made = list(splitting.groups(sizes, lambda size: size, splitting.Group(most_bytes, most_items)))
+    assert [size for group in made for size in group] == sizes
+    assert all(made)
+    for group in made:
+        assert sum(group[:-1]) < most_bytes
+        assert len(group) <= most_items
+    for group in made[:-1]:
+        assert sum(group) >= most_bytes or len(group) == most_items

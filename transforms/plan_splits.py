@@ -10,7 +10,7 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.elements.splits import FileRange, Split
+from transforms.elements.splits import Split
 from transforms.formats import splitting
 from transforms.formats.catalog import format_of
 from transforms.formats.splitting import split_file
@@ -18,9 +18,6 @@ from transforms.output.mirror import CheckMirror
 from transforms.specs.job import InputSpec, OutputSpec
 from transforms.storage import files
 from transforms.storage.files import FoundFile
-
-# Opening a file costs some milliseconds, more from a bucket: a thousand of them are work enough for a split.
-PACKED_FILES = 1000
 
 
 class _MatchFiles(beam.DoFn):
@@ -49,26 +46,20 @@ class _SplitFiles(beam.DoFn):
         self.spec = spec
 
     def start_bundle(self) -> None:
-        self.packed: list[FileRange] = []
-        self.packed_bytes = 0
+        self.small = splitting.small_files()
 
     def process(self, found: FoundFile) -> Iterator[Split]:
         ranges = list(split_file(found, format_of(found.path, self.spec.format)))
-        if len(ranges) > 1 or ranges[0].size_bytes >= splitting.SPLIT_BYTES // 2:
+        if len(ranges) > 1 or not splitting.is_small(found.size_bytes):
             yield from (Split((piece,)) for piece in ranges)
             return
-        self.packed += ranges
-        self.packed_bytes += ranges[0].size_bytes
-        if self.packed_bytes >= splitting.SPLIT_BYTES or len(self.packed) >= PACKED_FILES:
-            yield self._pack()
+        packed = self.small.add(ranges[0], found.size_bytes)
+        if packed is not None:
+            yield Split(tuple(packed))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        if self.packed:
-            yield WindowedValue(self._pack(), GlobalWindow().max_timestamp(), [GlobalWindow()])
-
-    def _pack(self) -> Split:
-        split, self.packed, self.packed_bytes = Split(tuple(self.packed)), [], 0
-        return split
+        if self.small.items:
+            yield WindowedValue(Split(tuple(self.small.take())), GlobalWindow().max_timestamp(), [GlobalWindow()])
 
 
 @dataclasses.dataclass

@@ -63,16 +63,9 @@ class _PlanTask(beam.DoFn):
         yield TaggedOutput("plans", (task.number, plan))
         assert plan.model is not None
         location = plan.model.location
-        packed: list[FileRange] = []
-        for piece in ranges:
-            if piece.size_bytes >= splitting.SPLIT_BYTES // 2:
-                yield location, Split((piece,), plan)
-                continue
-            packed.append(piece)
-            if len(packed) >= GROUP_SPLITS or sum(one.size_bytes for one in packed) >= splitting.SPLIT_BYTES:
-                yield location, Split(tuple(packed), plan)
-                packed = []
-        if packed:
+        small = [piece for piece in ranges if splitting.is_small(piece.size_bytes)]
+        yield from ((location, Split((piece,), plan)) for piece in ranges if not splitting.is_small(piece.size_bytes))
+        for packed in splitting.groups(small, lambda piece: piece.size_bytes, splitting.small_files()):
             yield location, Split(tuple(packed), plan)
 
     def _find_done(self, task: Task) -> dict[str, Any] | None:
@@ -121,16 +114,10 @@ class _CutGroups(beam.DoFn):
     """Cuts the splits of one model into groups of a size that one worker may take."""
 
     def process(self, model: tuple[str, Iterable[Split]]) -> Iterator[list[Split]]:
-        group: list[Split] = []
-        size = 0
-        for split in model[1]:
-            group.append(split)
-            size += sum(piece.size_bytes for piece in split.ranges)
-            if size >= GROUP_BYTES or len(group) >= GROUP_SPLITS:
-                yield group
-                group, size = [], 0
-        if group:
-            yield group
+        def size_of(split: Split) -> int:
+            return sum(piece.size_bytes for piece in split.ranges)
+
+        yield from splitting.groups(model[1], size_of, splitting.Group(GROUP_BYTES, GROUP_SPLITS))
 
 
 @dataclasses.dataclass

@@ -20,6 +20,7 @@ from transforms.convert.output_columns import check_members, difference
 from transforms.elements.batches import InstanceBatch
 from transforms.elements.failed_rows import FailedRow
 from transforms.elements.splits import Split
+from transforms.formats.splitting import Group, groups
 from transforms.many.row_models import folder_of, request_of, stand_in
 from transforms.many.waiting_rows import InstanceMaker, RowBlock, keep, keep_failed
 from transforms.model.locate import locate_model
@@ -98,15 +99,7 @@ class _CutModels(beam.DoFn):
 
     def process(self, model: tuple[str, Iterable[RowBlock]]) -> Iterator[tuple[str, list[RowBlock]]]:
         name, blocks = model
-        group: list[RowBlock] = []
-        size = 0
-        for block in blocks:
-            group.append(block)
-            size += block.size_bytes
-            if size >= GROUP_BYTES:
-                yield name, group
-                group, size = [], 0
-        if group:
+        for group in groups(blocks, lambda block: block.size_bytes, Group(GROUP_BYTES)):
             yield name, group
 
 

@@ -25,7 +25,6 @@ from transforms.formats.protocols import Encoder
 from transforms.formats.splitting import split_file
 from transforms.model.calls import BatchRunner
 from transforms.model.session import LoadedModel
-from transforms.plan_splits import PACKED_FILES
 from transforms.read_instances import range_reader
 from transforms.specs.job import JobSpec
 from transforms.storage import files
@@ -101,12 +100,12 @@ def plan_input(job: JobSpec) -> InputPlan:
             ranges = list(split_file(found, format))
         else:  # to know whether it can be cut a run reads it all; its beginning is enough here
             ranges = [FileRange(found.path, 0, found.size_bytes, found.size_bytes, found.relative, found.pin)]
-        if len(ranges) > 1 or ranges[0].size_bytes >= splitting.SPLIT_BYTES // 2:
+        if len(ranges) > 1 or not splitting.is_small(found.size_bytes):
             large += len(ranges) if format.is_uncut is None else max(1, round(found.size_bytes / splitting.SPLIT_BYTES))
         else:
             small, packed = small + 1, packed + found.size_bytes
         pieces += ranges
-    splits = large + max(math.ceil(packed / splitting.SPLIT_BYTES), math.ceil(small / PACKED_FILES))
+    splits = large + max(math.ceil(packed / splitting.SPLIT_BYTES), math.ceil(small / splitting.PACKED_FILES))
     return InputPlan(number, size, splits, formats, whole, tuple(pieces))
 
 

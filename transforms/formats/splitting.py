@@ -1,9 +1,11 @@
-"""Split a file into ranges of about 32 MB."""
+"""Split a file into ranges of about 32 MB, and put what is smaller together."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
 
 from transforms.elements.splits import FileRange
 from transforms.formats.catalog import Format
@@ -12,6 +14,50 @@ from transforms.storage.files import FoundFile
 # A split is long enough that its fixed cost (open, seek, a shard of its own) is lost in it, and short enough that
 # the last one does not keep one worker busy alone: 32 MB are parsed in about a fifth of a second.
 SPLIT_BYTES = 32 << 20
+# Opening a file costs some milliseconds, more from a bucket: a thousand of them are work enough for a split.
+PACKED_FILES = 1000
+
+Item = TypeVar("Item")
+
+
+class Group(Generic[Item]):
+    """Items that go together until their sizes add up to ``most_bytes``, or until they are ``most_items``."""
+
+    def __init__(self, most_bytes: int, most_items: float = math.inf) -> None:
+        self.most_bytes, self.most_items = most_bytes, most_items
+        self.items: list[Item] = []
+        self.size = 0
+
+    def add(self, item: Item, size: int) -> list[Item] | None:
+        """Add an item of ``size`` bytes; return the group where that completes it."""
+        self.items.append(item)
+        self.size += size
+        return self.take() if self.size >= self.most_bytes or len(self.items) >= self.most_items else None
+
+    def take(self) -> list[Item]:
+        """Return the items so far, and begin the next group."""
+        items, self.items, self.size = self.items, [], 0
+        return items
+
+
+def groups(items: Iterable[Item], size_of: Callable[[Item], int], group: Group[Item]) -> Iterator[list[Item]]:
+    """Cut ``items`` into groups of the size of ``group``; the last one may be smaller."""
+    for item in items:
+        full = group.add(item, size_of(item))
+        if full is not None:
+            yield full
+    if group.items:
+        yield group.take()
+
+
+def small_files() -> Group[FileRange]:
+    """Return an empty group of small files that one split takes."""
+    return Group(SPLIT_BYTES, PACKED_FILES)
+
+
+def is_small(size_bytes: int) -> bool:
+    """Return whether a file of ``size_bytes`` is packed into a split with others."""
+    return size_bytes < SPLIT_BYTES // 2
 
 
 def split_file(found: FoundFile, format: Format) -> Iterator[FileRange]:
