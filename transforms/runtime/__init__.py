@@ -1,1 +1,1 @@
-"""The process that works: memory, cores, threads, counters, temporary folders."""
+"""The worker process: memory, cores, threads, counters, temporary folders."""

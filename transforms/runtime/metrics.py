@@ -28,9 +28,9 @@ _PROGRESS = struct.Struct("<4q")  # rows read, rows predicted, rows failed, inpu
 
 
 class Progress:
-    """What this process has done, in a file of its own that the launching process reads while it waits.
+    """Counts of this process, in a file of its own that the launching process reads while it waits.
 
-    Beam's metrics of a local run can be asked for only when it has ended. A folder of None keeps nothing.
+    Beam gives the metrics of a local run only after its end. With None as the folder nothing is kept.
     """
 
     def __init__(self, folder: str | None) -> None:
@@ -39,15 +39,16 @@ class Progress:
         self._written = 0.0
 
     def add(self, read: int = 0, predicted: int = 0, failed: int = 0, input_bytes: int = 0) -> None:
+        """Add rows and bytes, and write the counts if the last write was ``WRITE_EVERY_SECONDS`` ago."""
         if self._path is None:
             return
-        for place, more in enumerate((read, predicted, failed, input_bytes)):
-            self._counts[place] += more
+        for index, count in enumerate((read, predicted, failed, input_bytes)):
+            self._counts[index] += count
         if time.monotonic() - self._written >= WRITE_EVERY_SECONDS:
             self.write()
 
     def write(self) -> None:
-        """Writes the counts out, as ``add`` does now and then."""
+        """Write the counts to the file now."""
         if self._path is None:
             return
         self._written = time.monotonic()
@@ -58,7 +59,7 @@ class Progress:
 
 
 def read_progress(folder: str) -> tuple[int, int, int, int]:
-    """Gives rows read, predicted and failed, and input bytes read, of all processes of a local run."""
+    """Return rows read, predicted and failed, and input bytes read, added up over all processes of a local run."""
     totals = [0, 0, 0, 0]
     for counts in _each_process(folder):
         totals = [total + count for total, count in zip(totals, counts, strict=True)]

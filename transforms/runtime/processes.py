@@ -1,4 +1,4 @@
-"""Processes by what tells one from another that has its number later: number, time of start and machine."""
+"""Processes by number, time of start and machine, which together tell a process from a later one with the same number."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import socket
 from pathlib import Path
 
 LABEL = re.compile(r"(?P<pid>\d{1,10})\.(?P<started>\d{1,20})\.(?P<machine>[0-9a-f]{8})(?:-|$)")
-# States of a process that runs no more and waits for its parent to ask how it ended: proc(5), /proc/PID/stat.
+# States of a process that has ended and waits for its parent to read its status: proc(5), /proc/PID/stat.
 ENDED = frozenset("ZXx")
 
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """A process; ``started`` in ticks since the boot of its ``machine``, by which a container with numbers of its own counts too."""
+    """A process; ``started`` is in ticks since the boot of its ``machine``, which is also a container with process numbers of its own."""
 
     pid: int
     started: int
@@ -29,34 +29,34 @@ class Process:
 
     @property
     def has_ended(self) -> bool | None:
-        """Whether it runs no more, a zombie included; None for one of another machine, of which nothing is known here."""
+        """Return whether the process has ended, as a zombie has; None for a process of another machine, which can't be looked up here."""
         if self.machine != _machine():
             return None
         if not Path("/proc/self/stat").exists():  # no Linux
             return not _takes_signals(self.pid)
-        found = _look(self.pid)
-        return found is None or found[0] in ENDED or found[1] != self.started
+        status = _look(self.pid)
+        return status is None or status[0] in ENDED or status[1] != self.started
 
 
 def this_process() -> Process:
-    """Return the calling process; a fork is another one."""
+    """Return the calling process; a forked child is another process."""
     return _process(os.getpid())
 
 
 def owner(name: str) -> Process | None:
-    """Return the process whose label the file name ``name`` begins with; None where it begins otherwise."""
+    """Return the process whose label begins the file name ``name``, or None if it begins with no label."""
     match = LABEL.match(name)
     return match and Process(int(match["pid"]), int(match["started"]), match["machine"])
 
 
 @functools.cache
 def _process(pid: int) -> Process:
-    found = _look(pid)
-    return Process(pid, found[1] if found else 0, _machine())
+    status = _look(pid)
+    return Process(pid, status[1] if status else 0, _machine())
 
 
 def _look(pid: int) -> tuple[str, int] | None:
-    """Return a process's state and time of start; None where there is no such process."""
+    """Return a process's state and time of start in ticks, or None if there is no such process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -77,9 +77,9 @@ def _takes_signals(pid: int) -> bool:
 
 @functools.cache
 def _machine() -> str:
-    """Return 8 digits for this boot of this machine and, in a container, for its own numbering of processes."""
-    told = [socket.gethostname()]
+    """Return 8 hexadecimal digits of this machine, its boot and, in a container, the namespace of process numbers."""
+    features = [socket.gethostname()]
     with contextlib.suppress(OSError):
-        told.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
-        told.append(os.readlink("/proc/self/ns/pid"))
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:8]
+        features.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
+        features.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256(repr(features).encode()).hexdigest()[:8]

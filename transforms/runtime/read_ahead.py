@@ -1,4 +1,4 @@
-"""Reading ahead: the next batch is read and parsed while the model works on this one."""
+"""Reading ahead: the next batch is read and parsed while the model predicts this one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# One batch waits while one is worked on: more would only take memory.
+# One batch waits while another is predicted: more would only use memory.
 WAITING = 1
-# How long a thread that comes back from TensorFlow or Arrow waits for Python's lock while the other parses. At Python's own 5 ms
-# it waits as long as its work takes; W1 took 8 % longer.
+# How long a thread that returns from TensorFlow or Arrow waits for Python's lock while the other parses. With Python's default of
+# 5 ms it waits as long as its work takes; W1 took 8 % longer.
 SWITCH_SECONDS = 0.001
 
 
 def read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """Gives ``items`` in order, the next made in a thread of its own meanwhile.
+    """Yield ``items`` in order, while a thread makes the next one.
 
-    TensorFlow, Arrow and the disk leave Python's lock while they work, so that a process with two cores predicts on one
-    and parses on the other. An exception of ``items`` is raised here, after what came before it.
+    TensorFlow, Arrow and the disk release Python's lock while they work, so a process with two cores predicts on one
+    and parses on the other.
+
+    Raises:
+      BaseException: an exception of ``items``, after all items before it.
     """
     sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(WAITING)

@@ -1,7 +1,7 @@
-"""The temporary folder of this user: one place for all that a run keeps outside of its output, which nobody else can write to.
+"""The temporary folder of this user: one place, closed to other users, for all that a run keeps outside its output.
 
-In ``/tmp`` any user may make a folder under the name that a program is known to use, and put there what the program then trusts.
-So the folder has the user's number in its name and is the user's alone (0700); one that is not is left, and a fresh one taken.
+In ``/tmp`` any user may make a folder under a name that a program is known to use, with contents that the program then trusts.
+So the folder has the user's number in its name and belongs to the user alone (0700); if it does not, a new folder is made instead.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from pathlib import Path
 from transforms.runtime import processes
 
 LOG = logging.getLogger("nightshift")
-# What a process of another machine, or of another container, left in a folder that is shared with it: nobody here can say whether
-# it still runs.
+# Age at which files are removed whose process is of another machine or container that shares the folder: whether it still runs is not
+# known here.
 KEPT_SECONDS = 7 * 86400.0
 
-# A worker sweeps where it loads and copies models, too; a run that loads none would leave what a killed one began.
+# Folders that every run sweeps. A worker sweeps those of models when it loads one, but a run may load none after a killed one did.
 SWEPT = ("runs", "loading", "models")
 
 _fresh: dict[str, Path] = {}
 
 
 def own_folder(name: str) -> Path:
-    """Return the folder ``name`` of this user, made where it is missing; its owner and mode were looked at.
+    """Return the folder ``name`` of this user, made if missing, in a parent whose owner and mode are checked.
 
-    The same for all processes of a user on a machine, as long as they have the same TMPDIR.
+    All processes of one user with the same TMPDIR get the same folder.
 
     Raises:
       OSError: the temporary folder can't be written to.
@@ -43,13 +43,13 @@ def own_folder(name: str) -> Path:
 
 
 def make_folder(name: str) -> Path:
-    """Make an empty folder in ``own_folder(name)`` that is this process's; ``sweep`` removes it once the process has ended."""
+    """Make an empty folder of this process in ``own_folder(name)``; ``sweep`` removes it after the process has ended."""
     return Path(tempfile.mkdtemp(prefix=f"{processes.this_process()}-", dir=own_folder(name)))
 
 
 @contextlib.contextmanager
 def folder_of_run() -> Iterator[Path]:
-    """Make a folder for the files of one run, and remove it at the end; what ended processes left of runs and models goes first."""
+    """Make a folder for the files of one run, and remove it at the end; first remove what ended processes left of runs and models."""
     for name in SWEPT:
         with contextlib.suppress(OSError):
             sweep(name)
@@ -62,31 +62,31 @@ def folder_of_run() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def beside(folder: Path) -> Iterator[None]:
-    """Let libraries make their temporary files in ``folder``, which has an owner, and not beside it."""
-    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    """Make libraries put their temporary files into ``folder``, which ``sweep`` removes, instead of TMPDIR."""
+    default, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
         yield
     finally:
-        tempfile.tempdir = before
+        tempfile.tempdir = default
 
 
 def sweep(name: str, kept_seconds: float = 0.0) -> None:
-    """Remove from ``own_folder(name)`` what processes made that have ended, however they ended, once it is older than ``kept_seconds``.
+    """Remove from ``own_folder(name)`` the entries of processes that have ended, once they are older than ``kept_seconds``.
 
-    Names that are no process's are left alone.
+    Entries whose names begin with no process's label stay.
     """
     for path in own_folder(name).iterdir():
         process = processes.owner(path.name)
         if process is None:
             continue
-        with contextlib.suppress(FileNotFoundError):  # another launch sweeps too
+        with contextlib.suppress(FileNotFoundError):  # another launch may sweep at the same time
             ended = process.has_ended
             if ended is not False and time.time() - path.lstat().st_mtime > (kept_seconds if ended else KEPT_SECONDS):
                 remove(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder with all that it holds; what can't be removed stays."""
+    """Remove a file, a link or a folder with its contents; what can't be removed stays."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -94,23 +94,23 @@ def remove(path: Path) -> None:
 
 
 def _root() -> Path:
-    place, name = Path(tempfile.gettempdir()), f"nightshift-{os.getuid()}"
-    own = place / name
+    parent, name = Path(tempfile.gettempdir()), f"nightshift-{os.getuid()}"
+    own = parent / name
     with contextlib.suppress(FileExistsError):
         own.mkdir(mode=0o700)
     if is_own(own):
         return own
-    taken = next(filter(is_own, sorted(place.glob(f"{name}-*"))), None) or _fresh.get(str(own))
-    if taken is None or not taken.is_dir():
-        taken = _fresh[str(own)] = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=place))
-        LOG.warning("%s is not a folder of this user alone (mode 0700); %s is used in its place", own, taken)
-    return taken
+    substitute = next(filter(is_own, sorted(parent.glob(f"{name}-*"))), None) or _fresh.get(str(own))
+    if substitute is None or not substitute.is_dir():
+        substitute = _fresh[str(own)] = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+        LOG.warning("%s is not a folder of this user alone (mode 0700); %s is used instead", own, substitute)
+    return substitute
 
 
 def is_own(path: Path) -> bool:
     """Return whether ``path`` is a folder, not a link to one, that belongs to this user and is closed to all others."""
     try:
-        found = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077

@@ -1,4 +1,4 @@
-"""Why a worker could not start, left in staging for the launch to say: some engines report only that a worker is missing."""
+"""The reason why a worker could not start, written into staging for the launch to report: some engines say only that one is missing."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ PREFIX = "cause-"
 
 @contextlib.contextmanager
 def kept(folder: str) -> Iterator[None]:
-    """Write what ends the block into ``folder``, and raise it again."""
+    """Write the exception that ends the block into ``folder``, and raise it again."""
     try:
         yield
-    except Exception as error:  # whatever keeps a worker from starting
+    except Exception as error:  # any reason that keeps a worker from starting
         text = str(error) or type(error).__name__
-        with contextlib.suppress(Exception):  # the error counts, not that it could not be written down
+        with contextlib.suppress(Exception):  # the first error matters more than a failure to write it
             files.write_bytes(paths.join(folder, f"{PREFIX}{time.time_ns():020d}-{uuid.uuid4().hex}"), text.encode(errors="replace"))
         raise
 
 
 def first(folder: str) -> str | None:
-    """Return what the first worker that could not start wrote into ``folder``."""
+    """Return the reason that the first worker which could not start wrote into ``folder``, or None."""
     names = sorted(name for name in files.list_children(folder) if name.startswith(PREFIX))
     return files.read_bytes(paths.join(folder, names[0])).decode() if names else None
