@@ -1,4 +1,4 @@
-"""A second model's predictions beside the first one's: on how many rows they agree, how far apart they are, which keys moved most."""
+"""Predictions of two models compared: on how many rows they agree, by how much they differ, and which rows changed most."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUANTILES = (0.5, 0.9, 0.99)
 
 @dataclasses.dataclass
 class Aligned:
-    """The rows that both models predicted: ``rows`` are their places in the batch, ``first`` and ``second`` those in the outputs."""
+    """Indices of the rows that both models predicted: ``rows`` into the batch, ``first`` and ``second`` into each model's outputs."""
 
     rows: np.ndarray
     first: np.ndarray
@@ -28,7 +28,7 @@ class Aligned:
 
 
 def align(batch: PredictionBatch) -> Aligned:
-    """Finds the rows of ``batch`` that the second model predicted too."""
+    """Return the rows of ``batch`` that both models predicted."""
     assert batch.compared is not None
     rows, first, second = np.intersect1d(batch.kept, batch.compared.kept, assume_unique=True, return_indices=True)
     return Aligned(rows, first, second)
@@ -36,10 +36,13 @@ def align(batch: PredictionBatch) -> Aligned:
 
 @dataclasses.dataclass
 class Difference:
-    """What two models' values of one output, of ``n`` rows, are apart.
+    """The differences of two models' values of one output, each an array of one value a row.
 
-    ``agrees`` is a flag a row; ``apart`` the largest absolute difference of its values, and ``times`` how many tolerances that is,
-    both of numbers only (``times`` of texts that differ is infinite); ``same_class`` where the largest value stands in one place.
+    Attributes:
+      agrees: bool; whether the row's values agree.
+      apart: float64; the largest absolute difference of the row's values; None if they are no numbers.
+      times: float64; that difference in tolerances; infinite for texts that differ.
+      same_class: bool; whether the largest value has the same index; None if the output is no vector of floats.
     """
 
     agrees: np.ndarray
@@ -49,32 +52,32 @@ class Difference:
 
 
 def differ(first: Column, second: Column, tolerance: float) -> Difference:
-    """Compares two columns row by row: numbers agree within ``tolerance`` (absolute, or relative to the first's), all else as it is."""
+    """Compare two columns row by row: numbers agree within ``tolerance`` × (1 + the first one's absolute value), others if equal."""
     if isinstance(first, Ragged) or isinstance(second, Ragged) or first.shape != second.shape:
         return _differ_by_row(first, second, tolerance)
     rows = len(first)
     if first.dtype.kind not in "fiu" and not _is_small_float(first.dtype):
         agrees = (first == second).reshape(rows, -1).all(axis=1) if first.size else np.ones(rows, bool)
         return Difference(agrees.astype(bool), None, np.where(agrees, 0.0, math.inf))
-    one, other = (column.astype(np.float64).reshape(rows, -1) for column in (first, second))
+    one, other = (column.astype(np.float64).reshape(rows, -1) for column in (first, second))  # rows × values
     both_nan = np.isnan(one) & np.isnan(other)
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.where(both_nan | (one == other), 0.0, np.abs(one - other))
     if first.dtype.kind in "iu" and first.dtype.itemsize == 8 and first.dtype == second.dtype:
         apart = _integers_apart(first, second).reshape(rows, -1)
-    apart[np.isnan(apart)] = math.inf  # one of them is a number
+    apart[np.isnan(apart)] = math.inf  # one of the two is NaN
     with np.errstate(invalid="ignore"):
         times = apart / (tolerance * (1 + np.abs(np.where(np.isfinite(one), one, 0.0))) if tolerance else 1.0)
     if not tolerance:
         times = np.where(apart > 0, math.inf, 0.0)
     same = (one.argmax(axis=1) == other.argmax(axis=1)) if first.ndim == 2 and first.shape[1] > 1 and first.dtype.kind == "f" else None
-    nothing = np.zeros(rows)
-    furthest = times.max(axis=1) if one.shape[1] else nothing
-    return Difference(furthest <= 1, apart.max(axis=1) if one.shape[1] else nothing, furthest, same)
+    zeros = np.zeros(rows)
+    largest = times.max(axis=1) if one.shape[1] else zeros
+    return Difference(largest <= 1, apart.max(axis=1) if one.shape[1] else zeros, largest, same)
 
 
 def _integers_apart(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Gives how far integers of 64 bits are apart: two that differ may be one double."""
+    """Return the absolute differences of two arrays of 64-bit integers: two that differ may be the same double."""
     greater, lesser = np.maximum(first, second), np.minimum(first, second)
     return (greater.astype(np.uint64) - lesser.astype(np.uint64)).astype(np.float64)
 
@@ -84,21 +87,21 @@ def _is_small_float(dtype: np.dtype) -> bool:
 
 
 def _differ_by_row(first: Column, second: Column, tolerance: float) -> Difference:
-    """Rows of different shapes have no column: they are looked at one by one."""
-    found = []
+    """Compare rows one by one, since rows of different shapes are no array."""
+    differences = []
     for row in range(len(first)):
         one, other = (np.asarray(column.rows[row] if isinstance(column, Ragged) else column[row])[np.newaxis] for column in (first, second))
-        found.append(differ(one, other, tolerance) if one.shape == other.shape else None)
-    agrees = np.array([bool(each is not None and each.agrees[0]) for each in found], bool)
-    times = np.array([each.times[0] if each is not None else math.inf for each in found])
-    apart = np.array([each.apart[0] if each is not None and each.apart is not None else math.inf for each in found])
-    numeric = any(each is not None and each.apart is not None for each in found)
+        differences.append(differ(one, other, tolerance) if one.shape == other.shape else None)
+    agrees = np.array([bool(each is not None and each.agrees[0]) for each in differences], bool)
+    times = np.array([each.times[0] if each is not None else math.inf for each in differences])
+    apart = np.array([each.apart[0] if each is not None and each.apart is not None else math.inf for each in differences])
+    numeric = any(each is not None and each.apart is not None for each in differences)
     return Difference(agrees, apart if numeric else None, times)
 
 
 @dataclasses.dataclass
 class OutputComparison:
-    """One output over many rows."""
+    """Counts of one output over many rows; ``classed`` are the rows with a class, ``apart`` the sketch of the finite differences."""
 
     rows: int = 0
     agreed: int = 0
@@ -108,6 +111,7 @@ class OutputComparison:
     apart: datasketches.kll_doubles_sketch | None = None
 
     def add(self, difference: Difference) -> None:
+        """Add the rows of one batch."""
         self.rows += len(difference.agrees)
         self.agreed += int(np.count_nonzero(difference.agrees))
         if difference.same_class is not None:
@@ -130,13 +134,14 @@ class OutputComparison:
             self._sketch().merge(other.apart)
 
     def describe(self) -> dict[str, Any]:
-        said: dict[str, Any] = {"agreement": self.agreed / self.rows if self.rows else 1.0}
+        """Return the output's entry of the manifest: shares of rows, and quantiles of the difference."""
+        entry: dict[str, Any] = {"agreement": self.agreed / self.rows if self.rows else 1.0}
         if self.classed:
-            said["same_class"] = self.same_class / self.classed
+            entry["same_class"] = self.same_class / self.classed
         if self.apart is not None and self.apart.n:
-            said["difference"] = {f"p{100 * share:g}": float(self.apart.get_quantile(share, True)) for share in QUANTILES}
-            said["difference"]["largest"] = self.largest if math.isfinite(self.largest) else None
-        return said
+            entry["difference"] = {f"p{100 * share:g}": float(self.apart.get_quantile(share, True)) for share in QUANTILES}
+            entry["difference"]["largest"] = self.largest if math.isfinite(self.largest) else None
+        return entry
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"apart": None if self.apart is None else self.apart.serialize()}
@@ -149,7 +154,7 @@ class OutputComparison:
 
 @dataclasses.dataclass
 class Comparison:
-    """Both models over many rows; ``changed`` are the rows that are furthest apart: how far, and the row's line of the comparison."""
+    """Counts of both models over many rows; ``changed`` are the rows that differ most, each as tolerances and line of the comparison."""
 
     rows: int = 0
     agreed: int = 0
@@ -166,17 +171,17 @@ class Comparison:
         self.keep(other.changed)
 
     def keep(self, changed: list[tuple[float, str]]) -> None:
-        """Takes rows among those that changed most, if they are."""
+        """Add rows to ``changed``, of which the ``MOST_CHANGED`` largest stay."""
         self.changed = heapq.nlargest(MOST_CHANGED, [*self.changed, *changed])
 
     @property
     def disagreement(self) -> float:
-        """The share of the rows on which the models do not agree; one that the second could not predict counts as such."""
+        """Return the share of rows on which the models disagree; a row that the second model could not predict counts as one."""
         whole = self.rows + self.first_only
         return (whole - self.agreed) / whole if whole else 0.0
 
 
 def columns_of(batch: PredictionBatch, aligned: Aligned, name: str) -> tuple[Column, Column]:
-    """Gives both models' values of output ``name`` for the rows that both predicted."""
+    """Return both models' columns of output ``name``, with the rows that both predicted."""
     assert batch.compared is not None
     return take(batch.outputs[name], aligned.first), take(batch.compared.outputs[name], aligned.second)

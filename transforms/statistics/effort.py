@@ -1,4 +1,4 @@
-"""What a job took: seconds by step, rows by second, rows a model call, models loaded."""
+"""The time that a job took: seconds by step, rows by second, rows a model call, models loaded."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from collections import Counter
 from transforms.elements.batches import PredictionBatch
 
 STEPS = ("read", "predict", "write")
-# A timeline of more parts than this is made coarser, until it has half as many.
+# A timeline of more parts than this gets parts twice as wide.
 MOST_PARTS = 240
 LISTED_WORKERS = 1000
 
 
 @dataclasses.dataclass
 class Effort:
-    """Seconds are those that processes spent, added up over them; ``timeline`` counts rows by ``width`` seconds of the clock."""
+    """Seconds added up over all processes; ``calls`` counts model calls by rows, rounded up to a power of two.
+
+    ``timeline`` counts rows by time since 1970, in parts of ``width`` seconds.
+    """
 
     seconds: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(STEPS, 0.0))
     calls: Counter[int] = dataclasses.field(default_factory=Counter)
@@ -30,7 +33,7 @@ class Effort:
     workers: set[tuple[str, int]] = dataclasses.field(default_factory=set)
 
     def add(self, batch: PredictionBatch, write_seconds: float) -> None:
-        """Counts one batch, which took ``write_seconds`` to write."""
+        """Count one batch, which took ``write_seconds`` to write."""
         self.seconds["read"] += batch.instances.seconds
         self.seconds["predict"] += batch.seconds
         self.seconds["write"] += write_seconds
@@ -63,7 +66,7 @@ class Effort:
             self.timeline, self.width = _coarser(self.timeline, 2), self.width * 2
 
     def rows_a_second(self) -> list[tuple[float, float]]:
-        """Gives seconds since the first rows, and rows a second from then on, without gaps."""
+        """Return pairs of seconds since the first rows and rows a second in the part that begins then, without gaps."""
         if not self.timeline:
             return []
         first, last = min(self.timeline), max(self.timeline)
@@ -77,7 +80,7 @@ def _worker() -> tuple[str, int]:
 def _coarser(timeline: Counter[int], factor: int) -> Counter[int]:
     if factor == 1:
         return timeline
-    found: Counter[int] = Counter()
+    coarse: Counter[int] = Counter()
     for part, rows in timeline.items():
-        found[part // factor] += rows
-    return found
+        coarse[part // factor] += rows
+    return coarse

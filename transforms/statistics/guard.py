@@ -1,4 +1,4 @@
-"""The one guard around statistics, drift, report and notices: what fails there is said, and never ends a run."""
+"""The one guard around statistics, drift, report and notices: a failure there becomes a warning and never ends a run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LONGEST = 300
 # What can fail, as the manifest's warnings name it.
 STATISTICS, DRIFT, COMPARISON, EFFORT, REPORT, SUMMARY = "statistics", "drift", "comparison", "effort", "report", "summary"
 
-# The first reason why each of them could not be made, or not all of it.
+# By name, the first reason why it could not be made completely.
 Failures = dict[str, str]
 
 
 @contextlib.contextmanager
 def guarded(what: str, failures: Failures) -> Iterator[None]:
-    """Turn whatever the block raises into an entry of ``failures``: rows that were predicted do not depend on it."""
+    """Turn any exception of the block into an entry ``what`` of ``failures``: predictions do not depend on the block."""
     try:
         yield
     except Exception as error:
@@ -30,12 +30,12 @@ def guarded(what: str, failures: Failures) -> Iterator[None]:
 
 
 def warnings(failures: Failures) -> list[str]:
-    """Return the failures as lines of a manifest."""
+    """Return ``failures`` as lines of the manifest's ``warnings``."""
     return [f"{what}: {text}" for what, text in sorted(failures.items())]
 
 
-def warn(report: dict[str, Any], failures: Failures) -> None:
-    """Adds to the manifest's ``warnings`` a line for each of ``failures``, none of which it has already."""
-    lines = [line for line in warnings(failures) if line not in report.get("warnings", ())]
+def warn(manifest: dict[str, Any], failures: Failures) -> None:
+    """Add to the manifest's ``warnings`` a line for each of ``failures`` that it does not have yet."""
+    lines = [line for line in warnings(failures) if line not in manifest.get("warnings", ())]
     if lines:
-        report["warnings"] = [*report.get("warnings", ()), *lines]
+        manifest["warnings"] = [*manifest.get("warnings", ()), *lines]

@@ -1,7 +1,7 @@
 """Mergeable sketches of one column: exact counts and moments; quantiles and frequent values estimated from a sample of the rows.
 
-A sampled row stands for ``stride`` rows. Strides are powers of two, and what was sampled with one is kept apart from what was with
-another until the column is described: so rows of small batches and of large ones count alike.
+A sampled row represents ``stride`` rows. Strides are powers of two, and samples of different strides are kept apart until the column
+is described, so that rows of small and of large batches have the same weight.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ import xxhash
 
 # https://datasketches.apache.org/docs/KLL/KLLAccuracyAndSize.html: with k = 200 a rank is off by 1.33 % at most, 99 times of 100.
 QUANTILE_K = 200
-# A map of 2^9 values: what is more frequent than about one value of 150 is found.
+# A map of 2^9 values, which finds those that are more frequent than about 1 in 150.
 FREQUENT_LG_SIZE = 9
-DISTINCT_LG_SIZE = 10  # HyperLogLog's registers: off by 3 % or so
-# Whole numbers of no more values than these are classes, and counted one by one.
+DISTINCT_LG_SIZE = 10  # 2^10 registers of HyperLogLog: an error of about 3 %
+# Integers with at most this many different values are classes, and counted one by one.
 MOST_CLASSES = 64
-# What is longer than this is an image or a document, and its frequency tells nothing.
+# A longer text is an image or a document, whose frequency says nothing.
 RANKED_BYTES = 256
 
 
 COUNTED = ("values", "nan", "infinite", "zeros")
-# Squares below this have lost digits to what a double can't hold.
+# Smaller mean squares have lost digits: they are near the smallest double.
 SMALLEST_SQUARE = 1e-290
 
 
 @dataclasses.dataclass
 class Moments:
-    """What was counted of some numbers; ``low``, ``high``, ``mean`` and ``deviation`` are those of the finite ones.
+    """Counts of numbers, and of the finite ones lowest, highest, mean and standard deviation.
 
-    Mean and deviation, not sums: those of any doubles are doubles again, and never infinite.
+    Mean and deviation instead of sums, since those of any doubles are finite doubles again.
     """
 
     values: int = 0
@@ -54,11 +54,11 @@ class Moments:
         return self.values - self.nan - self.infinite
 
     def merge(self, other: Moments) -> None:
-        """Adds the numbers of ``other`` (Chan, Golub and LeVeque, 1979, in shares and roots, so that nothing overflows)."""
-        mine, others = self.finite, other.finite
-        if others:
+        """Add the numbers of ``other`` (Chan, Golub and LeVeque, 1979, in shares and roots, so that nothing overflows)."""
+        count, other_count = self.finite, other.finite
+        if other_count:
             self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-            share, rest = others / (mine + others), mine / (mine + others)
+            share, rest = other_count / (count + other_count), count / (count + other_count)
             between = 2 * math.sqrt(share * rest) * (other.mean / 2 - self.mean / 2)
             deviation = math.hypot(math.sqrt(rest) * self.deviation, math.sqrt(share) * other.deviation, between)
             self.deviation = min(deviation, sys.float_info.max)
@@ -68,9 +68,9 @@ class Moments:
 
 
 def count_moments(features: np.ndarray) -> list[Moments]:
-    """Gives the moments of each row of ``features``, a matrix of numbers with a feature a row.
+    """Return the moments of each row of ``features``, a matrix of numbers: features × values.
 
-    Few calls of NumPy on much: each lets go of Python's lock, and waits for it while another thread parses.
+    All features at once, for few calls of NumPy: each releases Python's lock and waits for it again while another thread parses.
     """
     if not features.size:
         return [Moments() for _ in features]
@@ -81,23 +81,23 @@ def count_moments(features: np.ndarray) -> list[Moments]:
 
 def _count_numbers(features: np.ndarray) -> list[Moments]:
     if features.dtype.kind in "iu":
-        features = features.astype(np.float64)  # exact: of 32 bits at most
+        features = features.astype(np.float64)  # exact: they have at most 32 bits
     elif features.dtype.itemsize < 4:
         features = features.astype(np.float32)
     values = features.shape[1]
     zeros = values - np.count_nonzero(features, axis=1)
     lows, highs = features.min(axis=1).astype(np.float64), features.max(axis=1).astype(np.float64)
     means = features.sum(axis=1, dtype=np.float64) / values
-    # Squares of the distances from a number near the mean: of the values' own squares the digits of a small deviation are lost.
+    # Squares of the distances from a number near the mean: squares of the values themselves lose the digits of a small deviation.
     centers = means.astype(features.dtype)
     apart = features - centers[:, np.newaxis]
     squares = np.einsum("ij,ij->i", apart, apart, dtype=np.float64, casting="same_kind") / values - (means - centers) ** 2
     is_plain = np.isfinite(means) & np.isfinite(squares) & ((squares > SMALLEST_SQUARE) | (lows == highs))
     return [
-        Moments(values, 0, 0, int(zeros[place]), float(lows[place]), float(highs[place]), float(means[place]), _root(squares[place]))
-        if is_plain[place]
-        else _count_finite(features[place])
-        for place in range(len(features))
+        Moments(values, 0, 0, int(zeros[row]), float(lows[row]), float(highs[row]), float(means[row]), _root(squares[row]))
+        if is_plain[row]
+        else _count_finite(features[row])
+        for row in range(len(features))
     ]
 
 
@@ -106,16 +106,16 @@ def _root(square: float) -> float:
 
 
 def _count_finite(values: np.ndarray) -> Moments:
-    """Counts floats among which are NaN or infinities, or whose sum or squares no double holds."""
+    """Return the moments of floats with NaN or infinities among them, or with a sum or squares beyond a double."""
     finite = _finite(values)
     if len(finite) == len(values):
         return _count_extremes(values.astype(np.float64))
-    found = _count_numbers(finite[np.newaxis])[0] if len(finite) else Moments()
-    return dataclasses.replace(found, values=len(values), nan=int(np.isnan(values).sum()), infinite=int(np.isinf(values).sum()))
+    moments = _count_numbers(finite[np.newaxis])[0] if len(finite) else Moments()
+    return dataclasses.replace(moments, values=len(values), nan=int(np.isnan(values).sum()), infinite=int(np.isinf(values).sum()))
 
 
 def _count_extremes(values: np.ndarray) -> Moments:
-    """Counts finite doubles in units in which the largest is below 1: a power of two, which changes no digit."""
+    """Return the moments of finite doubles, scaled by a power of two so that the largest is below 1: that changes no digit."""
     low, high = float(values.min()), float(values.max())
     exponent = math.frexp(max(abs(low), abs(high)))[1]
     scaled = np.ldexp(values, -exponent)
@@ -128,24 +128,28 @@ def _count_extremes(values: np.ndarray) -> Moments:
 
 
 def _count_long_integers(features: np.ndarray) -> list[Moments]:
-    """Counts integers of 64 bits by how much they are above the lowest, which is exact: a double has no place for their last digits."""
+    """Return the moments of 64-bit integers from their distances to the lowest, which are exact: a double can't hold their last digits."""
     values = features.shape[1]
     lows, highs = features.min(axis=1), features.max(axis=1)
-    above = features.view(np.uint64) - lows.view(np.uint64)[:, np.newaxis]  # modulo 2**64, which holds any difference of two of them
+    above = features.view(np.uint64) - lows.view(np.uint64)[:, np.newaxis]  # modulo 2**64, which any difference of two fits
     upper, lower = (above >> np.uint64(32)).sum(axis=1), (above & np.uint64(2**32 - 1)).sum(axis=1)
-    totals = [(int(one) << 32) + int(other) for one, other in zip(upper, lower, strict=True)]  # of which the sum may take more than 64 bits
+    totals = [(int(one) << 32) + int(other) for one, other in zip(upper, lower, strict=True)]  # sums may need more than 64 bits
     apart = above.astype(np.float64) - np.array([total / values for total in totals])[:, np.newaxis]
     squares = np.einsum("ij,ij->i", apart, apart) / values
     zeros = values - np.count_nonzero(features, axis=1)
     return [
-        Moments(values, 0, 0, int(none), float(low), float(high), (int(low) * values + total) / values, _root(square))
-        for none, low, high, total, square in zip(zeros, lows, highs, totals, squares, strict=True)
+        Moments(values, 0, 0, int(zero_count), float(low), float(high), (int(low) * values + total) / values, _root(square))
+        for zero_count, low, high, total, square in zip(zeros, lows, highs, totals, squares, strict=True)
     ]
 
 
 @dataclasses.dataclass
 class NumberSketch:
-    """A column of numbers: ``rows`` of them with ``values`` in all, which is more where a row holds a vector."""
+    """A column of numbers, of ``rows`` rows; ``values`` is larger where a row holds a vector.
+
+    ``whole`` says that the values are integers; ``quantiles`` has a sketch a stride, ``classes`` the count of each integer, or None if
+    there are more than ``MOST_CLASSES``.
+    """
 
     whole: bool
     rows: int = 0
@@ -154,30 +158,27 @@ class NumberSketch:
     classes: Counter[int] | None = dataclasses.field(default_factory=Counter)
 
     def add(self, rows: int, moments: Moments, sample: np.ndarray, stride: int) -> None:
-        """Counts ``rows`` rows, with the moments of all their values and the values of a sample of them.
-
-        Each of the sample's rows stands for ``stride`` rows.
-        """
+        """Add ``rows`` rows: the moments of all their values, and a sample's values (1-D), each row of which represents ``stride`` rows."""
         self.rows += rows
         self.moments.merge(moments)
         if not len(sample):
             return
         with np.errstate(over="ignore", invalid="ignore"):
             is_finite = math.isfinite(float(sample.sum(dtype=np.float64)))
-        some = sample if is_finite else _finite(sample)
+        finite = sample if is_finite else _finite(sample)
         if stride not in self.quantiles:
             self.quantiles[stride] = datasketches.kll_doubles_sketch(QUANTILE_K)
-        self.quantiles[stride].update(some.astype(np.float64))
+        self.quantiles[stride].update(finite.astype(np.float64))
         if self.whole and self.classes is not None:
-            if some.dtype.kind not in "iu":  # another model's floats under the same name
+            if finite.dtype.kind not in "iu":  # another model's floats under the same name
                 self.classes = None
                 return
-            found, counts = np.unique(some, return_counts=True)
-            self._classify(zip(found.tolist(), (counts * stride).tolist(), strict=True))
+            values, counts = np.unique(finite, return_counts=True)
+            self._classify(zip(values.tolist(), (counts * stride).tolist(), strict=True))
 
-    def _classify(self, counted: Iterable[tuple[int, int]]) -> None:
+    def _classify(self, counts: Iterable[tuple[int, int]]) -> None:
         assert self.classes is not None
-        for value, count in counted:
+        for value, count in counts:
             self.classes[value] += count
         if len(self.classes) > MOST_CLASSES:
             self.classes = None
@@ -200,12 +201,12 @@ class NumberSketch:
 
     @property
     def is_estimated(self) -> bool:
-        """Whether quantiles and classes come from a part of the rows."""
+        """Return whether quantiles and classes come from a sample and not from all rows."""
         return any(stride > 1 for stride in self.quantiles)
 
     @property
     def has_sample(self) -> bool:
-        """Whether a finite value was sampled: a few among many NaN may all be passed over."""
+        """Return whether a finite value was sampled: a sample may miss the few among many NaN."""
         return any(sketch.n for sketch in self.quantiles.values())
 
     def _weighed(self) -> Iterator[tuple[float, datasketches.kll_doubles_sketch]]:
@@ -215,16 +216,16 @@ class NumberSketch:
                 yield stride * sketch.n / whole, sketch
 
     def shares(self, edges: list[float]) -> np.ndarray:
-        """Gives the share of the values up to each of ``edges``, which ascend."""
-        found = np.zeros(len(edges))
+        """Return for each of ``edges``, in ascending order, the share of the values that are at most the edge."""
+        shares = np.zeros(len(edges))
         for weight, sketch in self._weighed():
-            found += weight * np.asarray(sketch.get_cdf(edges, True))[: len(edges)]
-        return found
+            shares += weight * np.asarray(sketch.get_cdf(edges, True))[: len(edges)]
+        return shares
 
     def quantile_values(self, shares: Sequence[float]) -> list[float]:
-        """Gives for each of ``shares`` the value that this share of the values do not exceed."""
-        kept = [(value, weight * stride) for stride, sketch in self.quantiles.items() for value, weight in sketch]
-        values, weights = np.array(sorted(kept)).T  # what sketches of several strides kept, each with the rows it stands for
+        """Return for each of ``shares`` the value that this share of the values do not exceed."""
+        sample = [(value, weight * stride) for stride, sketch in self.quantiles.items() for value, weight in sketch]
+        values, weights = np.array(sorted(sample)).T  # of all strides, each with the number of rows it represents
         counts = np.cumsum(weights)
         return values[np.searchsorted(counts, np.array(shares) * counts[-1])].tolist()
 
@@ -247,7 +248,7 @@ def _frequent() -> datasketches.frequent_strings_sketch:
 
 @dataclasses.dataclass
 class TextSketch:
-    """A column of strings: ``rows`` is exact, all else is what the sampled rows stand for."""
+    """A column of strings: ``rows`` and ``values`` are exact, all else is estimated from the sampled rows."""
 
     rows: int = 0
     values: int = 0
@@ -259,12 +260,12 @@ class TextSketch:
     is_estimated: bool = False
 
     def add(self, column: np.ndarray, sample: np.ndarray, stride: int) -> None:
-        """Counts ``column`` and takes its ``sample``, of which each row stands for ``stride`` rows."""
+        """Add the rows of ``column``, and its ``sample``, each row of which represents ``stride`` rows."""
         self.rows += len(column)
         self.values += column.size
         self.is_estimated = self.is_estimated or stride > 1
-        counted = Counter(sample.ravel().tolist())
-        for value, count in counted.items():
+        counts = Counter(sample.ravel().tolist())
+        for value, count in counts.items():
             self._take(value if isinstance(value, bytes) else str(value).encode(errors="surrogatepass"), count * stride)
 
     def _take(self, value: bytes, count: int) -> None:
@@ -290,10 +291,10 @@ class TextSketch:
         self.is_estimated = self.is_estimated or other.is_estimated
 
     def top(self, most: int) -> list[tuple[str, int]]:
-        """Gives the most frequent values with the rows each is estimated to have, none that may not be frequent."""
+        """Return the at most ``most`` most frequent values, each with its estimated number of rows, and no value that may be rare."""
         kind = datasketches.frequent_items_error_type.NO_FALSE_POSITIVES
-        found = [(item[0], int(item[1])) for item in self.frequent.get_frequent_items(kind)]
-        return sorted(found, key=lambda item: (-item[1], item[0]))[:most]
+        frequent = [(item[0], int(item[1])) for item in self.frequent.get_frequent_items(kind)]
+        return sorted(frequent, key=lambda item: (-item[1], item[0]))[:most]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"frequent": self.frequent.serialize(), "distinct": self.distinct.serialize_compact()}

@@ -1,4 +1,4 @@
-"""The statistics of some splits' rows, of inputs and of predictions, gathered a batch at a time and merged."""
+"""Statistics of inputs and predictions, gathered a batch at a time and merged over splits."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from transforms.statistics.effort import Effort
 from transforms.statistics.guard import COMPARISON, EFFORT, STATISTICS, Failures, guarded
 from transforms.statistics.sketches import NumberSketch, Sketch, TextSketch, count_moments
 
-# Of a worker's first batches more rows are looked at than of those that follow: what a row stands for is counted in, so few rows
-# are described well, and of many it costs little. All of W1's numbers would take 10 % of its time, at 50 ns each.
+# The first batches of a `Statistics` have larger samples than later ones. Sampled rows are weighted by the rows they represent, so that
+# a few rows are described well and many cost little. All numbers of W1, at 50 ns each, would take 10 % of its time.
 FIRST_BATCHES = 4
 SAMPLED_ROWS = (1024, 128)
 SAMPLED_VALUES = (8192, 1024)
@@ -36,9 +36,14 @@ MISSING = (Code.INPUT_MISSING, Code.NULL_VALUE)
 
 @dataclasses.dataclass
 class Statistics:
-    """What the rows of some splits looked like and took; ``left_out`` are features beyond ``MOST_FEATURES``.
+    """Statistics of the rows of one or more splits.
 
-    With ``failures`` some rows are missing in it.
+    Attributes:
+      inputs, outputs: a sketch a feature, at most ``MOST_FEATURES`` each.
+      missing: failed rows by the input that they lack.
+      examples: a few failed rows as JSON, by stage and code.
+      left_out: names of features beyond ``MOST_FEATURES``.
+      failures: reasons why some rows are not counted.
     """
 
     batches: int = 0
@@ -54,7 +59,7 @@ class Statistics:
     failures: Failures = dataclasses.field(default_factory=dict)
 
     def add(self, batch: PredictionBatch) -> None:
-        """Takes a batch's inputs, outputs and failed rows."""
+        """Add a batch's inputs, outputs and failed rows."""
         signature = batch.job.model.signature
         self.batches += 1
         self.instances += len(batch.instances)
@@ -81,16 +86,16 @@ class Statistics:
                 continue
             sketch = sketches.setdefault(spec.name, _sketch(spec.dtype))
             if isinstance(sketch, TextSketch) != (flat.dtype.kind in TEXT_KINDS):
-                continue  # a signature may lie, and models of one run may differ in what a name means: the first one's kind stays
-            if isinstance(column, Ragged):  # its values are looked at as one column, and its rows stay as many as they are
+                continue  # a signature may be wrong, and models of one run may use a name for both: the first model's kind stays
+            if isinstance(column, Ragged):  # its values count as one column of more rows; count the true rows
                 sketch.rows += len(column) - len(flat)
             if isinstance(sketch, TextSketch):
                 sketch.add(flat, *_sampled(flat, SAMPLED_TEXTS[later]))
                 continue
             alike.setdefault((flat.dtype, flat.shape), []).append((sketch, flat))
-        for (_, shape), some in alike.items():
+        for (_, shape), group in alike.items():
             wanted = min(SAMPLED_ROWS[later], SAMPLED_VALUES[later] // max(1, int(np.prod(shape[1:]))))
-            _add_numbers([sketch for sketch, _ in some], np.stack([column for _, column in some]), max(1, wanted))
+            _add_numbers([sketch for sketch, _ in group], np.stack([column for _, column in group]), max(1, wanted))
 
     def _add_failed(self, row: FailedRow) -> None:
         if row.code in MISSING and row.field is not None:
@@ -100,7 +105,7 @@ class Statistics:
             examples.append(row.to_json()[:EXAMPLE_BYTES].decode(errors="replace"))
 
     def merge(self, other: Statistics) -> None:
-        """Adds the rows of ``other``, as far as that can be done."""
+        """Add the rows of ``other``; what can't be added is named in ``failures``."""
         self.failures.update({what: text for what, text in other.failures.items() if what not in self.failures})
         with guarded(STATISTICS, self.failures):
             self._merge_features(other)
@@ -126,7 +131,7 @@ def _sketch(dtype: str) -> Sketch:
 
 @functools.lru_cache(64)
 def _sample(rows: int, wanted: int) -> tuple[np.ndarray | None, int]:
-    """Gives the places of rows to look at, one of each ``stride`` at a place by chance, and the stride; None for all rows."""
+    """Return the indices of about ``wanted`` of ``rows`` rows, a random one of each ``stride`` rows, and the stride; None for all rows."""
     stride = 1 << max(0, (rows // wanted).bit_length() - 1)
     if stride == 1:
         return None, 1
@@ -135,21 +140,21 @@ def _sample(rows: int, wanted: int) -> tuple[np.ndarray | None, int]:
 
 
 def _sampled(column: np.ndarray, wanted: int) -> tuple[np.ndarray, int]:
-    places, stride = _sample(len(column), wanted)
-    return column if places is None else column[places], stride
+    indices, stride = _sample(len(column), wanted)
+    return column if indices is None else column[indices], stride
 
 
 def _add_numbers(sketches: Sequence[NumberSketch], features: np.ndarray, wanted: int) -> None:
-    """Adds columns of one shape and type at once: ``features`` has one for each sketch, then rows, then values."""
+    """Add columns of one shape and dtype to their sketches; ``features`` has the axes sketches × rows × values."""
     count, rows = features.shape[:2]
-    places, stride = _sample(rows, wanted)
-    samples = (features if places is None else features[:, places]).reshape(count, -1)
+    indices, stride = _sample(rows, wanted)
+    samples = (features if indices is None else features[:, indices]).reshape(count, -1)
     for sketch, moments, sample in zip(sketches, count_moments(features.reshape(count, -1)), samples, strict=True):
         sketch.add(rows, moments, sample, stride)
 
 
 def _known(column: np.ndarray) -> np.ndarray | None:
-    """Gives a column of texts, or of numbers of NumPy's own types; None for others, such as complex ones."""
+    """Return the column as texts or as real numbers of a dtype of NumPy's own; None if it is neither, such as a complex one."""
     kind, name = column.dtype.kind, column.dtype.name
     if kind == "b":
         return column.view(np.uint8)
@@ -162,16 +167,16 @@ def _flat(rows: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.ravel(row) for row in rows]) if rows else np.empty(0, np.float32)
 
 
-def _merge(mine: dict[str, Sketch], others: dict[str, Sketch]) -> None:
+def _merge(sketches: dict[str, Sketch], others: dict[str, Sketch]) -> None:
     for name, other in others.items():
-        sketch = mine.get(name)
+        sketch = sketches.get(name)
         if sketch is None:
-            if len(mine) < MOST_FEATURES:
-                mine[name] = _copy(other)
+            if len(sketches) < MOST_FEATURES:
+                sketches[name] = _copy(other)
         elif isinstance(sketch, NumberSketch) and isinstance(other, NumberSketch):
             sketch.merge(other)
         elif isinstance(sketch, TextSketch) and isinstance(other, TextSketch):
-            sketch.merge(other)  # models of one run may differ in what a name means: the first one's kind stays
+            sketch.merge(other)  # models of one run may use a name for both: the first model's kind stays
 
 
 def _copy(sketch: Sketch) -> Sketch:
@@ -181,7 +186,7 @@ def _copy(sketch: Sketch) -> Sketch:
 
 
 class MergeStatistics(beam.CombineFn):
-    """Merges the statistics of a task's splits, in any order, before they travel and after."""
+    """Merge the statistics of a task's splits, in any order, on each worker and then on one."""
 
     def create_accumulator(self) -> Statistics:
         return Statistics()
@@ -193,9 +198,9 @@ class MergeStatistics(beam.CombineFn):
 
     def merge_accumulators(self, accumulators: Iterable[Statistics]) -> Statistics:
         merged = Statistics()
-        for some in accumulators:
+        for statistics in accumulators:
             with guarded(STATISTICS, merged.failures):
-                merged.merge(some)
+                merged.merge(statistics)
         return merged
 
     def extract_output(self, accumulator: Statistics) -> Statistics:

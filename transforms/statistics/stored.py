@@ -1,4 +1,4 @@
-"""Statistics → bytes and back, for other workers and the record of a finished split: MessagePack, since no pickle is read from a bucket."""
+"""Statistics → bytes and back, for other workers and the split records: MessagePack, because a pickle from a bucket could run code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SERIALIZED = {
     datasketches.hll_sketch: lambda sketch: sketch.serialize_compact(),
 }
 
-FAILED = b"!"  # which no map of MessagePack begins with
+FAILED = b"!"  # no map of MessagePack begins with it
 
 
 class _Features(msgspec.Struct):
@@ -48,14 +48,14 @@ class _Stored(msgspec.Struct):
 
 
 def encode_or_say(statistics: Statistics) -> bytes:
-    """Return ``encode(statistics)``, or where that fails the reason, which ``decode_or_say`` reads too."""
+    """Return ``encode(statistics)``, or if that fails the reason in a form that ``decode_or_say`` reads."""
     with guarded(STATISTICS, statistics.failures):
         return encode(statistics)
     return FAILED + msgspec.json.encode(statistics.failures)
 
 
 def decode_or_say(content: bytes | None) -> Statistics:
-    """Return what ``encode_or_say`` was given, or statistics that say why it can't be read."""
+    """Return the statistics that ``encode_or_say`` wrote, or empty ones whose ``failures`` say why they can't be read."""
     failures: Failures = {}
     with guarded(STATISTICS, failures):
         if content is None:
@@ -84,10 +84,10 @@ def encode(statistics: Statistics) -> bytes:
 
 
 def decode(content: bytes) -> Statistics:
-    """Reads what ``encode`` gave.
+    """Return the statistics that ``encode`` wrote.
 
     Raises:
-      msgspec.DecodeError: it is something else.
+      msgspec.DecodeError: ``content`` is something else.
     """
     stored = msgspec.msgpack.decode(content, type=_Stored, dec_hook=_decode)
     return Statistics(

@@ -23,9 +23,9 @@ SAMPLED = "estimated from a sample"
 
 
 def describe(statistics: Statistics, failures: Failures | None = None) -> statistics_pb2.DatasetFeatureStatisticsList:
-    """Gives statistics as a proto: counts, means, lowest and highest are exact; the feature's custom statistic says what is not.
+    """Return statistics as a proto: counts, means, lowest and highest are exact, a feature's custom statistic names what is estimated.
 
-    A feature that can't be described is left out, and ``failures`` say why.
+    A feature that can't be described is left out, and ``failures`` says why.
     """
     described = statistics_pb2.DatasetFeatureStatisticsList()
     failures = {} if failures is None else failures
@@ -44,15 +44,15 @@ def describe(statistics: Statistics, failures: Failures | None = None) -> statis
 
 
 def encode(described: statistics_pb2.DatasetFeatureStatisticsList) -> bytes:
-    """Gives ``statistics.json``."""
+    """Return the bytes of ``statistics.json``."""
     return json_format.MessageToJson(described).encode() + b"\n"
 
 
 def decode(content: bytes) -> statistics_pb2.DatasetFeatureStatisticsList:
-    """Reads a ``statistics.json``.
+    """Parse a ``statistics.json``.
 
     Raises:
-      ValueError: it is none; the message says where.
+      ValueError: ``content`` is something else; the message says where.
     """
     try:
         return json_format.Parse(content, statistics_pb2.DatasetFeatureStatisticsList())
@@ -77,33 +77,33 @@ def _describe_feature(feature: statistics_pb2.FeatureNameStatistics, name: str, 
 
 
 def _describe_numbers(feature: statistics_pb2.FeatureNameStatistics, sketch: NumberSketch) -> None:
-    numbers, counted = feature.num_stats, sketch.moments
-    if counted.infinite:
-        feature.custom_stats.add(name="num_infinite", num=counted.infinite)
-    standard = numbers.histograms.add(type=statistics_pb2.Histogram.STANDARD, num_nan=counted.nan, num_undefined=counted.infinite)
-    if not counted.finite:
+    numbers, moments = feature.num_stats, sketch.moments
+    if moments.infinite:
+        feature.custom_stats.add(name="num_infinite", num=moments.infinite)
+    standard = numbers.histograms.add(type=statistics_pb2.Histogram.STANDARD, num_nan=moments.nan, num_undefined=moments.infinite)
+    if not moments.finite:
         return
-    numbers.mean, numbers.std_dev = counted.mean, counted.deviation
-    numbers.num_zeros, numbers.min, numbers.max = counted.zeros, counted.low, counted.high
+    numbers.mean, numbers.std_dev = moments.mean, moments.deviation
+    numbers.num_zeros, numbers.min, numbers.max = moments.zeros, moments.low, moments.high
     _fill_buckets(standard, sketch)
     if not sketch.has_sample:
         return
     numbers.median, *inner = sketch.quantile_values([0.5, *(part / QUANTILES for part in range(1, QUANTILES))])
-    deciles = [counted.low, *inner, counted.high]
+    deciles = [moments.low, *inner, moments.high]
     quantiles = numbers.histograms.add(type=statistics_pb2.Histogram.QUANTILES)
     for low, high in itertools.pairwise(deciles):
-        quantiles.buckets.add(low_value=low, high_value=high, sample_count=counted.finite / QUANTILES)
+        quantiles.buckets.add(low_value=low, high_value=high, sample_count=moments.finite / QUANTILES)
     if sketch.whole and sketch.classes:
-        ranked = feature.custom_stats.add(name="top_values").rank_histogram
+        histogram = feature.custom_stats.add(name="top_values").rank_histogram
         for rank, (value, count) in enumerate(sorted(sketch.classes.items(), key=lambda item: (-item[1], item[0]))[:TOP_VALUES]):
-            ranked.buckets.add(low_rank=rank, high_rank=rank, label=str(value), sample_count=count)
+            histogram.buckets.add(low_rank=rank, high_rank=rank, label=str(value), sample_count=count)
 
 
 def _fill_buckets(histogram: statistics_pb2.Histogram, sketch: NumberSketch) -> None:
-    """Fills buckets of one width; one alone where all values are one."""
+    """Fill a histogram with buckets of equal width; with one bucket if all values are equal."""
     low, high, finite = sketch.moments.low, sketch.moments.high, sketch.moments.finite
     count = BUCKETS if high > low and sketch.has_sample else 1
-    # Not low plus a part of the range, which no double may hold. Where the ends are next to each other there are fewer floats than buckets.
+    # Not low + part × (high - low): the range may exceed a double. Between two neighbouring floats there are fewer floats than buckets.
     parts = [part / count for part in range(1, count)]
     edges = sorted({edge for part in parts if low < (edge := low * (1 - part) + high * part) < high})
     shares = [0.0, *(sketch.shares(edges).tolist() if edges else []), 1.0]
