@@ -39,7 +39,7 @@ def _without_figure(job: JobSpec, accounts: Accounts) -> str | None:
     spec, failures = job.compare, accounts.failures
     if spec.max_drift is not None:
         why = failures.get(STATISTICS) or failures.get(DRIFT)
-        if why is None and all(drift.measure == NO_MEASURE and drift.counts for drift in accounts.drifts):
+        if why is None and all(drift.measure == NO_MEASURE and drift.has_enough_rows for drift in accounts.drifts):
             why = "no input or output of the two runs can be compared"
         if why is None:
             why = next((f"{drift.data} {drift.feature!r}: {drift.note}" for drift in accounts.drifts if drift.note == UNMEASURED), None)
@@ -72,7 +72,7 @@ def _incomplete(accounts: Accounts) -> str | None:
 def _too_different(job: JobSpec, accounts: Accounts) -> str | None:
     """Gives the reason why the run is too far from an earlier one, or a second model from the first, or None."""
     spec = job.compare
-    far = [drift for drift in accounts.drifts if drift.counts and spec.max_drift is not None and drift.value > spec.max_drift]
+    far = [drift for drift in accounts.drifts if drift.has_enough_rows and spec.max_drift is not None and drift.value > spec.max_drift]
     if far:
         named = ", ".join(f"{drift.data} {drift.feature!r} by {drift.value:.3f} ({drift.note or drift.measure})" for drift in far[:3])
         return f"{len(far)} features drifted from {spec.baseline} by more than --max_drift={spec.max_drift}: {named}"

@@ -15,12 +15,12 @@ class BaselineError(RefusedError):
 
 
 def baseline_path(baseline: str) -> str:
-    """Gives the file of a baseline: itself, or the one in a run's folder."""
+    """Return the path of the baseline's file: ``baseline`` itself if it ends in ``.json``, else the file in that folder of a run."""
     return baseline if baseline.endswith(".json") else paths.join(baseline, STATISTICS)
 
 
 def read_baseline(baseline: str) -> Any:
-    """Reads the statistics of an earlier run.
+    """Read the statistics of an earlier run.
 
     Raises:
       BaselineError: there are none, or the file holds something else.

@@ -1,4 +1,4 @@
-"""Two models' predictions side by side: a line a row, and what they come to."""
+"""Two models' predictions side by side: a line a row, and counts of agreement."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ CHANGED_CHARACTERS = 1000
 
 
 def compare_batch(batch: PredictionBatch, nan: str, tolerance: float) -> tuple[bytes | memoryview, Comparison]:
-    """Gives a line of ``{"key", "agree", "prediction", "compared", "difference"}`` for each row that both models predicted.
+    """Return the lines of prediction.comparison-* for the rows that both models predicted, and the counts of these rows.
 
-    With the lines the comparison, of as many rows. ``difference`` has, for each output of numbers, the largest absolute difference.
+    A line is ``{"key", "agree", "prediction", "compared", "difference"}``; ``difference`` has the largest absolute difference of each
+    output of numbers. ``nan`` is the JSON text of NaN.
     """
     signature = batch.job.model.signature
     aligned = align(batch)
-    found = Comparison(rows=len(aligned.rows), first_only=len(batch) - len(aligned.rows))
-    if not found.rows:
-        return b"", found
+    comparison = Comparison(rows=len(aligned.rows), first_only=len(batch) - len(aligned.rows))
+    if not comparison.rows:
+        return b"", comparison
     pairs = {spec.name: columns_of(batch, aligned, spec.name) for spec in signature.outputs}
     differences = {name: differ(*columns, tolerance) for name, columns in pairs.items()}
     agrees = np.logical_and.reduce([difference.agrees for difference in differences.values()])
-    found.agreed = int(np.count_nonzero(agrees))
+    comparison.agreed = int(np.count_nonzero(agrees))
     for name, difference in differences.items():
-        found.outputs[name] = OutputComparison()
-        found.outputs[name].add(difference)
+        comparison.outputs[name] = OutputComparison()
+        comparison.outputs[name].add(difference)
     first, second = ({spec.name: json_texts(pairs[spec.name][side], spec, nan) for spec in signature.outputs} for side in (0, 1))
     keys = batch.instances.keys.take(pa.array(aligned.rows))
     lines = join_texts(
@@ -43,26 +44,28 @@ def compare_batch(batch: PredictionBatch, nan: str, tolerance: float) -> tuple[b
             ', "difference": {', *_differences(signature, differences), "}}\n",
         ]
     )  # fmt: skip
-    found.keep(_most_changed(lines, differences))
-    return text_of(lines), found
+    comparison.keep(_most_changed(lines, differences))
+    return text_of(lines), comparison
 
 
 def _differences(signature: Signature, differences: dict[str, Difference]) -> list[str | pa.Array]:
-    pieces: list[str | pa.Array] = []
+    """Return the texts of the members of ``difference``, a text or an array of a text a row each."""
+    texts: list[str | pa.Array] = []
     for spec in signature.outputs:
         apart = differences[spec.name].apart
         if apart is not None:
             number = TensorSpec(spec.name, spec.tensor, "float64", (None,))
             name = spec.name.replace("\\", "\\\\").replace('"', '\\"')
-            pieces += [f'{", " if pieces else ""}"{name}": ', json_texts(apart, number, "null")]
-    return pieces
+            texts += [f'{", " if texts else ""}"{name}": ', json_texts(apart, number, "null")]
+    return texts
 
 
 def _most_changed(lines: pa.Array, differences: dict[str, Difference]) -> list[tuple[float, str]]:
+    """Return the rows that differ most, each as the difference in tolerances and the row's line."""
     times = np.maximum.reduce([difference.times for difference in differences.values()])
-    some = np.argsort(-times, kind="stable")[:MOST_CHANGED]
+    rows = np.argsort(-times, kind="stable")[:MOST_CHANGED]
     return [
         (min(float(times[row]), 1e300) if not math.isnan(times[row]) else 1e300, lines[int(row)].as_py().rstrip("\n")[:CHANGED_CHARACTERS])
-        for row in some
+        for row in rows
         if times[row] > 0
     ]

@@ -1,8 +1,8 @@
-"""How far a run's inputs and predictions are from those of an earlier run.
+"""Drift: how different a run's inputs and predictions are from those of an earlier run.
 
-For numbers the population stability index over the earlier run's deciles, 0 where they are spread alike; 0.1 to 0.2 is called a moderate
-shift, more a large one (N. Siddiqi, Credit Risk Scorecards, 2006). For categories the Jensen–Shannon divergence to base 2, from 0 to 1,
-as TensorFlow Data Validation measures it.
+Numbers are measured by the population stability index over the earlier run's deciles: 0 for equal distributions; 0.1 to 0.2 is called a
+moderate shift, more a large one (N. Siddiqi, Credit Risk Scorecards, 2006). Categories are measured by the Jensen–Shannon divergence to
+base 2, from 0 to 1, as TensorFlow Data Validation does.
 """
 
 from __future__ import annotations
@@ -19,21 +19,26 @@ from transforms.statistics import tf_metadata
 from transforms.statistics.sketches import NumberSketch, Sketch, TextSketch
 from transforms.statistics.statistics import Statistics
 
-# Of fewer rows, chance alone moves a tenth of them into another decile.
+# With fewer rows, chance alone moves a tenth of them into another decile.
 FEWEST_ROWS = 200
-# A share of zero would make an index without bounds.
+# A share of zero would make the index infinite.
 LEAST_SHARE = 1e-4
 WARNED_DRIFT = 0.2
 NAMED_VALUES = 5
 NO_MEASURE = "none"
-UNMEASURED = "its distance is no number"
+UNMEASURED = "its distance is not a number"
 
 
 @dataclasses.dataclass(frozen=True)
 class Drift:
-    """One feature's distance. ``value`` is the larger of ``distance`` and the change of the share of missing rows.
+    """The drift of one feature.
 
-    ``note`` says why a feature can't be judged, or that it stands in one of the two runs only.
+    Attributes:
+      data: ``inputs`` or ``predictions``.
+      measure: the name of the measure of ``distance``.
+      missing_change: share of rows without the feature in this run, less the share in the earlier run.
+      new_values: frequent values that the earlier run did not have.
+      note: why the drift can't be judged, or that only one of the two runs has the feature.
     """
 
     data: str
@@ -46,22 +51,23 @@ class Drift:
 
     @property
     def value(self) -> float:
+        """Return the larger of the distance and the change of the share of missing rows."""
         return max(self.distance, abs(self.missing_change))
 
     @property
-    def counts(self) -> bool:
-        """Whether the feature may be held against a limit."""
+    def has_enough_rows(self) -> bool:
+        """Return whether the drift can be compared with a limit."""
         return not self.note.startswith("too few rows")
 
 
 def compare(baseline: statistics_pb2.DatasetFeatureStatisticsList, statistics: Statistics) -> list[Drift]:
-    """Gives the drift of each feature of either run, the largest first."""
+    """Return the drift of each feature of either run, the largest first."""
     before = {data.name: {feature.path.step[0]: feature for feature in data.features} for data in baseline.datasets}
-    found: list[Drift] = []
+    drifts: list[Drift] = []
     for data, sketches in ((tf_metadata.INPUTS, statistics.inputs), (tf_metadata.PREDICTIONS, statistics.outputs)):
         missing = statistics.missing if data == tf_metadata.INPUTS else {}
-        found += _compare_features(data, before.get(data, {}), sketches, missing)
-    return sorted(found, key=lambda drift: (-drift.value, drift.data, drift.feature))
+        drifts += _compare_features(data, before.get(data, {}), sketches, missing)
+    return sorted(drifts, key=lambda drift: (-drift.value, drift.data, drift.feature))
 
 
 def _compare_features(
@@ -85,12 +91,12 @@ def _compare(data: str, name: str, before: statistics_pb2.FeatureNameStatistics,
     change = _share(missing, sketch.rows) - _share(common.num_missing, common.num_non_missing)
     fewest = min(sketch.rows, common.num_non_missing)
     note = f"too few rows to judge: {fewest}, and {FEWEST_ROWS} are needed" if fewest < FEWEST_ROWS else ""
-    known = _categories(before)
-    mine = _counted(sketch, list(known))
-    if known and mine is not None:
-        complete = sum(known.values()) >= 0.999 * common.tot_num_values
-        distance = jensen_shannon(*_aligned(known, common.tot_num_values, mine, sketch.values))
-        new = tuple(value for value in _most_frequent(mine) if value not in known)[:NAMED_VALUES] if complete else ()
+    counts_before = _categories(before)
+    counts_now = _counts_now(sketch, list(counts_before))
+    if counts_before and counts_now is not None:
+        complete = sum(counts_before.values()) >= 0.999 * common.tot_num_values
+        distance = jensen_shannon(*_aligned(counts_before, common.tot_num_values, counts_now, sketch.values))
+        new = tuple(value for value in _most_frequent(counts_now) if value not in counts_before)[:NAMED_VALUES] if complete else ()
         return Drift(data, name, "Jensen-Shannon divergence", distance, change, new, note)
     if isinstance(sketch, NumberSketch):
         return Drift(data, name, "population stability index", stability_index(*_by_decile(before, sketch)), change, (), note)
@@ -105,7 +111,7 @@ def _share(missing: int, present: int) -> float:
 
 
 def _categories(before: statistics_pb2.FeatureNameStatistics) -> dict[str, float]:
-    """Gives the values that were counted one by one, with their rows; none for numbers that are no classes."""
+    """Return the earlier run's count of each value that was counted; empty for numbers that are no classes."""
     if before.HasField("string_stats"):
         return {one.value: one.frequency for one in before.string_stats.top_values}
     for custom in before.custom_stats:
@@ -114,12 +120,12 @@ def _categories(before: statistics_pb2.FeatureNameStatistics) -> dict[str, float
     return {}
 
 
-def _counted(sketch: Sketch, values: Sequence[str]) -> dict[str, float] | None:
-    """Gives the rows of each of ``values`` now, and of those that are frequent now; None where they are no classes any more."""
+def _counts_now(sketch: Sketch, values: Sequence[str]) -> dict[str, float] | None:
+    """Return this run's count of each of ``values`` and of each value that is frequent; None if the numbers are no classes now."""
     if isinstance(sketch, TextSketch):
-        found: dict[str, float] = {value: sketch.frequent.get_estimate(value) for value in values}
+        counts: dict[str, float] = {value: sketch.frequent.get_estimate(value) for value in values}
         scale = sketch.values / sketch.sampled if sketch.sampled else 1.0
-        return {value: rows * scale for value, rows in (found | dict(sketch.top(tf_metadata.TOP_VALUES))).items()}
+        return {value: rows * scale for value, rows in (counts | dict(sketch.top(tf_metadata.TOP_VALUES))).items()}
     if not sketch.whole or sketch.classes is None:
         return None
     return {str(value): float(rows) for value, rows in sketch.classes.items()}
@@ -129,17 +135,19 @@ def _most_frequent(counts: dict[str, float]) -> list[str]:
     return sorted((value for value, rows in counts.items() if rows), key=lambda value: (-counts[value], value))
 
 
-def _aligned(known: dict[str, float], rows: float, mine: dict[str, float], my_rows: float) -> tuple[list[float], list[float]]:
-    """Gives the shares of the known values, of new ones where all are known, and of the rest, in both runs."""
-    complete = sum(known.values()) >= 0.999 * rows
-    names = [*known, *(value for value in mine if value not in known)] if complete else [*known]
-    before = [known.get(value, 0.0) / (rows or 1.0) for value in names]
-    now = [mine.get(value, 0.0) / (my_rows or 1.0) for value in names]
+def _aligned(
+    counts_before: dict[str, float], rows_before: float, counts_now: dict[str, float], rows_now: float
+) -> tuple[list[float], list[float]]:
+    """Return two distributions over the same values, before and now: the earlier run's values, new ones if it lists all, and the rest."""
+    complete = sum(counts_before.values()) >= 0.999 * rows_before
+    names = [*counts_before, *(value for value in counts_now if value not in counts_before)] if complete else [*counts_before]
+    before = [counts_before.get(value, 0.0) / (rows_before or 1.0) for value in names]
+    now = [counts_now.get(value, 0.0) / (rows_now or 1.0) for value in names]
     return [*before, max(0.0, 1 - sum(before))], [*now, max(0.0, 1 - sum(now))]
 
 
 def jensen_shannon(before: Sequence[float], now: Sequence[float]) -> float:
-    """Gives the divergence of two distributions, to base 2: 0 where they are one, 1 where they share nothing."""
+    """Return the Jensen–Shannon divergence of two distributions, to base 2: 0 if they are equal, 1 if they share no value."""
     total = 0.0
     first, second = sum(before) or 1.0, sum(now) or 1.0
     for p, q in zip((p / first for p in before), (q / second for q in now), strict=True):
@@ -152,27 +160,27 @@ def jensen_shannon(before: Sequence[float], now: Sequence[float]) -> float:
 
 
 def _by_decile(before: statistics_pb2.FeatureNameStatistics, sketch: NumberSketch) -> tuple[list[float], list[float]]:
-    """Gives the shares of the values up to each different decile of the earlier run, in both runs, and of those that are no numbers."""
+    """Return two distributions, before and now: the shares between the earlier run's distinct deciles, and that of NaN and infinities."""
     numbers = before.num_stats
     deciles: Sequence[Any] = next((one.buckets for one in numbers.histograms if one.type == statistics_pb2.Histogram.QUANTILES), [])
     borders = Counter(bucket.high_value for bucket in deciles[:-1])
     edges = sorted(edge for edge in borders if edge < numbers.max)
     values = numbers.common_stats.tot_num_values or 1
     undefined = numbers.histograms[0].num_nan + numbers.histograms[0].num_undefined if numbers.histograms else 0
-    found = sketch.shares(edges).tolist() if edges and sketch.has_sample else [0.0] * len(edges)
-    expected = []
-    for edge, share in zip(edges, found, strict=True):
+    shares_now = sketch.shares(edges).tolist() if edges and sketch.has_sample else [0.0] * len(edges)
+    shares_before = []
+    for edge, share in zip(edges, shares_now, strict=True):
         least = sum(bucket.high_value <= edge for bucket in deciles[:-1]) / len(deciles)
-        # A value that fills whole deciles may reach into the next one, how far is not known: that much is no drift.
-        expected.append(min(max(share, least), least + 1 / len(deciles)) if borders[edge] > 1 else least)
-    shares = []
-    for up_to, finite in ((expected, 1 - undefined / values), (found, sketch.moments.finite / (sketch.values or 1))):
+        # A value that fills whole deciles may fill an unknown part of the next one: a difference within that decile is no drift.
+        shares_before.append(min(max(share, least), least + 1 / len(deciles)) if borders[edge] > 1 else least)
+    distributions = []
+    for up_to, finite in ((shares_before, 1 - undefined / values), (shares_now, sketch.moments.finite / (sketch.values or 1))):
         parts = [high - low for low, high in zip([0.0, *up_to], [*up_to, 1.0], strict=True)]
-        shares.append([*(part * finite for part in parts), 1 - finite])
-    return shares[0], shares[1]
+        distributions.append([*(part * finite for part in parts), 1 - finite])
+    return distributions[0], distributions[1]
 
 
-def stability_index(expected: Sequence[float], found: Sequence[float]) -> float:
-    """Gives the population stability index of two distributions over the same bins."""
-    pairs = [(max(e, LEAST_SHARE), max(f, LEAST_SHARE)) for e, f in zip(expected, found, strict=True) if e > 0 or f > 0]
-    return sum((f - e) * math.log(f / e) for e, f in pairs)
+def stability_index(before: Sequence[float], now: Sequence[float]) -> float:
+    """Return the population stability index of two distributions over the same bins."""
+    pairs = [(max(p, LEAST_SHARE), max(q, LEAST_SHARE)) for p, q in zip(before, now, strict=True) if p > 0 or q > 0]
+    return sum((q - p) * math.log(q / p) for p, q in pairs)
