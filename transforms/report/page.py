@@ -32,7 +32,7 @@ from transforms.statistics.guard import REPORT as REPORTING
 from transforms.statistics.guard import STATISTICS as GATHERING
 from transforms.statistics.statistics import Statistics
 
-# 3,000 models are below 2 MB; of more, those that failed and then the slowest are shown.
+# 3,000 models take less than 2 MB; of more, those that failed and then the slowest are shown.
 MOST_MODELS = 3000
 MOST_FEATURES = 150
 MOST_FILES = 50
@@ -43,7 +43,7 @@ STEP_NAMES = {"read": "read and convert", "predict": "predict", "write": "write"
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """One input or output as the report shows it."""
+    """One input or output as the report shows it; ``top`` are its most frequent values, each with rows and share."""
 
     name: str
     kind: str
@@ -52,10 +52,10 @@ class Feature:
     top: list[tuple[str, int, float]]
 
 
-def report_files(job: JobSpec, report: dict[str, Any], accounts: Accounts, model_lines: dict[str, bytes]) -> dict[str, bytes]:
-    """Gives the two files of a job by their names; none where it was not asked for them.
+def report_files(job: JobSpec, manifest: dict[str, Any], accounts: Accounts, model_lines: dict[str, bytes]) -> dict[str, bytes]:
+    """Return report.html and statistics.json of a job, by name; an empty dict with ``--report=false``.
 
-    ``report`` is its manifest, whose ``warnings`` say what could not be made.
+    A part that can't be made is left out and named in the manifest's ``warnings``. ``model_lines`` are files of a line a model.
     """
     if not job.report:
         return {}
@@ -67,21 +67,21 @@ def report_files(job: JobSpec, report: dict[str, Any], accounts: Accounts, model
         described = tf_metadata.describe(statistics, failures)
         files[STATISTICS] = tf_metadata.encode(described)
     with guarded(REPORTING, failures):
-        parts = _parts(report, statistics, described, failures)
-        warn(report, failures)
+        parts = _parts(manifest, statistics, described, failures)
+        warn(manifest, failures)
         parts["models"] = [_model_row(msgspec.json.decode(line)) for content in model_lines.values() for line in content.splitlines()]
-        files[REPORT] = _page(report, ("model", "version", "predicted", "failed"), **parts)
-    warn(report, failures)
+        files[REPORT] = _page(manifest, ("model", "version", "predicted", "failed"), **parts)
+    warn(manifest, failures)
     return files
 
 
 def _parts(
-    report: dict[str, Any], statistics: Statistics, described: statistics_pb2.DatasetFeatureStatisticsList, failures: Failures
+    manifest: dict[str, Any], statistics: Statistics, described: statistics_pb2.DatasetFeatureStatisticsList, failures: Failures
 ) -> dict[str, Any]:
-    """Gives the parts of a job's page that can be made."""
+    """Return the parts of a job's page that can be made, as values for the template."""
     parts: dict[str, Any] = {"sections": [], "left_out": sorted(statistics.left_out)}
     with guarded(REPORTING, failures):
-        parts["errors"] = _errors(report, statistics)
+        parts["errors"] = _errors(manifest, statistics)
     with guarded(EFFORT, failures):
         parts["effort"] = _effort(statistics.effort)
     titles = {tf_metadata.PREDICTIONS: "Predictions", tf_metadata.INPUTS: "Inputs"}
@@ -90,8 +90,8 @@ def _parts(
     return parts
 
 
-def run_report(run: RunSpec, report: dict[str, Any], tasks: Sequence[dict[str, Any]]) -> dict[str, bytes]:
-    """Gives the report of a run of many, with a line a task; ``report`` is its manifest."""
+def run_report(run: RunSpec, manifest: dict[str, Any], tasks: Sequence[dict[str, Any]]) -> dict[str, bytes]:
+    """Return report.html of a run of many tasks, by name; an empty dict with ``--report=false``. ``tasks`` has a line a task."""
     if run.report == "false":
         return {}
     files: dict[str, bytes] = {}
@@ -99,11 +99,11 @@ def run_report(run: RunSpec, report: dict[str, Any], tasks: Sequence[dict[str, A
     with guarded(REPORTING, failures):
         shown = sorted(tasks, key=lambda line: (line["status"] == "done", -line["seconds"]))[:MOST_MODELS]
         files[REPORT] = _page(
-            report=report,
+            manifest=manifest,
             models=[_task_row(line) for line in sorted(shown, key=lambda line: line["number"])],
             columns=("model", "version", "status", "read", "predicted", "failed", "seconds", "reason"),
         )
-    warn(report, failures)
+    warn(manifest, failures)
     return files
 
 
@@ -127,31 +127,31 @@ def _cut(text: str) -> str:
 # --- parts of the page -----------------------------------------------------------------------------------------------------
 
 
-def _errors(report: dict[str, Any], statistics: Statistics) -> list[dict[str, Any]]:
-    failed = report["counts"]["failed"] or 1
+def _errors(manifest: dict[str, Any], statistics: Statistics) -> list[dict[str, Any]]:
+    failed = manifest["counts"]["failed"] or 1
     return [
         row | {"share": row["count"] / failed, "examples": statistics.examples.get((row["stage"], row["code"]), [])}
-        for row in report["errors"]
+        for row in manifest["errors"]
     ]
 
 
-def _drifts(report: dict[str, Any]) -> list[dict[str, Any]]:
-    limit = report.get("drift", {}).get("warned_above", 0.0)
-    return [one | {"far": one["drift"] > limit} for one in report.get("drift", {}).get("features", [])]
+def _drifts(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    limit = manifest.get("drift", {}).get("warned_above", 0.0)
+    return [one | {"is_high": one["drift"] > limit} for one in manifest.get("drift", {}).get("features", [])]
 
 
-def _effort(took: Effort) -> dict[str, Any]:
-    whole = sum(took.seconds[step] for step in STEPS) or 1.0
-    rates = took.rows_a_second()
-    calls = sorted(took.calls.items())
+def _effort(effort: Effort) -> dict[str, Any]:
+    whole = sum(effort.seconds[step] for step in STEPS) or 1.0
+    rates = effort.rows_a_second()
+    calls = sorted(effort.calls.items())
     return {
-        "steps": [(STEP_NAMES[step], took.seconds[step], took.seconds[step] / whole) for step in STEPS],
-        "processes": len(took.workers),
+        "steps": [(STEP_NAMES[step], effort.seconds[step], effort.seconds[step] / whole) for step in STEPS],
+        "processes": len(effort.workers),
         "throughput": charts.area(
             rates,
             f"rows a second over time, up to {charts.short(max((rate for _, rate in rates), default=0))}",
             "0 s",
-            f"{charts.short(rates[-1][0] + took.width)} s" if rates else "",
+            f"{charts.short(rates[-1][0] + effort.width)} s" if rates else "",
         ),
         "most_rows_a_second": max((rate for _, rate in rates), default=0.0),
         "calls": charts.bars(
@@ -160,15 +160,15 @@ def _effort(took: Effort) -> dict[str, Any]:
             f"≤ {calls[0][0]:,} rows" if calls else "",
             f"≤ {calls[-1][0]:,} rows" if len(calls) > 1 else "",
         ),
-        "call_count": sum(took.calls.values()),
-        "loads": took.loads,
-        "load_seconds": took.load_seconds,
-        "longest_load_seconds": took.longest_load_seconds,
+        "call_count": sum(effort.calls.values()),
+        "loads": effort.loads,
+        "load_seconds": effort.load_seconds,
+        "longest_load_seconds": effort.longest_load_seconds,
     }
 
 
 def _features(data: statistics_pb2.DatasetFeatureStatistics, failures: Failures) -> list[Feature]:
-    """Gives the features that are shown, as far as they can be."""
+    """Return the first ``MOST_FEATURES`` features, without those that can't be shown."""
     features = []
     for one in data.features[:MOST_FEATURES]:
         with guarded(REPORTING, failures):
@@ -244,10 +244,10 @@ def _classes(feature: statistics_pb2.FeatureNameStatistics) -> list[tuple[str, i
 
 
 def _compiled() -> jinja2.BytecodeCache | None:
-    """Keeps the compiled template among this user's temporary files: compiling takes 0.1 s, a tenth of a small run."""
+    """Return a cache of the compiled template among this user's temporary files: compiling takes 0.1 s, a tenth of a small run."""
     try:
         return jinja2.FileSystemBytecodeCache(str(temporary_folders.own_folder("templates")))
-    except OSError:  # no folder for it
+    except OSError:  # the temporary folder can't be written to
         return None
 
 
@@ -275,19 +275,19 @@ def _size(count: float) -> str:
     raise AssertionError
 
 
-def _page(report: dict[str, Any], columns: Sequence[str], models: Sequence[Sequence[Any]], **parts: Any) -> bytes:
+def _page(manifest: dict[str, Any], columns: Sequence[str], models: Sequence[Sequence[Any]], **parts: Any) -> bytes:
     defaults: dict[str, Any] = {"errors": [], "effort": None, "sections": [], "left_out": []}
     page = _template().render(
         **(defaults | parts),
-        report=report,
-        drifts=_drifts(report),
+        manifest=manifest,
+        drifts=_drifts(manifest),
         columns=columns,
         models=models[:MOST_MODELS],
-        model_count=report.get("tasks", {}).get("count", len(models)),
-        files=[*report.get("results", ()), *report.get("failed_rows", ())][:MOST_FILES],
-        file_count=len(report.get("results", ())) + len(report.get("failed_rows", ())),
+        model_count=manifest.get("tasks", {}).get("count", len(models)),
+        files=[*manifest.get("results", ()), *manifest.get("failed_rows", ())][:MOST_FILES],
+        file_count=len(manifest.get("results", ())) + len(manifest.get("failed_rows", ())),
         versions=versions(),
-        rate=report["counts"]["read"] / report["seconds"] if report.get("seconds") else math.nan,
+        rate=manifest["counts"]["read"] / manifest["seconds"] if manifest.get("seconds") else math.nan,
     )
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     sources = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts)
@@ -296,9 +296,9 @@ def _page(report: dict[str, Any], columns: Sequence[str], models: Sequence[Seque
 
 @functools.cache
 def versions() -> list[tuple[str, str]]:
-    """Gives what the worker that publishes runs."""
-    found = [("nightshift", _version("nightshift")), ("Python", platform.python_version())]
-    return [*found, *((name, _version(name)) for name in PACKAGES)]
+    """Return names and versions of this program, Python and its main libraries on the worker that publishes."""
+    own = [("nightshift", _version("nightshift")), ("Python", platform.python_version())]
+    return [*own, *((name, _version(name)) for name in PACKAGES)]
 
 
 def _version(name: str) -> str:
