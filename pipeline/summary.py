@@ -120,7 +120,7 @@ def _job_lines(report: dict[str, Any], job: JobSpec) -> list[str]:
     for row in report["errors"]:
         lines.append(f"    {row['count']:>10,} {row['code']} at {row['stage']}, such as: {row['message']}")
     if report["keys"]["duplicated"]:
-        lines.append(f"  keys that stand more than once: {report['keys']['duplicated']:,}; manifest.json lists them")
+        lines.append(f"  keys that occur more than once: {report['keys']['duplicated']:,}; manifest.json lists them")
     if counts["failed"]:
         place = report.get("errors_table") or f"{errors.rstrip('/')}/{ERRORS}-*"
         lines.append(f"  failed rows in {place}")

@@ -227,7 +227,7 @@ def test_a_file_that_changed_before_its_keys_are_looked_at_again_lists_no_place(
     assert run(tmp_path / "out", model=models.get("half_plus_two"), input=path, key_field="id") == 3
     report = manifest(tmp_path / "out")
     assert (report["keys"]["duplicated"], report["keys"]["listed"]) == (5, [])
-    assert "5 keys stand more than once (which ones is unknown: the input changed" in report["reason"]
+    assert "5 keys occur more than once (which ones is unknown: the input changed" in report["reason"]
 
 
 # --- buckets --------------------------------------------------------------------------------------------------------------------

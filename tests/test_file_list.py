@@ -173,7 +173,7 @@ def test_a_file_that_lists_name_twice_is_a_key_twice(
     if not duplicated:
         assert check_output(out)["keys"] == {"fields": [], "duplicated": 0, "listed": []}
         return
-    assert "stand more than once, such as" in capsys.readouterr().out
+    assert "occur more than once, such as" in capsys.readouterr().out
     assert run(out, **flags, duplicate_keys="allow") == 0
     report = check_output(out)
     assert report["keys"]["duplicated"] == duplicated

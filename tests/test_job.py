@@ -79,7 +79,7 @@ def test_a_key_that_stands_twice_shuts_the_gate_and_is_listed(models: Models, tm
     report = check_output(out)
     assert report["keys"]["duplicated"] == 2
     assert [(place["key"], place["offset"]) for place in report["keys"]["listed"]] == [("7", 0), ("7", 56), ("8", 38), ("8", 74)]
-    assert "2 keys stand more than once" in report["reason"]
+    assert "2 keys occur more than once" in report["reason"]
     assert run(out, **flags, duplicate_keys="allow") == 0
     assert [row["key"] for row in lines(out)] == [7, "7", 8, 7]
     assert check_output(out)["keys"]["duplicated"] == 2

@@ -130,7 +130,7 @@ def test_tasks_of_many_kinds_keep_to_themselves(models: Models, tmp_path: Path) 
     ]
     below_rows = read_lines(tmp_path / "elsewhere" / "below" / "prediction.results-00000-of-00001")
     assert [row["prediction"] for row in below_rows] == [2.0, 4.0]
-    assert "1 keys stand more than once" in status["twice"]["reason"]
+    assert "1 keys occur more than once" in status["twice"]["reason"]
     assert "matches no file" in status["nothing"]["reason"]
     assert "has no signature 'other'" in status["no signature"]["reason"]
 

@@ -1,4 +1,4 @@
-"""All that the steps before publishing counted."""
+"""The accounts of a job: what the steps before publishing counted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transforms.statistics.statistics import Statistics
 
 @dataclasses.dataclass(frozen=True)
 class Accounts:
-    """All that the steps before counted."""
+    """The shards, counts, duplicate keys and statistics of a job; ``places`` are occurrences of duplicate keys."""
 
     shards: tuple[Shard, ...]
     counts: tuple[SplitCount, ...]
@@ -29,20 +29,22 @@ class Accounts:
     failures: Failures = dataclasses.field(default_factory=dict)
 
     def rows(self, kind: str) -> int:
+        """Return the number of rows in shards of ``kind``, such as ``results`` or ``errors``."""
         return sum(shard.rows for shard in self.shards if shard.kind == kind)
 
     @property
     def read(self) -> int:
+        """Return the number of rows read."""
         return sum(count.rows for count in self.counts)
 
     def counted(self) -> dict[str, int]:
-        """Gives how many rows were read, predicted and failed."""
+        """Return the numbers of rows read, predicted and failed."""
         return {"read": self.read, "predicted": self.rows("results"), "failed": self.rows("errors")}
 
     @property
     def duplicated(self) -> int:
-        """The number of keys that stand more than once."""
-        return sum(some.count for some in self.duplicates)
+        """Return the number of keys that occur more than once."""
+        return sum(duplicates.count for duplicates in self.duplicates)
 
     def incomplete(self, code: Code) -> list[Incomplete]:
         """Return the input files that could not be read whole for the reason ``code``, sorted."""
@@ -50,7 +52,7 @@ class Accounts:
 
 
 def count_codes(shards: Sequence[Shard]) -> list[dict[str, Any]]:
-    """Gives stage, code, message (an example's) and count of the failed rows of ``shards``, most frequent first."""
+    """Return stage, code, meaning, the message of one row, and count of the failed rows of ``shards``, most frequent first."""
     counts: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], str] = {}
     for shard in shards:
@@ -64,5 +66,5 @@ def count_codes(shards: Sequence[Shard]) -> list[dict[str, Any]]:
 
 
 def shard_order(shard: Shard) -> tuple[tuple[str, int], str, str]:
-    """Sorts shards as their rows stood in the input."""
+    """Return a key that sorts shards in the order of their rows in the input."""
     return shard.order, shard.relative, shard.path

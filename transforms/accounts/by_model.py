@@ -1,4 +1,4 @@
-"""The account by model, where each row names its own."""
+"""The account by model, for a run in which each row names its model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PUBLISHED = re.compile(rf"{MODELS}-\d+-of-\d+\.jsonl")
 
 
 def account(job: JobSpec, accounts: Accounts) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Gives the manifest's entry and the file of a line a model; nothing where the run has one model."""
+    """Return the manifest's entry ``models`` and the file of a line a model; two empty dicts if the run has one model."""
     if job.route is None:
         return {}, {}
     counts: dict[tuple[str, str | None], Counter[str]] = {}

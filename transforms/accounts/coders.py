@@ -1,6 +1,6 @@
-"""The coders of what travels between workers.
+"""Coders of the elements that travel between workers.
 
-Beam would pickle it, at several times the cost, and give the outputs of one step different coders.
+Beam would pickle them, at several times the cost, and give the outputs of one step different coders.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class MessageCoder(beam.coders.Coder):
 
 
 class StatisticsCoder(beam.coders.Coder):
-    """Coder of ``Statistics``, in the form that the record of a finished split has too."""
+    """Coder of ``Statistics``, in the form that split records have too."""
 
     def encode(self, value: Statistics) -> bytes:
         return stored.encode_or_say(value)
@@ -63,14 +63,14 @@ class StatisticsCoder(beam.coders.Coder):
 
 
 class Piece:
-    """The type, as engines know it, of all that the publish step adds up: Plan, Shard, SplitCount, Duplicates, DuplicateKey, Statistics.
+    """The type that stands in Beam's type hints for Plan, Shard, SplitCount, Duplicates, DuplicateKey and Statistics, in the publish step.
 
-    They meet in one Flatten, whose inputs must have one coder (Flink refuses others), and Beam knows none for a union of types.
+    They meet in one Flatten, whose inputs must have one coder (Flink refuses others), and Beam has none for a union of types.
     """
 
 
 class PieceCoder(beam.coders.Coder):
-    """Coder of the kinds of ``Piece``: a byte that says which, then the value as its own coder writes it."""
+    """Coder of the types of ``Piece``: a byte that names the type, then the value as encoded by its own coder."""
 
     CODERS: ClassVar[tuple[tuple[type, beam.coders.Coder], ...]] = (
         *((kind, MessageCoder(kind)) for kind in (Plan, Shard, SplitCount, Duplicates, DuplicateKey)),

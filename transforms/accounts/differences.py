@@ -1,4 +1,4 @@
-"""What a run says of its distance to an earlier one, and of a second model's to the first."""
+"""The manifest's entries on drift from an earlier run and on disagreement of a second model."""
 
 from __future__ import annotations
 
@@ -19,31 +19,34 @@ LISTED_DRIFTS = 50
 
 
 def with_drift(job: JobSpec, accounts: Accounts) -> Accounts:
-    """Gives the accounts with the drift from the job's baseline, where it has one, and with what of the statistics failed until now."""
+    """Return the accounts with the drift from the job's baseline, if it has one, and with the failures of statistics and drift."""
     failures = dict(accounts.statistics.failures) if accounts.statistics is not None else {}
-    found: list[Drift] = []
+    drifts: list[Drift] = []
     if job.compare.baseline is not None:
         with guarded(DRIFT, failures):
-            found = compare(read_baseline(job.compare.baseline), accounts.statistics or Statistics())
-    return dataclasses.replace(accounts, drifts=tuple(found), failures=failures)
+            drifts = compare(read_baseline(job.compare.baseline), accounts.statistics or Statistics())
+    return dataclasses.replace(accounts, drifts=tuple(drifts), failures=failures)
 
 
 def describe(job: JobSpec, accounts: Accounts, failures: Failures) -> dict[str, Any]:
-    """Gives the manifest's entries on drift and comparison, where the run has a baseline or a second model, as far as they can be made."""
-    said: dict[str, Any] = {}
+    """Return the manifest's entries ``drift``, ``comparison`` and ``second_model`` for a run with a baseline or a second model.
+
+    An entry that can't be made is left out, and ``failures`` says why.
+    """
+    entries: dict[str, Any] = {}
     if job.compare.baseline is not None:
         with guarded(DRIFT, failures):
-            said["drift"] = _drift(job, accounts)
+            entries["drift"] = _drift(job, accounts)
     if job.compare.model is not None and job.compare.share is None:
         with guarded(COMPARISON, failures):
-            said["comparison"] = _comparison(job, job.compare.model, accounts)
+            entries["comparison"] = _comparison(job, job.compare.model, accounts)
     if job.compare.share is not None and job.compare.model is not None:
-        said["second_model"] = {
+        entries["second_model"] = {
             "model": job.compare.model.location,
             "version": job.compare.model.version,
             "share": job.compare.share,
         }
-    return said
+    return entries
 
 
 def _drift(job: JobSpec, accounts: Accounts) -> dict[str, Any]:
@@ -56,18 +59,18 @@ def _drift(job: JobSpec, accounts: Accounts) -> dict[str, Any]:
 
 
 def _comparison(job: JobSpec, second: ModelSpec, accounts: Accounts) -> dict[str, Any]:
-    found = (accounts.statistics or Statistics()).comparison
-    compared = [shard for shard in accounts.shards if shard.kind == "comparison"]
-    lines = {"lines": sum(shard.rows for shard in compared), "files": len(compared)} if compared else {}
+    comparison = (accounts.statistics or Statistics()).comparison
+    shards = [shard for shard in accounts.shards if shard.kind == "comparison"]
+    lines = {"lines": sum(shard.rows for shard in shards), "files": len(shards)} if shards else {}
     return {
         "model": second.location,
         "version": second.version,
-        "rows": found.rows,
-        "only_first_predicted": found.first_only,
-        "agreement": round(1 - found.disagreement, 6),
+        "rows": comparison.rows,
+        "only_first_predicted": comparison.first_only,
+        "agreement": round(1 - comparison.disagreement, 6),
         "tolerance": job.compare.tolerance,
-        "outputs": {name: output.describe() for name, output in sorted(found.outputs.items())},
-        "changed_most": [_row(line) for _, line in found.changed],
+        "outputs": {name: output.describe() for name, output in sorted(comparison.outputs.items())},
+        "changed_most": [_row(line) for _, line in comparison.changed],
         **lines,
     }
 
@@ -86,5 +89,5 @@ def _line(drift: Drift) -> dict[str, Any]:
 def _row(line: str) -> Any:
     try:
         return msgspec.json.decode(line)
-    except msgspec.DecodeError:  # cut off: the row was too long to travel
+    except msgspec.DecodeError:  # cut to CHANGED_CHARACTERS
         return line

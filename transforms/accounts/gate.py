@@ -1,4 +1,4 @@
-"""The job's accounts, and the gate that opens when they come out even."""
+"""The gate: results are published only if the accounts add up and no limit is exceeded."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from transforms.statistics.guard import COMPARISON, DRIFT, STATISTICS
 
 
 def check_gate(job: JobSpec, accounts: Accounts) -> str | None:
-    """Gives the reason why the results may not be published, or None."""
+    """Return the reason why the gate refuses the results, or None if they may be published."""
     read, predicted, failed = accounts.read, accounts.rows("results"), accounts.rows("errors")
-    # That a file is damaged or has changed is a failed row of its own that was never read.
+    # A damaged or changed file has a failed row of its own that was never read.
     if read != predicted + failed:
         return f"{read} rows were read, but {predicted} predicted + {failed} failed = {predicted + failed}: rows were lost or doubled"
     if reason := _incomplete(accounts):
         return reason
     if accounts.duplicated and job.key.duplicates == "fail":
         first = ", ".join(f"{place.key} ({place.source} at byte {place.offset})" for place in accounts.places[:4])
-        such = f", such as {first}" if first else " (which ones is unknown: the input changed before it could be looked at again)"
-        return f"{accounts.duplicated} keys stand more than once{such}; correct them or give --duplicate_keys=allow"
+        such = f", such as {first}" if first else " (which ones is unknown: the input changed before it could be read again)"
+        return f"{accounts.duplicated} keys occur more than once{such}; correct them or give --duplicate_keys=allow"
     collision = _mirrored_twice(job, accounts) if job.output.layout == "mirror" else None
     if collision:
         return f"--output_layout=mirror would write {collision[0]} for several input files: {', '.join(collision[1][:3])}"
@@ -35,7 +35,7 @@ def check_gate(job: JobSpec, accounts: Accounts) -> str | None:
 
 
 def _without_figure(job: JobSpec, accounts: Accounts) -> str | None:
-    """Gives the reason why a limit that was given can't be looked at, for want of what it limits, or None."""
+    """Return why ``--max_drift`` or ``--max_disagreement`` can't be checked because the figure that it limits is unknown, or None."""
     spec, failures = job.compare, accounts.failures
     if spec.max_drift is not None:
         why = failures.get(STATISTICS) or failures.get(DRIFT)
@@ -50,8 +50,8 @@ def _without_figure(job: JobSpec, accounts: Accounts) -> str | None:
         compared, predicted = comparison.rows + comparison.first_only, accounts.rows("results")
         why = failures.get(COMPARISON) or failures.get(STATISTICS)
         if why is not None or compared != predicted:
-            found = why or f"{compared} of {predicted} predictions were compared"
-            return f"--max_disagreement={spec.max_disagreement} was given, and the disagreement is not known: {found}"
+            reason = why or f"{compared} of {predicted} predictions were compared"
+            return f"--max_disagreement={spec.max_disagreement} was given, and the disagreement is not known: {reason}"
     return None
 
 
@@ -70,12 +70,12 @@ def _incomplete(accounts: Accounts) -> str | None:
 
 
 def _too_different(job: JobSpec, accounts: Accounts) -> str | None:
-    """Gives the reason why the run is too far from an earlier one, or a second model from the first, or None."""
+    """Return why drift or disagreement exceeds its limit, or None."""
     spec = job.compare
-    far = [drift for drift in accounts.drifts if drift.has_enough_rows and spec.max_drift is not None and drift.value > spec.max_drift]
-    if far:
-        named = ", ".join(f"{drift.data} {drift.feature!r} by {drift.value:.3f} ({drift.note or drift.measure})" for drift in far[:3])
-        return f"{len(far)} features drifted from {spec.baseline} by more than --max_drift={spec.max_drift}: {named}"
+    drifts = [drift for drift in accounts.drifts if drift.has_enough_rows and spec.max_drift is not None and drift.value > spec.max_drift]
+    if drifts:
+        named = ", ".join(f"{drift.data} {drift.feature!r} by {drift.value:.3f} ({drift.note or drift.measure})" for drift in drifts[:3])
+        return f"{len(drifts)} features drifted from {spec.baseline} by more than --max_drift={spec.max_drift}: {named}"
     comparison = accounts.statistics.comparison if accounts.statistics is not None else None
     if comparison is not None and spec.max_disagreement is not None and comparison.disagreement > spec.max_disagreement:
         return (
@@ -86,6 +86,7 @@ def _too_different(job: JobSpec, accounts: Accounts) -> str | None:
 
 
 def _mirrored_twice(job: JobSpec, accounts: Accounts) -> tuple[str, list[str]] | None:
+    """Return an output's name that several input files would have, and these files, or None."""
     sources: dict[str, set[str]] = {}
     mirrored_name = FORMATS[job.output.format].mirrored_name
     for shard in accounts.shards:
