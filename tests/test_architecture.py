@@ -46,6 +46,11 @@ ROOMS: tuple[str, ...] = (
 
 # The rooms in which the docstring of every function begins with an imperative verb.
 IMPERATIVE_ROOMS: tuple[str, ...] = (
+    "transforms.runtime",
+    "transforms.statistics",
+    "transforms.compare",
+    "transforms.accounts",
+    "transforms.report",
     "transforms.storage",
     "transforms.staging",
     "transforms.output",
