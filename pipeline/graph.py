@@ -6,9 +6,10 @@ import apache_beam as beam
 
 from transforms.bigquery.publisher import TablePublisher
 from transforms.check_keys import CheckKeys
+from transforms.output.publisher import Publisher
 from transforms.plan_tasks import PlanJob, PlanTasks
 from transforms.predict import Predict
-from transforms.publish import Publish, Publisher
+from transforms.publish import Publish
 from transforms.read_instances import ReadInstances
 from transforms.route_rows import RouteRows
 from transforms.specs.job import JobSpec
