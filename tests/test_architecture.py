@@ -46,6 +46,7 @@ ROOMS: tuple[str, ...] = (
 
 # The rooms in which the docstring of every function begins with an imperative verb.
 IMPERATIVE_ROOMS: tuple[str, ...] = (
+    "transforms.model",
     "transforms.runtime",
     "transforms.statistics",
     "transforms.compare",

@@ -60,7 +60,7 @@ def test_a_half_copied_version_is_passed_over(tmp_path: Path) -> None:
 def test_a_version_that_is_not_there(tmp_path: Path, version: str) -> None:
     saved_model(tmp_path / "m" / "1")
     saved_model(tmp_path / "m" / "12")
-    with pytest.raises(ModelError, match=f"has no version {version}; versions there are: 1, 12"):
+    with pytest.raises(ModelError, match=f"has no version {version}; its versions are: 1, 12"):
         find_version(str(tmp_path / "m"), version)
 
 

@@ -192,7 +192,7 @@ def test_an_op_that_no_one_has_classed_is_refused(models: Models, monkeypatch: p
     known = {name: op for name, op in ops._table().items() if name != "Mul"}
     monkeypatch.setattr(ops, "_table", lambda: known)
     monkeypatch.setattr(reach, "unsafe_uses", lambda graph, signature: tuple(reach._Search(graph).run(signature)))
-    with pytest.raises(ModelError, match=r"Mul \(unknown: no one has said what it can do\)"):
+    with pytest.raises(ModelError, match=r"Mul \(unknown: it has not been classified\)"):
         locate_model(ModelRequest(models.get("half_plus_two")))
 
 

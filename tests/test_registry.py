@@ -52,7 +52,7 @@ def test_a_task_may_name_a_registered_model(artifacts: str, tmp_path: Path) -> N
         ("nobody", {}, "Vertex AI has no model projects/test-project/locations/europe-west1/models/nobody: check"),
         ("half_plus_two@7", {}, "has no model"),
         ("half_plus_two@1", {"model_version": "2"}, "names its version already; leave out --model_version=2"),
-        ("closed", {}, "may not be looked at: give the account roles/aiplatform.viewer ("),
+        ("closed", {}, "can't be read: give the account roles/aiplatform.viewer ("),
         ("empty", {}, "has no artifact folder"),
     ],
 )

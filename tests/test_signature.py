@@ -115,10 +115,10 @@ def test_the_meta_graph_by_its_tags(there: tuple[tuple[str, ...], ...], asked: t
 @pytest.mark.parametrize(
     ("there", "asked", "says"),
     [
-        ((("eval",),), None, "no MetaGraph with the tags serve. Tags there are: eval. Give one of them as --tags"),
-        ((("serve", "gpu"), ("serve", "tpu")), None, "several MetaGraphs with the tags serve. Tags there are: gpu,serve; serve,tpu"),
+        ((("eval",),), None, "no MetaGraph with the tags serve. Its tags are: eval. Give one of them as --tags"),
+        ((("serve", "gpu"), ("serve", "tpu")), None, "several MetaGraphs with the tags serve. Its tags are: gpu,serve; serve,tpu"),
         ((("serve",),), ("serve", "gpu"), "no MetaGraph with the tags gpu,serve"),
-        (((),), None, r"Tags there are: \(none\)"),
+        (((),), None, r"Its tags are: \(none\)"),
     ],
 )
 def test_tags_that_are_not_there(there: tuple[tuple[str, ...], ...], asked: tuple[str, ...] | None, says: str) -> None:

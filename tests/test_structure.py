@@ -297,7 +297,7 @@ def test_the_first_two_models_of_a_structure_are_compared_before_they_share(tmp_
     assert pool.get(one).call([rows])[0].tolist() == [[3.0, 3.0]]
     with caplog.at_level("WARNING", logger="nightshift"):
         assert pool.get(other).call([rows])[0].tolist() == [[8.0, 8.0]]
-    assert "look alike and compute otherwise: models of their structure load alone" in caplog.text
+    assert "have one structure but different outputs: models of this structure are loaded separately" in caplog.text
     assert pool.get(third).call([rows])[0].tolist() == [[21.0, 21.0]]
     assert len(pool._loaded) == 3
     assert not pool._sharing

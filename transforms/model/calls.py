@@ -16,9 +16,9 @@ from transforms.runtime import metrics
 from transforms.specs.errors import ModelError, NightshiftError
 from transforms.specs.signature import Batching
 
-# 64 rows a call cost ten times as much a row as 1,024, and a call of many inputs costs a millisecond or two by itself:
-# 4 MB of small rows, up to 16,384, go in one. A string of a kilobyte or more is an image or the like, of which the
-# model makes something many times larger: calls of 256 were the fastest, and stay small.
+# A row costs ten times as much in calls of 64 rows as in calls of 1,024, and a call of many inputs costs a millisecond or two by itself:
+# so one call takes 4 MB of small rows, up to 16,384. A string of a kilobyte or more is an image or a similar value, which the
+# model turns into something many times larger: calls of 256 were the fastest, and use little memory.
 CALL_ROWS = 16_384
 CALL_BYTES = 4 << 20
 LARGE_STRING_BYTES = 1 << 10
@@ -27,14 +27,14 @@ LARGE_STRING_CALL_ROWS = 256
 
 @dataclasses.dataclass
 class _Answer:
-    """One model call's outputs for instances ``rows``."""
+    """One model call's outputs for the instances with indices ``rows``."""
 
     rows: np.ndarray
     outputs: Sequence[np.ndarray]
 
 
 class BatchRunner:
-    """Runs a loaded model on one batch; what it learns of memory stays with the model."""
+    """The calls of a loaded model on one batch; a limit of rows that memory sets is kept with the model."""
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
@@ -43,28 +43,28 @@ class BatchRunner:
         self.calls: list[int] = []
 
     def run(self, batch: InstanceBatch) -> PredictionBatch:
-        """Gives the outputs of each instance, or its failure.
+        """Return the outputs of the instances that the model predicted, and a failed row for each other.
 
         Raises:
-          ModelError: the model can't run at all.
+          ModelError: the model can't run at all, whatever the rows.
         """
         self.batch = batch
         self.columns = [batch.columns[spec.name] for spec in self.signature.inputs]
         answers = [answer for rows, whole in self._groups() for answer in self._answers(rows, whole)]
-        kept = np.concatenate([answer.rows for answer in answers]) if answers else np.empty(0, np.int64)
+        rows = np.concatenate([answer.rows for answer in answers]) if answers else np.empty(0, np.int64)
         outputs: dict[str, Column] = {
-            spec.name: join([answer.outputs[place] for answer in answers]) if answers else np.empty((0,), np.float32)
-            for place, spec in enumerate(self.signature.outputs)
+            spec.name: join([answer.outputs[index] for answer in answers]) if answers else np.empty((0,), np.float32)
+            for index, spec in enumerate(self.signature.outputs)
         }
-        if (np.diff(kept) < 0).any():  # only groups of rows by shape come out of order; sorting the others would only copy
-            order = np.argsort(kept, kind="stable")
-            kept, outputs = kept[order], {name: take(column, order) for name, column in outputs.items()}
-        return PredictionBatch(batch, kept, outputs, [*batch.failed, *self.failed], tuple(self.calls))
+        if (np.diff(rows) < 0).any():  # only groups of rows by shape are out of order; sorting others would copy for nothing
+            order = np.argsort(rows, kind="stable")
+            rows, outputs = rows[order], {name: take(column, order) for name, column in outputs.items()}
+        return PredictionBatch(batch, rows, outputs, [*batch.failed, *self.failed], tuple(self.calls))
 
     # --- which rows may be fed together ---
 
     def _groups(self) -> Iterator[tuple[np.ndarray, bool]]:
-        """Gives groups of rows of one shape, and whether each row is a whole tensor of its own."""
+        """Yield the indices of rows of one shape, and whether each of these rows is a whole tensor of its own."""
         if not len(self.batch):
             return
         columns = self.columns
@@ -79,7 +79,7 @@ class BatchRunner:
             yield np.array(rows), self._is_whole([np.empty(shape) for shape in shapes])
 
     def _is_whole(self, cells: Sequence[np.ndarray]) -> bool:
-        """Whether rows of these cells are fed one a call, as they are."""
+        """Return whether a row with these cells is fed alone, without a batch dimension added."""
         if self.signature.batching is Batching.ROWWISE:
             return True
         return self.signature.batching is Batching.FIXED and any(
@@ -102,14 +102,14 @@ class BatchRunner:
             return
         start = 0
         while start < len(rows):
-            some = rows[start : start + self._slice_rows()]
-            start += len(some)
-            yield from self._isolate(some, whole=False)
+            call_rows = rows[start : start + self._slice_rows()]
+            start += len(call_rows)
+            yield from self._isolate(call_rows, whole=False)
 
     # --- one call, and what to do when it fails ---
 
     def _isolate(self, rows: np.ndarray, whole: bool) -> Iterator[_Answer]:
-        """Calls the model on ``rows``; if that fails, on their halves, until the guilty rows are alone."""
+        """Call the model on ``rows``; if that fails, on each half, until only the rows that fail are left out."""
         import tensorflow as tf
 
         try:
@@ -118,12 +118,12 @@ class BatchRunner:
         except (tf.errors.ResourceExhaustedError, MemoryError) as error:
             code, message = Code.OUT_OF_MEMORY, telling_line(error)
             self.model.max_rows = max(1, min(self.model.max_rows, len(rows) // 2))
-        except ModelError:  # its variables can't be restored: no row's fault
+        except ModelError:  # the model's variables can't be restored, whatever the rows
             raise
         except _RowsDifferError as error:
             self._fail(rows, Code.OUTPUT_ROWS_DIFFER, str(error))
             return
-        except Exception as error:  # whatever a model raises: the one place where anything is caught, to isolate rows
+        except Exception as error:  # a model may raise anything; the one place where everything is caught, to isolate rows
             if isinstance(error, tf.errors.OpError) and cant_run(error):
                 raise ModelError(f"{self.model.spec.location} can't run: {telling_line(error)}") from error
             code, message = Code.MODEL_ERROR, telling_line(error)
@@ -139,7 +139,7 @@ class BatchRunner:
     def _call(self, rows: np.ndarray, whole: bool) -> Sequence[np.ndarray]:
         cells = [self._feed(column, rows) for column in self.columns]
         if whole:
-            # One row: an input with a free first dimension still wants it, the others are fed as they are.
+            # One row: an input with a free first dimension is fed with it, the others without.
             cells = [cell if spec.is_batched else cell[0] for cell, spec in zip(cells, self.signature.inputs, strict=True)]
         elif self.signature.batching is Batching.FIXED and len(rows) < self.signature.fixed_rows:
             padding = self.signature.fixed_rows - len(rows)
@@ -153,11 +153,15 @@ class BatchRunner:
         if isinstance(column, Ragged):
             return np.stack([column.rows[row] for row in rows])
         if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
-            return column[rows[0] : rows[-1] + 1]  # a view: rows that follow each other need no copy
+            return column[rows[0] : rows[-1] + 1]  # a view: consecutive rows need no copy
         return column[rows]
 
     def _checked(self, outputs: Sequence[np.ndarray], rows: np.ndarray, whole: bool) -> Sequence[np.ndarray]:
-        """Gives the outputs with one row an instance, or raises that they have not."""
+        """Return the outputs with one row an instance, without padding.
+
+        Raises:
+          _RowsDifferError: an output has another number of rows.
+        """
         expected = self.signature.fixed_rows if self.signature.batching is Batching.FIXED else len(rows)
         checked = []
         for spec, output in zip(self.signature.outputs, outputs, strict=True):
@@ -166,11 +170,11 @@ class BatchRunner:
                 checked.append(output[np.newaxis])
                 continue
             if output.ndim == 0 or len(output) != expected:
-                found = "one scalar" if output.ndim == 0 else f"{len(output)} rows"
-                raise _RowsDifferError(f"output {spec.name!r}: expected {expected} rows for {len(rows)} instances, found {found}")
+                actual = "one scalar" if output.ndim == 0 else f"{len(output)} rows"
+                raise _RowsDifferError(f"output {spec.name!r}: expected {expected} rows for {len(rows)} instances, found {actual}")
             checked.append(output[: len(rows)])
         return checked
 
 
 class _RowsDifferError(NightshiftError):
-    """An output has not one row an instance."""
+    """An output does not have one row an instance."""

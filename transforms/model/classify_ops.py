@@ -1,6 +1,6 @@
-"""Write op_classes.tsv, what each op of TensorFlow's registry can do, from op_families.toml: ``python -m transforms.model.classify_ops``.
+"""Write op_classes.tsv, the class of each op of TensorFlow's registry, from op_families.toml: ``python -m transforms.model.classify_ops``.
 
-For a new version of TensorFlow: run it, put the ops that it names into a family, run it again, and look at what changed in the table.
+For a new version of TensorFlow: run it, put the ops that it names into a family, run it again, and review the changes of the table.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ TABLE = Path(__file__).with_name("op_classes.tsv")
 CLASSES = ("safe", "state", "device", "file", "network", "process", "code", "python")
 BY_RULE = {"class": "safe", "reason": "computes its outputs from its inputs"}
 HEADER = ("op", "class", "where", "calls", "reason")
-# Names of things in the graph itself, not of anything outside.
+# Attributes that name things in the graph itself, not outside it.
 LABELS = frozenset(("container", "shared_name"))
 
 
 class UnclassedError(NightshiftError):
-    """Ops that are in no family, or a family that names what is no op."""
+    """An op is in no family, or a family names something that is no op."""
 
 
 def registered_ops() -> dict[str, Any]:
     """Return the definitions of all ops that are registered in this process, by name."""
-    import tensorflow as tf  # noqa: F401  # registers them
+    import tensorflow as tf  # noqa: F401  # registers the ops
     from tensorflow.core.framework import op_def_pb2
     from tensorflow.python.client import pywrap_tf_session
 
-    found = op_def_pb2.OpList()
-    found.ParseFromString(pywrap_tf_session.TF_GetBuffer(pywrap_tf_session.TF_GetAllOpList()))
-    return {op.name: op for op in found.op}
+    registry = op_def_pb2.OpList()
+    registry.ParseFromString(pywrap_tf_session.TF_GetBuffer(pywrap_tf_session.TF_GetAllOpList()))
+    return {op.name: op for op in registry.op}
 
 
 def needs_judgement(op: Any) -> bool:
@@ -48,10 +48,10 @@ def needs_judgement(op: Any) -> bool:
 
 
 def table(ops: Mapping[str, Any], families: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
-    """Yield the rows of the table, by name.
+    """Yield the rows of the table, sorted by the op's name.
 
     Raises:
-      UnclassedError: an op that has to be judged is in no family, or a family names an op or a part of one that does not exist.
+      UnclassedError: an op that needs judgement is in no family, or a family names an op, input or attribute that does not exist.
     """
     names = {name: family for family in families for name in family["ops"] if name in ops}
     patterns = [(pattern, family) for family in families for pattern in family["ops"] if pattern not in ops]
@@ -62,7 +62,7 @@ def table(ops: Mapping[str, Any], families: Sequence[Mapping[str, Any]]) -> Iter
         if name in names:
             family = names[name]
         elif needs_judgement(op):
-            matches = [(pattern, found) for pattern, found in patterns if fnmatch.fnmatchcase(name, pattern)]
+            matches = [(pattern, match) for pattern, match in patterns if fnmatch.fnmatchcase(name, pattern)]
             idle -= {pattern for pattern, _ in matches}
             if not matches:
                 unclassed.append(name)
@@ -90,7 +90,7 @@ def _calls(op: Any) -> str:
 
 
 def text() -> str:
-    """Return the table as it should stand in the file."""
+    """Return the text of op_classes.tsv."""
     families = tomllib.loads(FAMILIES.read_text(encoding="utf-8"))["family"]
     return "".join("\t".join(row) + "\n" for row in (HEADER, *table(registered_ops(), families)))
 

@@ -1,7 +1,7 @@
-"""A model's files on this worker's disk: where they lie if they are local, else a copy that the processes of a worker share.
+"""A model's files on this worker's disk: the original folder if it is local, else a copy that the worker's processes share.
 
-Copies lie in the temporary folder of this user. They are removed when they were not used for long, or when all of them take too much
-of the disk; who holds one keeps it. One that is gone is copied again.
+Copies are in the temporary folder of this user. They are removed when they were not used for a week, or when all of them use too much
+of the disk, but never while a process holds them. A missing copy is made again.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from transforms.specs.errors import ModelError
 from transforms.storage import files, paths
 from transforms.storage.gcs import StorageError
 
-# TensorFlow takes a path with these for a pattern when it restores variables.
+# TensorFlow treats a path with these as a pattern when it restores variables.
 GLOB_CHARACTERS = frozenset("[]*?\\")
 KEPT_SECONDS = 7 * 86400.0
-# Of the disk, for all copies: 7 GB of the 30 that a worker of Dataflow has. One model that takes more is kept alone.
+# Of the disk, for all copies: 7 GB of the 30 that a Dataflow worker has. A model that needs more is kept alone.
 DISK_SHARE = 0.25
-# Looking at all copies costs a few microseconds a file: it is done when so much of what they may take was copied since.
-LOOKED_AFTER = 0.1
+# Measuring all copies costs a few microseconds a file: it is done after this share of their limit was copied.
+MEASURED_AFTER = 0.1
 COPY = re.compile(r"[0-9a-f]{32}")
 WINDOW_BYTES = 8 << 20
 
 _lock = threading.Lock()
-_copied_bytes: dict[str, int] = {}  # since all copies were looked at, by folder
+_copied_bytes: dict[str, int] = {}  # since all copies were measured, by folder
 
 
 def is_copied(folder: str) -> bool:
@@ -47,21 +47,25 @@ def is_copied(folder: str) -> bool:
 def copy_to_worker(folder: str) -> str:
     """Return a local folder with the SavedModel of ``folder`` that TensorFlow can load.
 
-    A local folder with a plain name is used as it is. Another is copied once a worker, whatever the number of processes:
-    each makes a copy under a name of its own and the first to finish keeps it.
+    A local folder with a plain name is returned itself. Another is copied once a worker, whatever the number of processes:
+    each makes a copy under a name of its own, and the first one to finish stays.
+
+    Raises:
+      OSError: the files can't be copied.
+      ModelError: a file's name leads out of the folder.
     """
     if not is_copied(folder):
         return folder
-    found = files.list_folder(folder)
-    state = hashlib.sha256(repr([(f.path, f.size_bytes, f.updated) for f in found]).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    originals = files.list_folder(folder)
+    state = hashlib.sha256(repr([(f.path, f.size_bytes, f.updated) for f in originals]).encode("utf-8", "surrogateescape")).hexdigest()[:32]
     cache = temporary_folders.own_folder("models")
     target = cache / state
     if target.is_dir():
         return str(target)
-    make_room(cache, sum(file.size_bytes for file in found))
+    make_room(cache, sum(file.size_bytes for file in originals))
     partial = Path(tempfile.mkdtemp(prefix=f"{processes.this_process()}-", dir=cache))
     try:
-        for file in found:
+        for file in originals:
             _copy(file, os.path.join(partial, *file.relative.split("/")))
         os.replace(partial, target)
     except (OSError, ModelError):
@@ -73,7 +77,7 @@ def copy_to_worker(folder: str) -> str:
 
 @contextlib.contextmanager
 def held(folder: str, copy: str | None = None) -> Iterator[str]:
-    """Give a local folder with the model of ``folder``, which no process removes meanwhile; ``copy`` is one that was made before."""
+    """Yield a local folder with the model of ``folder``, which no process removes meanwhile; ``copy`` is a copy made earlier."""
     while True:
         local = copy if copy and os.path.isdir(copy) else copy_to_worker(folder)
         copy = None
@@ -89,7 +93,7 @@ def held(folder: str, copy: str | None = None) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _locked(folder: str | Path, kind: int) -> Iterator[bool]:
-    """Lock a copy as long as it stands where it stood; False where it is gone or another process holds it."""
+    """Lock a copy and yield True; yield False if it is gone or another process holds it."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
@@ -105,51 +109,51 @@ def _locked(folder: str | Path, kind: int) -> Iterator[bool]:
 
 
 def make_room(cache: Path, wanted_bytes: int, most_bytes: int | None = None) -> None:
-    """Remove copies that were not used for long, and the least recently used while all of them take more than they may."""
+    """Remove copies that were not used for ``KEPT_SECONDS``, then the least recently used while all of them exceed ``most_bytes``."""
     most_bytes = most_bytes or int(shutil.disk_usage(cache).total * DISK_SHARE)
     with _lock:
         copied = _copied_bytes.get(str(cache))
-        if copied is not None and copied + wanted_bytes < most_bytes * LOOKED_AFTER:
+        if copied is not None and copied + wanted_bytes < most_bytes * MEASURED_AFTER:
             _copied_bytes[str(cache)] = copied + wanted_bytes
             return
         _copied_bytes[str(cache)] = wanted_bytes
-    temporary_folders.sweep("models")  # halves of copies whose processes have ended
-    there = sorted((used, path, size) for path in cache.iterdir() if COPY.fullmatch(path.name) for used, size in _measure(path))
-    total = wanted_bytes + sum(size for _, _, size in there)
-    for used, path, size in there:
+    temporary_folders.sweep("models")  # unfinished copies of processes that have ended
+    copies = sorted((used, path, size) for path in cache.iterdir() if COPY.fullmatch(path.name) for used, size in _measure(path))
+    total = wanted_bytes + sum(size for _, _, size in copies)
+    for used, path, size in copies:
         if (total > most_bytes or time.time() - used > KEPT_SECONDS) and remove(path):
             total -= size
 
 
 def remove(path: str | Path) -> bool:
-    """Remove a copy of a model that nobody holds; return whether it was."""
+    """Remove a copy of a model unless a process holds it; return whether it was removed."""
     path = Path(path)
     with _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_locked:
         if not is_locked:
             return False
         gone = path.with_name(f"{processes.this_process()}-{path.name}")
         with contextlib.suppress(OSError):
-            path.rename(gone)  # no process finds half of it
+            path.rename(gone)  # so that no process sees half of it
             temporary_folders.remove(gone)
             return True
     return False
 
 
 def _measure(path: Path) -> list[tuple[float, int]]:
-    """Return when a copy was used last, and its bytes; nothing where it is gone."""
+    """Return one pair of the time of last use and the size in bytes; an empty list if the copy is gone."""
     try:
         return [(path.stat().st_mtime, sum(file.size_bytes for file in files.list_folder(str(path))))]
     except OSError:
         return []
 
 
-def _copy(found: files.FoundFile, destination: str) -> None:
-    if ".." in found.relative.split("/"):  # a bucket's names may be anything
-        raise ModelError(f"{found.path} has '..' in its name, and would be copied out of the model's folder")
+def _copy(original: files.FoundFile, destination: str) -> None:
+    if ".." in original.relative.split("/"):  # a bucket's names may be anything
+        raise ModelError(f"{original.path} has '..' in its name, and would be copied out of the model's folder")
     os.makedirs(os.path.dirname(destination), exist_ok=True)
     size, checksum = 0, google_crc32c.Checksum()
     try:
-        with files.open_raw(found.path) as source, open(destination, "wb") as copy:
+        with files.open_raw(original.path) as source, open(destination, "wb") as copy:
             while window := source.read(WINDOW_BYTES):
                 copy.write(window)
                 size += len(window)
@@ -159,9 +163,9 @@ def _copy(found: files.FoundFile, destination: str) -> None:
     except OSError as error:
         where = os.path.dirname(destination)
         raise OSError(
-            f"{found.path} can't be copied to {where}: {error.strerror}; make room there, or name another place with TMPDIR"
+            f"{original.path} can't be copied to {where}: {error.strerror}; make room there, or name another place with TMPDIR"
         ) from error
-    if size != found.size_bytes:
-        raise OSError(f"{found.path}: copied {size} of {found.size_bytes} bytes")
-    if found.crc32c and checksum.digest().hex() != found.crc32c:
-        raise OSError(f"{found.path}: its bytes are not those that were listed; it was replaced, or damaged on the way")
+    if size != original.size_bytes:
+        raise OSError(f"{original.path}: copied {size} of {original.size_bytes} bytes")
+    if original.crc32c and checksum.digest().hex() != original.crc32c:
+        raise OSError(f"{original.path}: its bytes are not those that were listed; it was replaced, or damaged on the way")

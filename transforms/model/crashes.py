@@ -1,7 +1,7 @@
-"""What a process was predicting when it died: a note that outlives it, for whoever has to say why a run ended.
+"""Notes that outlive a process and tell which rows it was predicting when it died, so that a run can report why it ended.
 
-A model can end its process: an op that crashes, memory that the kernel takes back by killing. No exception says which rows did
-it, and an engine that starts the worker again would give it the same rows for ever.
+A model can end its process: an op crashes, or the kernel kills it when memory runs out. No exception names the rows that caused
+it, and an engine that restarts the worker would give it the same rows again without end.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from transforms.specs.models import ModelSpec
 
 NOTE_BYTES = 16 << 10
 _LENGTH = struct.Struct("<I")
-# The same rows, in one launch of a run, may end so many processes of a machine; then they fail instead.
+# After the same rows have ended this many processes of a machine in one launch of a run, they fail instead.
 CRASHES = 2
 KEPT_SECONDS = 7 * 86400.0
 
 
 class Crash(msgspec.Struct, frozen=True):
-    """A batch that was being predicted: ``first`` and ``last`` are where its first and last row stand in ``source``."""
+    """The batch that a process was predicting; ``first`` and ``last`` are the offsets of its first and last row in ``source``."""
 
     launch: str
     run_id: str
@@ -52,7 +52,7 @@ def folder() -> Path:
 
 
 class Notes:
-    """This process's notes, one a thread, and those that processes which are gone have left."""
+    """The notes of this process, one a thread, and those that ended processes left."""
 
     def __init__(self) -> None:
         self._own = threading.local()
@@ -61,10 +61,10 @@ class Notes:
 
     @contextlib.contextmanager
     def predicting(self, spec: ModelSpec, batch: InstanceBatch) -> Iterator[None]:
-        """Keeps the note of ``batch`` while it is predicted.
+        """Keep the note of ``batch`` while it is predicted.
 
         Raises:
-          ModelError: it has ended ``CRASHES`` processes already.
+          ModelError: the batch has ended ``CRASHES`` processes already.
         """
         job = batch.job
         if job is None or not len(batch):
@@ -113,24 +113,24 @@ class Notes:
 
 
 def find_crashes(process: int | None = None) -> Iterator[tuple[Path, Crash]]:
-    """Give the notes of processes, or one, that died while they predicted; remove those of processes that ended as they should.
+    """Yield the notes of processes, or of ``process``, that died while predicting; remove those of processes that ended normally.
 
-    What can't be looked at, and names that are no note's, are passed over: to say why a run ended must not be what ends it.
+    Unreadable files and other names are skipped: reporting why a run ended must not end it.
     """
     try:
-        found = sorted(folder().iterdir())
+        notes = sorted(folder().iterdir())
     except OSError:
         return
-    for path in found:
+    for path in notes:
         owner = processes.owner(path.name)
         if owner is None or process not in (None, owner.pid) or not owner.has_ended:
             continue
         try:
             content = path.read_bytes()
             (length,) = _LENGTH.unpack_from(content)
-            if length:  # else it ended between two batches
+            if length:  # 0: the process ended between two batches
                 yield path, msgspec.json.decode(content[_LENGTH.size : _LENGTH.size + length], type=Crash)
             else:
                 path.unlink(missing_ok=True)
-        except (OSError, struct.error, msgspec.DecodeError):  # another process has just taken it away
+        except (OSError, struct.error, msgspec.DecodeError):  # another process may have removed it
             continue

@@ -24,16 +24,16 @@ from transforms.runtime import metrics, worker_causes
 from transforms.specs.errors import ModelError
 from transforms.specs.models import NO_COMPARISON, VARIANT, CompareSpec, ModelSpec
 
-# The finest share of the keys that a second model can be given.
+# A second model's share of the keys is a multiple of 1 / SHARES.
 SHARES = 10_000
 
 
 class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool]):
-    """Runs each batch's model on it, batches that are formed already.
+    """Beam's handler of SavedModels: runs each batch's model on the batch, which Beam must not batch again.
 
-    ``first`` is the one model of a run that has one: loaded at once, and if it can't be, the run's failure. In a run of many a
-    model's failure is its rows'. ``compare`` may hold a second model for the rows of the first. What keeps a worker from loading them is
-    written into ``staging``.
+    ``first`` is the model of a run with one model: it is loaded at once, and if that fails, the run fails. In a run of many models
+    a model that can't be loaded fails its rows only. ``compare`` may hold a second model for the same rows. The reason why a worker can't
+    load its models is written into ``staging``.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool])
         self.first, self.memory_bytes, self.processes, self.compare, self.staging = first, memory_bytes, processes, compare, staging
 
     def load_model(self) -> ModelPool:
+        """Return an empty pool, or one with the run's model and the second one loaded."""
         from transforms.model.import_tensorflow import import_tensorflow
 
         with worker_causes.kept(self.staging) if self.staging is not None else contextlib.nullcontext():
@@ -58,7 +59,7 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool])
             if self.compare.model is not None:
                 pool.get(self.compare.model)
         if self.first is None or pool.has_loaded:
-            # The collector would walk TensorFlow's millions of objects again and again: JSON is read 1.5 times faster without.
+            # The collector would visit TensorFlow's millions of objects again and again: JSON is read 1.5 times faster without that.
             gc.collect()
             gc.freeze()
         return pool
@@ -66,8 +67,9 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool])
     def run_inference(
         self, batch: InstanceBatch, model: ModelPool, inference_args: dict[str, Any] | None = None
     ) -> Iterable[PredictionBatch]:
+        """Return the predictions of one batch; two batches of them if a second model predicts a share of the keys."""
         assert batch.job is not None
-        if not len(batch) and batch.job.route is not None:  # the failed rows of a model that was not found, or of none
+        if not len(batch) and batch.job.route is not None:  # failed rows that name no model, or one that was not found
             return [_all_failed(batch, "")]
         try:
             if self.compare.model is None:
@@ -101,16 +103,16 @@ def _predict(pool: ModelPool, spec: ModelSpec, batch: InstanceBatch) -> Predicti
 
 
 def _predict_parts(pool: ModelPool, batch: InstanceBatch, second: ModelSpec, share: float) -> list[PredictionBatch]:
-    """Gives the predictions of each model for its part of the keys; which keys are whose depends on nothing but the key."""
+    """Return the predictions of each model for its share of the keys; a key always goes to the same model."""
     assert batch.job is not None
-    hers = hash_keys(batch.keys) % np.uint64(SHARES) < np.uint64(round(share * SHARES))
+    is_second = hash_keys(batch.keys) % np.uint64(SHARES) < np.uint64(round(share * SHARES))
     parts: list[PredictionBatch] = []
-    for spec, mine in ((batch.job.model, ~hers), (second, hers)):
-        part = batch.take(np.flatnonzero(mine))
-        part.bytes = batch.bytes * len(part) // max(1, len(batch))  # how large a row is says how many go into a call
+    for spec, is_chosen in ((batch.job.model, ~is_second), (second, is_second)):
+        part = batch.take(np.flatnonzero(is_chosen))
+        part.bytes = batch.bytes * len(part) // max(1, len(batch))  # bytes a row decide how many rows go into a call
         variant = msgspec.json.encode(spec.version or spec.location).decode()
         part.passthrough = part.passthrough | {VARIANT: pa.array([variant] * len(part), pa.string())}
-        if parts:  # the rows that failed before the models, and the seconds they all took, count once
+        if parts:  # rows that failed earlier and the seconds of reading count once, with the first part
             part = dataclasses.replace(part, failed=[], seconds=0.0)
         parts.append(_predict(pool, spec, part))
     return parts
@@ -119,5 +121,5 @@ def _predict_parts(pool: ModelPool, batch: InstanceBatch, second: ModelSpec, sha
 def _all_failed(batch: InstanceBatch, message: str) -> PredictionBatch:
     failed = [batch.failed_row(row, RowError(Code.MODEL_LOAD_FAILED, message)) for row in range(len(batch))]
     assert batch.job is not None
-    nothing: dict[str, Column] = {spec.name: np.empty((0,), np.float32) for spec in batch.job.model.signature.outputs}
-    return PredictionBatch(batch, np.empty(0, np.int64), nothing, [*batch.failed, *failed])
+    outputs: dict[str, Column] = {spec.name: np.empty((0,), np.float32) for spec in batch.job.model.signature.outputs}
+    return PredictionBatch(batch, np.empty(0, np.int64), outputs, [*batch.failed, *failed])

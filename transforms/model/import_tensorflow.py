@@ -1,4 +1,4 @@
-"""TensorFlow, imported when it is first needed: by one thread, without noise, and without Keras."""
+"""TensorFlow, imported when first needed: by one thread, without its log lines, and without Keras."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import threading
 from collections.abc import Iterator
 
 _IMPORTING = threading.Lock()
-# What TensorFlow's own import ends with, where Keras is installed.
+# The last module that TensorFlow's own import imports, where Keras is installed.
 _EAGER = "keras.src.optimizers"
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow, without what its libraries print as they are loaded (TF_CPP_MIN_LOG_LEVEL comes too late for that).
+    """Import TensorFlow without the lines that its libraries print while loading, which TF_CPP_MIN_LOG_LEVEL does not suppress.
 
-    A worker's threads that import parts of it at once find each other's halves: they wait here, the first imports the whole.
+    Threads that import parts of TensorFlow at once would see half-made modules: the first imports all of it, the others wait.
     """
     with _IMPORTING:
         if hasattr(sys.modules.get("tensorflow"), "saved_model"):
@@ -27,18 +27,18 @@ def import_tensorflow() -> None:
 
 
 def import_keras() -> None:
-    """Imports what of Keras registers its classes with TensorFlow's loader of objects, if Keras is there."""
+    """Import the part of Keras that registers its classes with TensorFlow's loader of objects, if Keras is installed."""
     with contextlib.suppress(ImportError, AttributeError):
         importlib.import_module(_EAGER)
 
 
 @contextlib.contextmanager
 def _without_keras() -> Iterator[None]:
-    """Keeps Keras from being imported with TensorFlow: a third of the time, and no use to a graph. Later it comes when it is asked for."""
+    """Prevent TensorFlow from importing Keras, a third of the import's time and no use to a graph; it can still be imported later."""
     if _EAGER in sys.modules:
         yield
         return
-    sys.modules[_EAGER] = None  # type: ignore[assignment]  # so that importing it fails, which TensorFlow allows for
+    sys.modules[_EAGER] = None  # type: ignore[assignment]  # makes its import fail, which TensorFlow tolerates
     try:
         yield
     finally:
@@ -47,13 +47,14 @@ def _without_keras() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
+    """Discard what C++ libraries write to file descriptor 2."""
     sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    stderr = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(null, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)

@@ -1,6 +1,6 @@
-"""Models that stay loaded between the jobs of one process, for a process that runs many: the service.
+"""Models that stay loaded between the jobs of the service, which runs many jobs in one process.
 
-A job that runs alone keeps nothing: its models go with it.
+By default nothing is kept: models are freed with their job.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _most = 0
 
 
 def keep(most: int) -> None:
-    """Keeps the ``most`` models that were used last, from now on."""
+    """Keep the ``most`` most recently used models, from now on."""
     global _most
     with _lock:
         _most = most
@@ -28,7 +28,7 @@ def keep(most: int) -> None:
 
 
 def load(spec: ModelSpec) -> tuple[LoadedModel, bool]:
-    """Gives the model, and whether it was loaded just now; a folder whose files changed since is loaded anew."""
+    """Return the model, and whether it was loaded just now; a folder whose files changed meanwhile is loaded again."""
     if not _most:
         return LoadedModel(spec), True
     with _lock:
@@ -38,12 +38,12 @@ def load(spec: ModelSpec) -> tuple[LoadedModel, bool]:
             _kept.move_to_end(name)
             return model, False
         model = _kept[name] = LoadedModel(spec)
-        model.files.drop_copy()  # its variables are in memory; in Cloud Run the temporary folder is memory too
+        model.files.drop_copy()  # the variables are in memory; in Cloud Run the temporary folder is memory too
         while len(_kept) > _most:
             _kept.popitem(last=False)
         return model, True
 
 
 def _name(spec: ModelSpec) -> str:
-    state = [(found.path, found.size_bytes, found.updated) for found in files.list_folder(spec.location)]
+    state = [(file.path, file.size_bytes, file.updated) for file in files.list_folder(spec.location)]
     return hashlib.sha256(repr((spec, state)).encode()).hexdigest()

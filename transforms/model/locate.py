@@ -1,4 +1,4 @@
-"""Where a model is: its folder, its version, and what its files are."""
+"""Find a model: its folder and version, its graphs, and the fingerprint of its files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transforms.specs.errors import ModelError
 from transforms.specs.models import ModelRequest, ModelSpec
 from transforms.storage import files, paths
 
-# Exports of one program are often the same but for their variables: graphs of up to so many bytes are parsed once.
+# Exports of one program often differ only in their variables: equal graphs of up to KEPT_GRAPH_BYTES are parsed once.
 KEPT_GRAPHS = 64
 KEPT_GRAPH_BYTES = 1 << 20
 LATEST = "latest"
@@ -24,20 +24,20 @@ SHARD = re.compile(r"variables/variables\.data-\d{5}-of-(\d{5})")
 
 
 class MissingVariablesError(ModelError):
-    """A SavedModel's protobuf is there, its variables are not."""
+    """A SavedModel has its protobuf, but lacks its variables."""
 
 
 def locate_model(request: ModelRequest, shares: bool = False) -> ModelSpec:
-    """Find a model and look at its protobuf, without loading it; ``shares``: also at what it may share with others.
+    """Find a model and check its protobuf, without loading it; with ``shares``, also return the structure for sharing a Session.
 
     Raises:
-      ModelError: there is no such model, version or signature, or it can't or may not run here.
+      ModelError: the model, version or signature does not exist, or it can't or may not run here.
     """
     model = request.location
     folder, version = find_folder(model, request.version)
-    graphs, told = _read(folder)
+    graphs, files_fingerprint = _read(folder)
     graph = select_meta_graph(graphs, request.tags, model)
-    outside = [name for _, name in graph.assets if not _is_name(name)]
+    outside = [name for _, name in graph.assets if not _is_below(name)]
     if outside:
         raise ModelError(f"{model} names files outside of its folder as its assets: {', '.join(outside)}. Export the model again")
     if graph.missing_ops:
@@ -56,20 +56,20 @@ def locate_model(request: ModelRequest, shares: bool = False) -> ModelSpec:
         allow_unsafe_ops=request.allow_unsafe_ops,
         threads=request.threads,
         structure=structure_of(graph, signature, folder) if shares else None,
-        fingerprint=told,
+        fingerprint=files_fingerprint,
     )
 
 
-def _is_name(path: str) -> bool:
-    """Whether ``path`` is of a file below its folder, as TensorFlow writes the names of assets."""
+def _is_below(path: str) -> bool:
+    """Return whether ``path`` stays below its folder, as the names of assets do that TensorFlow writes."""
     return bool(path) and not path.startswith("/") and "://" not in path and ".." not in path.split("/")
 
 
 def find_folder(model: str, version: str | None) -> tuple[str, str | None]:
-    """Gives the SavedModel folder that ``model``, a folder or a registered name, stands for, and its version.
+    """Return the SavedModel folder of ``model``, a folder or a registered name, and its version.
 
     Raises:
-      ModelError: there is no such model, version or SavedModel.
+      ModelError: the model, version or SavedModel does not exist.
     """
     if not is_registered(model):
         return find_version(model, version)
@@ -78,14 +78,14 @@ def find_folder(model: str, version: str | None) -> tuple[str, str | None]:
 
 
 def find_version(model: str, version: str | None) -> tuple[str, str | None]:
-    """Gives the SavedModel folder that ``model`` names and its version.
+    """Return the SavedModel folder in the folder ``model``, and its version.
 
-    ``model`` is a SavedModel folder, or a folder of numbered ones as TensorFlow Serving keeps them: the highest number
-    that holds a whole SavedModel wins, so that one still being copied is passed over. A file ``latest`` beside the numbers, or a
-    file with the name that ``version`` gives, holds the number to take.
+    ``model`` is a SavedModel folder, or a folder of numbered ones as for TensorFlow Serving: the highest number with a complete
+    SavedModel is taken, so that one still being copied is skipped. A file named ``latest`` beside the numbers, or a file
+    named as ``version`` is an alias: it holds the number to take.
 
     Raises:
-      ModelError: there is no such folder, version or SavedModel.
+      ModelError: the folder, version or SavedModel does not exist.
     """
     folder = model.rstrip("/") or model
     children = files.list_children(folder)
@@ -101,9 +101,8 @@ def find_version(model: str, version: str | None) -> tuple[str, str | None]:
         version = _read_alias(paths.join(folder, alias))
     if version is not None:
         if version not in children:
-            there = ", ".join(numbered) or "none"
-            raise ModelError(f"{model} has no version {version}; versions there are: {there}")
-        return _asked_version(paths.join(folder, version)), version
+            raise ModelError(f"{model} has no version {version}; its versions are: {', '.join(numbered) or '(none)'}")
+        return _checked_version(paths.join(folder, version)), version
     for name in reversed(numbered):
         if _is_whole(paths.join(folder, name)):
             return paths.join(folder, name), name
@@ -117,7 +116,7 @@ def _read_alias(path: str) -> str:
     return text
 
 
-def _asked_version(folder: str) -> str:
+def _checked_version(folder: str) -> str:
     children = files.list_children(folder)
     if not set(PROTOBUFS) & set(children):
         raise ModelError(f"{folder} holds no SavedModel ({' or '.join(PROTOBUFS)}){_what_else(children)}")
@@ -125,15 +124,15 @@ def _asked_version(folder: str) -> str:
 
 
 def _is_whole(folder: str) -> bool:
-    """Whether a version's folder has all its files, as far as their names and the protobuf tell."""
-    there = {found.relative for found in files.list_folder(folder)}
-    if not set(PROTOBUFS) & there:
+    """Return whether a version's folder has all its files, by their names and the protobuf."""
+    names = {file.relative for file in files.list_folder(folder)}
+    if not set(PROTOBUFS) & names:
         return False
-    shards = [match for name in there if (match := SHARD.fullmatch(name))]
+    shards = [match for name in names if (match := SHARD.fullmatch(name))]
     if shards:
-        return "variables/variables.index" in there and len(shards) == int(shards[0].group(1))
+        return "variables/variables.index" in names and len(shards) == int(shards[0].group(1))
     try:
-        read_meta_graphs(folder)  # a model without variables is whole; one whose variables are still to come is not
+        read_meta_graphs(folder)  # a model may have no variables; if it has some, they are still being copied
     except ModelError as error:
         return not isinstance(error, MissingVariablesError)
     return True
@@ -148,27 +147,27 @@ def _what_else(children: Sequence[str]) -> str:
 
 
 def read_meta_graphs(folder: str) -> tuple[MetaGraph, ...]:
-    """Reads the protobuf of a SavedModel folder, without its weights.
+    """Read the protobuf of a SavedModel folder, without its weights.
 
     Raises:
-      ModelError: it is not there, damaged, or its variables are missing.
+      ModelError: the protobuf is missing or damaged, or the variables are missing.
     """
     return _read(folder)[0]
 
 
 def _read(folder: str) -> tuple[tuple[MetaGraph, ...], str]:
     """Read the protobuf of a SavedModel folder; return its graphs, and the fingerprint of the model."""
-    found = files.list_folder(folder)
-    there = {one.relative for one in found}
-    name = next((name for name in PROTOBUFS if name in there), None)
+    model_files = files.list_folder(folder)
+    names = {file.relative for file in model_files}
+    name = next((name for name in PROTOBUFS if name in names), None)
     if name is None:
         raise ModelError(f"{folder} holds no SavedModel ({' or '.join(PROTOBUFS)})")
     path = paths.join(folder, name)
     content = files.read_bytes(path)
     graphs = _parse(content, path)
-    if any(graph.has_variables for graph in graphs) and "variables/variables.index" not in there:
+    if any(graph.has_variables for graph in graphs) and "variables/variables.index" not in names:
         raise MissingVariablesError(f"{folder} has variables, but variables/variables.index is missing: copy the whole folder again")
-    return graphs, fingerprint(content, found)
+    return graphs, fingerprint(content, model_files)
 
 
 def _parse(content: bytes, path: str) -> tuple[MetaGraph, ...]:

@@ -1,4 +1,4 @@
-"""The files of one model as a worker uses them, which are those that were checked when the run was planned."""
+"""The files of one model on a worker, checked to be those that were examined when the run was planned."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from transforms.storage import files
 
 
 class ModelChangedError(ModelError):
-    """A model's files are not those that were checked."""
+    """A model's files differ from those that were checked when the run was planned."""
 
 
 class ModelFiles:
-    """The files of ``spec``'s model on this worker. A spec without a fingerprint, made by hand, is compared with nothing."""
+    """The files of ``spec``'s model on this worker; without a fingerprint in the spec they are not compared."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.location = spec.location
         self._expected = dict(zip(fingerprint.PARTS, spec.fingerprint.split("-"), strict=False)) if spec.fingerprint else {}
         self._copy: str | None = None
-        self._checked: dict[str, list[fingerprint.FileState]] = {}  # how the files of a part were when they were compared
+        self._checked: dict[str, list[fingerprint.FileState]] = {}  # states of a part's files when they were compared
 
     @contextlib.contextmanager
     def held(self, parts: Sequence[str]) -> Iterator[str]:
-        """Give the local folder while its ``parts`` are read; then they are compared, so that nothing is used which was read of others.
+        """Yield the local folder while its ``parts`` are read, then compare them, so that nothing read from changed files is used.
 
-        The graph is compared by who reads it, before anything of it runs.
+        The graph is compared by ``read_graph`` already, before any of it runs.
 
         Raises:
-          ModelChangedError: a part is not what it was when the model was checked.
+          ModelChangedError: a part differs from what was checked.
         """
         with copies.held(self.location, self._copy) as folder:
             self._copy = folder
@@ -43,10 +43,10 @@ class ModelFiles:
                 self._compare(folder, part)
 
     def read_graph(self, folder: str) -> tuple[bytes, str]:
-        """Read the protobuf in ``folder``; return its bytes, which are those that were checked, and its path.
+        """Read the protobuf in ``folder``; return its bytes and its path.
 
         Raises:
-          ModelChangedError: they are not.
+          ModelChangedError: the bytes are missing or differ from those that were checked.
         """
         path = next(
             path for name in fingerprint.PROTOBUFS if os.path.exists(path := f"{folder}/{name}") or name == fingerprint.PROTOBUFS[-1]
@@ -61,7 +61,7 @@ class ModelFiles:
         return content, path
 
     def stage(self, folder: str) -> str:
-        """Make a folder with the protobuf that was checked, and links to the rest, for a loader that reads it by itself."""
+        """Make a folder with the protobuf that was checked and links to the rest, for a loader that reads files itself; return its path."""
         content, path = self.read_graph(folder)
         temporary_folders.sweep("loading")
         staged = temporary_folders.make_folder("loading")
@@ -72,12 +72,12 @@ class ModelFiles:
         return str(staged)
 
     def drop_copy(self) -> None:
-        """Remove the copy, unless another process uses it; it is copied again when it is needed."""
+        """Remove the copy unless another process uses it; the model is copied again when needed."""
         if self._copy is not None and self._copy != self.location:
             copies.remove(self._copy)
 
     def fetch(self) -> None:
-        """Copy the files to this worker where they have to be."""
+        """Copy the files to this worker if they are used from a copy."""
         if copies.is_copied(self.location):
             with copies.held(self.location) as self._copy:
                 pass
@@ -86,13 +86,13 @@ class ModelFiles:
         if part == "graph" or part not in self._expected:
             return
         if part in self._checked and fingerprint.is_as_it_was(self._checked[part]):
-            return  # two calls of the system instead of reading: a Session is filled anew for every other model
-        there = fingerprint.local_files(folder, part)
-        self._check(part, (fingerprint.of_variables if part == "variables" else fingerprint.of_assets)(there.values()))
-        self._checked[part] = list(there)
+            return  # a few system calls instead of reading: a shared Session is filled at each change of the model
+        local = fingerprint.local_files(folder, part)
+        self._check(part, (fingerprint.of_variables if part == "variables" else fingerprint.of_assets)(local.values()))
+        self._checked[part] = list(local)
 
-    def _check(self, part: str, found: str) -> None:
-        if self._expected.get(part, found) != found:
+    def _check(self, part: str, actual: str) -> None:
+        if self._expected.get(part, actual) != actual:
             raise ModelChangedError(
                 f"{self.location} changed since this run was planned (what differs: {part}). "
                 "Start the run again, and put a new version into a folder of its own"

@@ -1,4 +1,4 @@
-"""What each op of TensorFlow can do to the machine that runs it, read from op_classes.tsv, which classify_ops writes."""
+"""The class of each op of TensorFlow: what it can do to the machine that runs it. Read from op_classes.tsv, which classify_ops writes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PYTHON = "python"
 
 
 class Origin(enum.Enum):
-    """Where a text that an op takes comes from."""
+    """The origin of a text that an op receives."""
 
     CONSTANT = "the graph"
     ASSET = "<asset>"
@@ -24,7 +24,7 @@ class Origin(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """The text of an attribute or input, as far as the graph tells it."""
+    """The text of an attribute or input; its value is known only if it is a constant of the graph."""
 
     origin: Origin
     value: str = ""
@@ -38,8 +38,8 @@ class Text:
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """The input or attribute of a refused op that makes it harmless where its text is ``allowed``."""
+class Condition:
+    """A condition under which a refused op is harmless: the text of an input or attribute is one of ``allowed``."""
 
     input: int | None
     attribute: str
@@ -48,38 +48,38 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class OpClass:
-    """A row of the table: ``calls`` are the attributes that hold functions."""
+    """A row of the table: the op, the name of its class, and ``calls``, the attributes that hold functions."""
 
     op: str
     name: str
-    where: tuple[Place, ...]
+    where: tuple[Condition, ...]
     calls: tuple[str, ...]
     reason: str
 
     @property
     def is_allowed(self) -> bool:
-        """Whether the op may run whatever it is given."""
+        """Return whether the op may run with any input."""
         return self.name in ALLOWED
 
 
 def class_of(op: str) -> OpClass:
     """Return the class of a registered op; an op that is not in the table is refused.
 
-    Ops of libraries that the deployer trusts would be let through here.
+    This is the place to allow ops of libraries that the deployer trusts.
     """
-    return _table().get(op) or OpClass(op, UNCLASSED, (), (), "no one has said what it can do")
+    return _table().get(op) or OpClass(op, UNCLASSED, (), (), "it has not been classified")
 
 
 @functools.cache
 def _table() -> dict[str, OpClass]:
     rows = [line.split("\t") for line in TABLE.read_text(encoding="utf-8").splitlines()[1:]]
-    return {op: OpClass(op, name, _places(where), tuple(calls.split()), reason) for op, name, where, calls, reason in rows}
+    return {op: OpClass(op, name, _conditions(where), tuple(calls.split()), reason) for op, name, where, calls, reason in rows}
 
 
-def _places(where: str) -> tuple[Place, ...]:
-    places = []
+def _conditions(where: str) -> tuple[Condition, ...]:
+    conditions = []
     for part in filter(None, where.split("; ")):
-        place, _, values = part.partition(": ")
-        kind, _, name = place.partition(" ")
-        places.append(Place(int(name) if kind == "input" else None, name, tuple(values.split(" | "))))
-    return tuple(places)
+        subject, _, values = part.partition(": ")
+        kind, _, name = subject.partition(" ")
+        conditions.append(Condition(int(name) if kind == "input" else None, name, tuple(values.split(" | "))))
+    return tuple(conditions)

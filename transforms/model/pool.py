@@ -1,7 +1,7 @@
-"""The models of a process: loaded when first asked for, the least recently used out when memory is short.
+"""The models of a process: loaded when first needed, the least recently used freed when memory runs short.
 
-Models of one structure share one Session and differ by the variables restored into it: 4 ms a model instead of 90. The first two
-of a structure are compared: the second is also loaded alone, and if the two ways do not agree, none of that structure shares.
+Models of one structure share one Session and differ by the variables restored into it: 4 ms a model instead of 90. The second model
+of a structure is also loaded alone and compared; if its outputs differ, no model of that structure shares a Session.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from transforms.specs.errors import ModelError
 from transforms.specs.models import ModelSpec
 
 LOG = logging.getLogger("nightshift")
-# Of the memory that a process may take, the rest is for rows and their tensors.
+# The models' share of a process's memory; the rest is for rows and their tensors.
 MEMORY_SHARE = 0.4
-# A model that shares a Session is a folder's name and little more.
+# A model that shares a Session takes little memory: a folder's name and its specification.
 KEPT_SHARING = 10_000
 TRIAL_ROWS = 3
 
 
 class ModelPool:
-    """Gives loaded models by their specs. Safe for threads."""
+    """The loaded models of a process, by spec. Safe for threads."""
 
     def __init__(self, memory_bytes: int | None = None, processes: int = 1) -> None:
         self.memory_bytes = memory_bytes or int(machine.memory_bytes() * MEMORY_SHARE / max(1, processes))
@@ -46,10 +46,10 @@ class ModelPool:
         self._load_seconds: list[float] = []
 
     def get(self, spec: ModelSpec) -> LoadedModel:
-        """Gives the model, loading it where it is not.
+        """Return the model, and load it if it is not loaded.
 
         Raises:
-          ModelError: it can't be loaded; logged once, and remembered.
+          ModelError: it can't be loaded; the error is logged once and raised at each further call.
         """
         name = f"{spec.location} {spec.signature.name} {','.join(spec.signature.tags)} {spec.fingerprint}"
         with self._lock:
@@ -70,7 +70,7 @@ class ModelPool:
                 raise
 
     def _share(self, name: str, spec: ModelSpec) -> LoadedModel | None:
-        """Gives the model in the Session of another of its structure, or None."""
+        """Return the model in the Session of another one of its structure, or None if it can't share one."""
         structure = _digest(spec)
         if not structure or structure in self._alone or structure not in self._leaders:
             return None
@@ -81,7 +81,9 @@ class ModelPool:
         if structure not in self._trusted:
             if not self._agrees(model, spec):
                 LOG.warning(
-                    "%s and %s look alike and compute otherwise: models of their structure load alone", first.spec.location, spec.location
+                    "%s and %s have one structure but different outputs: models of this structure are loaded separately",
+                    first.spec.location,
+                    spec.location,
                 )
                 self._alone.add(structure)
                 return None
@@ -93,17 +95,17 @@ class ModelPool:
         return model
 
     def _agrees(self, model: LoadedModel, spec: ModelSpec) -> bool:
-        """Whether a model gives the same in a shared Session as in one of its own, on made-up rows."""
+        """Return whether a model has the same outputs in a shared Session as in one of its own, on made-up rows."""
         import tensorflow as tf
 
-        alone = LoadedModel(spec)
-        results = []
-        for way in (model, alone):
+        separate = LoadedModel(spec)
+        outputs = []
+        for loaded in (model, separate):
             try:
-                results.append([np.asarray(output) for output in way.call(way.made_up(TRIAL_ROWS))])
+                outputs.append([np.asarray(output) for output in loaded.call(loaded.made_up(TRIAL_ROWS))])
             except (tf.errors.OpError, ValueError, TypeError):
-                results.append([])
-        return len(results[0]) == len(results[1]) and all(map(_is_equal, *results))
+                outputs.append([])
+        return len(outputs[0]) == len(outputs[1]) and all(map(_is_equal, *outputs))
 
     def _load(self, name: str, spec: ModelSpec) -> LoadedModel:
         before, started = machine.resident_bytes(), time.perf_counter()
@@ -119,21 +121,21 @@ class ModelPool:
         return model
 
     def take_load_seconds(self) -> tuple[float, ...]:
-        """Gives what each model took that was loaded since this was asked last, those that share a Session left out."""
+        """Return the load time in seconds of each model loaded since the last call, without those that share a Session."""
         with self._lock:
-            taken, self._load_seconds = tuple(self._load_seconds), []
-        return taken
+            seconds, self._load_seconds = tuple(self._load_seconds), []
+        return seconds
 
     def _make_room(self, kept: str) -> None:
-        """Lets go of the least recently used models while all take more than the pool may; calls under way keep theirs."""
+        """Free the least recently used models while all exceed the pool's memory; a running call keeps its model."""
         total = sum(size for _, size in self._loaded.values())
-        gone = 0
+        freed = 0
         while total > self.memory_bytes and len(self._loaded) > 1 and next(iter(self._loaded)) != kept:
             name, (model, size) = self._loaded.popitem(last=False)
-            total, gone = total - size, gone + 1
+            total, freed = total - size, freed + 1
             self._forget(name, model.session)
-        if gone:
-            gc.collect()  # a graph refers to itself: only the collector frees it
+        if freed:
+            gc.collect()  # a graph refers to itself, so only the collector frees it
 
     def _forget(self, name: str, session: SharedSession | None) -> None:
         self._leaders = {structure: leader for structure, leader in self._leaders.items() if leader != name}

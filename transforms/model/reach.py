@@ -1,9 +1,9 @@
-"""Which ops of a SavedModel run when it is loaded and predicts, and which of them may not.
+"""The ops of a SavedModel that run when it is loaded and when it predicts, and those of them that may not run.
 
-Looked at is what runs, not what lies in the file: the ancestors of the signature's outputs, of the operations that the loader runs
-(restoring variables, filling tables), and all of the functions that those call, whether as a call, a branch, a loop or a data set's
-function. TensorFlow 2's loader, which is asked where a Session can't be filled, also calls functions of the objects: those that make
-and fill tables, and that save and restore what is no variable.
+Only ops that run are examined, not all in the file: the ancestors of the signature's outputs, of the operations that the loader runs
+(restoring variables, filling tables), and all functions that those call, be it as a call, a branch, a loop or a data set's
+function. TensorFlow 2's loader, which is used if a Session can't be filled, also calls functions of the model's objects: those that make
+and fill tables, and those that save and restore other things than variables.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from transforms.model.ops import PYTHON, OpClass, Origin, Place, Text, class_of
+from transforms.model.ops import PYTHON, Condition, OpClass, Origin, Text, class_of
 from transforms.model.saved_model import MetaGraph
 from transforms.specs.errors import ModelError
 from transforms.specs.signature import INIT_SIGNATURE, Signature
 
 NOTHING: Mapping[str, Text] = {}
 ANYTHING, ASSET, CHECKPOINT = Text(Origin.ANYTHING), Text(Origin.ASSET), Text(Origin.CHECKPOINT)
-# Calls whose inputs are the function's arguments, one by one; what branches, loops and data sets give theirs is not followed.
+# Calls whose inputs are the function's arguments, one by one; the arguments of branches, loops and data sets are not followed.
 CALLS = frozenset(("PartitionedCall", "StatefulPartitionedCall", "TPUPartitionedCall"))
 VARIABLE_READS = frozenset(("ReadVariableOp", "VarIsInitializedOp"))
 PASSING = frozenset(("Identity", "StopGradient"))
-# Grappler may put another function of the same interface in a called one's place (implementation_selector.cc).
+# Grappler may replace a called function by another of the same interface (implementation_selector.cc).
 INTERFACE = "api_implements"
 DT_STRING = 7
 
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """An op that runs and may not."""
+    """An op that would run, while loading or predicting, and may not."""
 
     op: OpClass
     when: str
@@ -41,10 +41,10 @@ class Use:
 
 
 def check_ops(graph: MetaGraph, signature: Signature, model: str, allow_unsafe: bool) -> None:
-    """Refuse a model whose ``signature`` reaches, or whose loading runs, ops that can harm the machine; ``allow_unsafe`` lets most through.
+    """Refuse a model whose ``signature`` or loading runs ops that can harm the machine; ``allow_unsafe`` allows all but Python functions.
 
     Raises:
-      ModelError: naming each op, its class and the reason.
+      ModelError: such ops run; the message names each op, its class and the reason.
     """
     uses = unsafe_uses(graph, signature)
     python = [use for use in uses if use.op.name == PYTHON]
@@ -54,10 +54,10 @@ def check_ops(graph: MetaGraph, signature: Signature, model: str, allow_unsafe: 
             "(tf.py_function, tf.numpy_function) written as TensorFlow ops, or left out of the signature"
         )
     if uses and not allow_unsafe:
-        found = [(when, [use for use in uses if use.when == when]) for when in ("loading", "predicting")]
+        phases = [(when, [use for use in uses if use.when == when]) for when in ("loading", "predicting")]
         raise ModelError(
             f"{model} holds ops that can reach files, other machines or the process itself: "
-            f"{' and '.join(f'{when} runs {_listed(some)}' for when, some in found if some)}. If you trust it, give --allow_unsafe_ops=true"
+            f"{' and '.join(f'{when} runs {_listed(ops)}' for when, ops in phases if ops)}. If you trust it, give --allow_unsafe_ops=true"
         )
 
 
@@ -69,8 +69,8 @@ def unsafe_uses(graph: MetaGraph, signature: Signature) -> tuple[Use, ...]:
     """Return the ops that ``signature`` reaches, or that loading runs, and that may not run."""
     if signature.name not in graph.uses:
         graph.uses[signature.name] = tuple(_Search(graph).run(signature))
-    found: tuple[Use, ...] = graph.uses[signature.name]
-    return found
+    uses: tuple[Use, ...] = graph.uses[signature.name]
+    return uses
 
 
 def initializers(meta_graph: Any) -> list[str]:
@@ -83,7 +83,7 @@ def initializers(meta_graph: Any) -> list[str]:
 
 
 def _fallback_initializers(meta_graph: Any) -> list[str]:
-    """Return what TensorFlow 2's loader runs of a model of TensorFlow 1 that has no initializer: Scaffold.default_local_init_op()."""
+    """Return the nodes that TensorFlow 2's loader runs for a TensorFlow 1 model without initializer: Scaffold.default_local_init_op()."""
     from tensorflow.core.framework import variable_pb2
 
     collections = meta_graph.collection_def
@@ -108,10 +108,10 @@ class _Search:
         self.nodes = {node.name: node for node in self.meta_graph.graph_def.node}
         self.called: set[tuple[str, tuple[Text, ...]]] = set()
         self.when = ""
-        self.found: dict[str, Use] = {}
+        self.uses: dict[str, Use] = {}
 
     def run(self, signature: Signature) -> Iterable[Use]:
-        """Return what may not run, in the order in which it was met."""
+        """Return the ops that may not run, in the order in which the search meets them."""
         saver = self.meta_graph.saver_def
         self.when = "predicting"
         self._walk([spec.tensor for spec in signature.outputs], {_port(spec.tensor): ANYTHING for spec in signature.inputs})
@@ -121,12 +121,12 @@ class _Search:
         if saver.restore_op_name:
             self._walk([saver.restore_op_name], {_port(saver.filename_tensor_name): CHECKPOINT})
         self._call_objects(signature.name)
-        return self.found.values()
+        return self.uses.values()
 
     def _asset_reads(self, assets: Mapping[str, Text]) -> dict[str, Text]:
-        """Return what reads the path of an asset from a variable that holds nothing else, as exports of TensorFlow 2 do it.
+        """Return the reads of variables that hold an asset's path and nothing else, as exports of TensorFlow 2 have them.
 
-        Nothing may reach the variable but what fills it with the path, and what reads it, which has to wait for that.
+        Only two kinds of ops may use such a variable: the one that fills it with the path, and reads that wait for that.
         """
         if not assets:
             return {}
@@ -155,8 +155,8 @@ class _Search:
     def _call_objects(self, signature: str) -> None:
         graph = self.meta_graph.object_graph_def
         kinds = dict(enumerate(node.WhichOneof("kind") for node in graph.nodes))
-        for place in dict.fromkeys(_called_objects(graph, signature)):
-            for name in _concrete_functions(graph.nodes[place]) if place in kinds else ():
+        for number in dict.fromkeys(_called_objects(graph, signature)):
+            for name in _concrete_functions(graph.nodes[number]) if number in kinds else ():
                 if name not in self.functions or name not in graph.concrete_functions:
                     continue
                 captured = [ASSET if kinds.get(other) == "asset" else ANYTHING for other in graph.concrete_functions[name].bound_inputs]
@@ -164,7 +164,7 @@ class _Search:
                 self._call(name, [ANYTHING] * before + captured)
 
     def _walk(self, roots: Iterable[str], fed: Mapping[str, Text], known: Mapping[str, Text] = NOTHING) -> None:
-        """Look at what ``roots``, tensors or operations of the main graph, are computed from; what is fed is not computed."""
+        """Examine the ops that ``roots``, tensors or operations of the main graph, are computed from, up to ``fed`` tensors."""
         frame = _Frame(self.nodes, {}, {**fed, **known})
         seen: set[str] = set()
         waiting = list(roots)
@@ -183,7 +183,7 @@ class _Search:
             self._call(node.op, self._arguments(frame, node))
             return
         op = class_of(node.op)
-        if not op.is_allowed and not (op.where and all(_text(frame, node, place).is_one_of(place.allowed) for place in op.where)):
+        if not op.is_allowed and not (op.where and all(_text(frame, node, one).is_one_of(one.allowed) for one in op.where)):
             self._find(op)
         for attribute in op.calls:
             for name in _functions(node, attribute):
@@ -194,20 +194,20 @@ class _Search:
     def _find(self, op: OpClass) -> None:
         from tensorflow.python.framework import op_def_registry
 
-        if op_def_registry.get(op.op) is not None:  # else it is missing, which is said elsewhere
-            self.found.setdefault(op.op, Use(op, self.when))
+        if op_def_registry.get(op.op) is not None:  # else it is a missing op, which MetaGraph.missing_ops lists
+            self.uses.setdefault(op.op, Use(op, self.when))
 
     def _arguments(self, frame: _Frame, node: Any) -> tuple[Text, ...]:
         return tuple(frame.text(tensor) for tensor in node.input if not tensor.startswith("^"))
 
     def _call(self, name: str, arguments: Sequence[Text]) -> None:
-        """Look at all of a function's body: an op with a side effect runs though nothing asks for it."""
+        """Examine all of a function's body: an op with a side effect runs even if no output depends on it."""
         function = self.functions.get(name)
         if function is None:
             return
-        given = list(arguments) + [ANYTHING] * (len(function.signature.input_arg) - len(arguments))
+        padded = list(arguments) + [ANYTHING] * (len(function.signature.input_arg) - len(arguments))
         texts = tuple(
-            text if argument.type == DT_STRING else ANYTHING for argument, text in zip(function.signature.input_arg, given, strict=False)
+            text if argument.type == DT_STRING else ANYTHING for argument, text in zip(function.signature.input_arg, padded, strict=False)
         )
         if (name, texts) in self.called:
             return
@@ -223,14 +223,14 @@ class _Search:
 
 @dataclasses.dataclass(frozen=True)
 class _Frame:
-    """One graph: the model's, or a function's body with what its arguments hold."""
+    """One graph: the model's, or a function's body with the texts of its arguments; ``known`` are the texts of further tensors."""
 
     nodes: Mapping[str, Any]
     arguments: Mapping[str, Text]
     known: Mapping[str, Text]
 
     def text(self, tensor: str) -> Text:
-        """Return what the text of ``tensor`` is, through what passes it on unchanged."""
+        """Return the text of ``tensor``, followed through ops that pass it on unchanged."""
         for _ in range(len(self.nodes) + 1):
             name = _node(tensor)
             if _port(tensor) in self.known:
@@ -253,31 +253,31 @@ def _constant(node: Any) -> Text:
     return Text(Origin.CONSTANT, b"".join(tensor.string_val).decode("utf-8", "surrogateescape"))
 
 
-def _text(frame: _Frame, node: Any, place: Place) -> Text:
-    if place.input is not None:
-        return frame.text(node.input[place.input]) if place.input < len(node.input) else ANYTHING
-    if place.attribute in node.attr:
-        value = node.attr[place.attribute]
-    else:  # left out where it is the default
+def _text(frame: _Frame, node: Any, condition: Condition) -> Text:
+    """Return the text of the input or attribute of ``node`` that ``condition`` names."""
+    if condition.input is not None:
+        return frame.text(node.input[condition.input]) if condition.input < len(node.input) else ANYTHING
+    if condition.attribute in node.attr:
+        value = node.attr[condition.attribute]
+    else:  # the attribute has its default
         from tensorflow.python.framework import op_def_registry
 
-        value = next(attr.default_value for attr in op_def_registry.get(node.op).attr if attr.name == place.attribute)
+        value = next(attr.default_value for attr in op_def_registry.get(node.op).attr if attr.name == condition.attribute)
     texts = [*value.list.s] if value.WhichOneof("value") == "list" else [value.s]
     return Text(Origin.CONSTANT, b" ".join(texts).decode("utf-8", "surrogateescape"))
 
 
 def _functions(node: Any, attribute: str) -> Iterator[str]:
-    if attribute not in node.attr:  # asking for it would put it there
+    if attribute not in node.attr:  # indexing would add it
         return
     value = node.attr[attribute]
     yield from (function.name for function in (value.list.func or [value.func]) if function.name)
 
 
 def _called_objects(graph: Any, signature: str) -> Iterator[int]:
-    """Yield the objects whose functions TensorFlow 2's loader calls, or a caller of ``signature`` through it.
+    """Yield the numbers of the objects whose functions are called by TensorFlow 2's loader, or through it by a call of ``signature``.
 
-    Of an object's children those whose names begin with an underscore: ``_create_resource``, ``_initialize`` and what else
-    TensorFlow asks an object for by such a name.
+    The loader calls children whose names begin with an underscore, such as ``_create_resource`` and ``_initialize``.
     """
     for number, node in enumerate(graph.nodes):
         yield from (child.node_id for child in node.children if child.local_name.startswith("_"))
@@ -296,7 +296,7 @@ def _concrete_functions(node: Any) -> list[str]:
 
 
 def _label(node: Any) -> bytes:
-    """Return the name by which a variable is known: nodes of one name are one variable."""
+    """Return the name of a variable: nodes of one name are one variable."""
     shared = node.attr["shared_name"].s if "shared_name" in node.attr else b""
     label: bytes = shared or node.name.encode()
     return label
@@ -307,5 +307,5 @@ def _node(tensor: str) -> str:
 
 
 def _port(tensor: str) -> str:
-    """Return a tensor of the main graph with the number of its output, which is left out where it is 0."""
+    """Return a tensor's name with the number of its output, which may be left out if it is 0."""
     return tensor if ":" in tensor or tensor.startswith("^") else f"{tensor}:0"

@@ -1,6 +1,6 @@
 """A SavedModel's signatures, read from its protobuf without loading weights.
 
-TensorFlow is imported only when a protobuf is really parsed.
+TensorFlow is imported when the first protobuf is parsed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,14 @@ from transforms.specs.signature import DEFAULT_SIGNATURE, DEFAULT_TAGS, DTYPES, 
 
 @dataclasses.dataclass(frozen=True)
 class MetaGraph:
-    """What a SavedModel holds under one set of tags; ``structures`` and ``uses`` keep what was found out about its signatures.
+    """One graph of a SavedModel with its tags and signatures.
 
-    ``assets`` are pairs of the tensor that is fed with an asset's path, and the asset's name in the folder ``assets``.
+    Attributes:
+      signatures: SignatureDef by name.
+      missing_ops: ops that this TensorFlow does not have.
+      assets: pairs of the tensor that is fed with an asset's path, and the asset's name in the folder ``assets``.
+      structures: cache of ``structure_of``.
+      uses: cache of ``unsafe_uses``.
     """
 
     tags: tuple[str, ...]
@@ -31,10 +36,10 @@ class MetaGraph:
 
 
 def parse_saved_model(content: bytes, path: str) -> tuple[MetaGraph, ...]:
-    """Reads the bytes of ``saved_model.pb`` (or ``.pbtxt``), found at ``path``.
+    """Parse ``content``, the bytes of the ``saved_model.pb`` or ``.pbtxt`` at ``path``, into its graphs.
 
     Raises:
-      ModelError: the bytes are not a SavedModel.
+      ModelError: the bytes are not a SavedModel; the message says what they are instead.
     """
     if not content:
         raise ModelError(f"{path} is empty: the export or the copy broke off; export the model again")
@@ -49,10 +54,10 @@ def parse_saved_model(content: bytes, path: str) -> tuple[MetaGraph, ...]:
 
 
 def parse_proto(content: bytes, path: str) -> Any:
-    """Parse the bytes of a SavedModel's protobuf; ``path`` says by its end whether they are text.
+    """Parse the bytes of a SavedModel's protobuf, which are text if ``path`` ends in ``.pbtxt``.
 
     Raises:
-      ModelError: they are not one.
+      ModelError: the bytes are not a SavedModel.
     """
     import_tensorflow()
     from google.protobuf import message, text_format
@@ -85,45 +90,47 @@ def _meta_graph(graph: Any) -> MetaGraph:
 
 
 def _assets(graph: Any) -> tuple[tuple[str, str], ...]:
-    """Give the assets as TensorFlow's loader finds them: models of TensorFlow 1 have them in a collection."""
+    """Return the assets as TensorFlow's loader does: models of TensorFlow 1 have them in a collection."""
     from tensorflow.core.protobuf import meta_graph_pb2
 
-    found = list(graph.asset_file_def)
-    if not found and "saved_model_assets" in graph.collection_def:
-        for packed in graph.collection_def["saved_model_assets"].any_list.value:
-            found.append(meta_graph_pb2.AssetFileDef())
-            packed.Unpack(found[-1])
-    return tuple((asset.tensor_info.name, asset.filename) for asset in found)
+    assets = list(graph.asset_file_def)
+    if not assets and "saved_model_assets" in graph.collection_def:
+        for message in graph.collection_def["saved_model_assets"].any_list.value:
+            assets.append(meta_graph_pb2.AssetFileDef())
+            message.Unpack(assets[-1])
+    return tuple((asset.tensor_info.name, asset.filename) for asset in assets)
 
 
 def _unregistered(ops: set[str]) -> tuple[str, ...]:
-    """Gives the ops that this TensorFlow does not have: custom ones, and those removed from it."""
+    """Return those of ``ops`` that this TensorFlow does not have: custom ones, and those removed from it."""
     from tensorflow.python.framework import op_def_registry
 
     return tuple(sorted(op for op in ops if op_def_registry.get(op) is None))
 
 
 def select_meta_graph(graphs: tuple[MetaGraph, ...], tags: tuple[str, ...] | None, model: str) -> MetaGraph:
-    """Picks the MetaGraph with exactly ``tags`` (default ``serve``), else the only one that has all of them.
+    """Return the MetaGraph with exactly ``tags`` (default ``serve``), else the only one that has all of them.
 
     Raises:
-      ModelError: there is none, or more than one, and which tags there are.
+      ModelError: no MetaGraph matches, or several do; the message lists the tags of all.
     """
-    asked = set(tags or DEFAULT_TAGS)
-    exact = [graph for graph in graphs if set(graph.tags) == asked]
-    wider = exact or [graph for graph in graphs if asked < set(graph.tags)]
-    if len(wider) == 1:
-        return wider[0]
-    there = "; ".join(",".join(graph.tags) or "(none)" for graph in graphs)
-    found = "no MetaGraph" if not wider else "several MetaGraphs"
-    raise ModelError(f"{model} has {found} with the tags {','.join(sorted(asked))}. Tags there are: {there}. Give one of them as --tags=…")
+    wanted = set(tags or DEFAULT_TAGS)
+    exact = [graph for graph in graphs if set(graph.tags) == wanted]
+    matches = exact or [graph for graph in graphs if wanted < set(graph.tags)]
+    if len(matches) == 1:
+        return matches[0]
+    existing = "; ".join(",".join(graph.tags) or "(none)" for graph in graphs)
+    number = "no MetaGraph" if not matches else "several MetaGraphs"
+    raise ModelError(
+        f"{model} has {number} with the tags {','.join(sorted(wanted))}. Its tags are: {existing}. Give one of them as --tags=…"
+    )
 
 
 def select_signature(graph: MetaGraph, name: str | None, model: str) -> Signature:
-    """Picks signature ``name``; without one the only signature, else ``serving_default``.
+    """Return the signature ``name``; without a name the only signature, else ``serving_default``.
 
     Raises:
-      ModelError: no such signature, none at all, or one that rows can't feed.
+      ModelError: the graph lacks that signature or has none, or rows can't be fed to it.
     """
     names = sorted(graph.signatures)
     if not names:
@@ -166,10 +173,10 @@ def _tensor_spec(alias: str, info: Any, role: str, signature: str) -> TensorSpec
 
 
 def check_outputs(signature: Signature, batch_size: int | None, model: str) -> None:
-    """Refuses a signature whose outputs can't have one row an instance, as far as fixed dimensions show it.
+    """Refuse a signature whose fixed dimensions show that an output can't have one row an instance.
 
     Raises:
-      ModelError: naming the output and both row counts.
+      ModelError: an output has another number of rows; the message names it.
     """
     if signature.batching is not Batching.FREE:
         return

@@ -1,7 +1,7 @@
 """A SavedModel in memory, in a TensorFlow 1 Session, ready to be called with columns.
 
-A Session loads more models than ``tf.saved_model.load``: signatures that lie about shapes, inputs that share a tensor,
-outputs that are references (none was found the other way round).
+A Session loads models that ``tf.saved_model.load`` does not: signatures with wrong shapes, inputs that share a tensor,
+outputs that are references. The only opposite case known is a Session that leaves variables without values (``_all_initialized``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from transforms.specs.signature import Batching, Signature
 
 Call = Callable[..., Sequence[np.ndarray]]
 
-# Words of errors that say this build can't run the graph at all, whatever the rows are.
+# Words of errors which mean that this build can't run the graph at all, whatever the rows are.
 LONGEST_ERROR = 500
 CANT_RUN = (
     "No OpKernel",
@@ -40,7 +40,7 @@ CANT_RUN = (
 
 
 def cant_run(error: Exception) -> bool:
-    """Whether a TensorFlow error is the model's own failure and not its rows'."""
+    """Return whether a TensorFlow error means that the model can't run at all, whatever the rows are."""
     import tensorflow as tf
 
     if isinstance(error, tf.errors.UnimplementedError | tf.errors.FailedPreconditionError):
@@ -57,15 +57,15 @@ def telling_line(error: BaseException) -> str:
 
 
 class LoadedModel:
-    """One signature of one SavedModel, loaded. ``call`` feeds rows and gives one array an output.
+    """One signature of one SavedModel, loaded. ``call`` feeds rows and returns one array an output.
 
-    With ``shared``, the Session of another model of the same structure is used, with this one's variables.
+    With ``shared``, it uses the Session of another model of the same structure, with its own variables.
     """
 
     def __init__(self, spec: ModelSpec, shared: SharedSession | None = None) -> None:
         self.spec = spec
         self.signature: Signature = spec.signature
-        self.max_rows = 1 << 30  # lowered when memory runs out, and kept so
+        self.max_rows = 1 << 30  # lowered when memory runs out, for good
         started = time.monotonic()
         self.session: SharedSession | None = shared
         self._entries = [entry for _, entry in spec.structure.variables] if spec.structure else []
@@ -78,7 +78,7 @@ class LoadedModel:
         metrics.model_load_milliseconds.update(int(1000 * (time.monotonic() - started)))
 
     def call(self, columns: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Runs the signature once, on one array an input, in the signature's order.
+        """Run the signature once on one array an input, and return one array an output, both in the signature's order.
 
         Raises:
           ModelError: the variables can't be restored.
@@ -88,9 +88,9 @@ class LoadedModel:
         return self.session.call(self.files, self._entries, columns)
 
     def _trial(self) -> None:
-        """Calls the model once or twice on made-up rows, to tell a model that can't run from rows it does not like.
+        """Call the model once or twice on made-up rows, to distinguish a model that can't run from rows that it rejects.
 
-        Zeros and empty strings are not valid input to every model, so a complaint about them says nothing.
+        Zeros and empty strings are not valid input to every model, so other errors are ignored.
 
         Raises:
           ModelError: an op has no kernel here, or an output never has one row an instance.
@@ -108,10 +108,10 @@ class LoadedModel:
                 self._check_rows(outputs, rows)
 
     def made_up(self, rows: int) -> list[np.ndarray]:
-        """Gives rows of zeros and empty strings.
+        """Return one array an input with ``rows`` rows of zeros or empty strings.
 
         Raises:
-          ValueError: they would be too large.
+          ValueError: an array would have more than 2^26 values.
         """
         return [_made_up(spec.shape, spec.dtype, rows) for spec in self.signature.inputs]
 
@@ -123,15 +123,15 @@ class LoadedModel:
     def _check_rows(self, outputs: Sequence[np.ndarray], rows: int) -> None:
         for spec, output in zip(self.signature.outputs, outputs, strict=True):
             if spec.is_batched and (output.ndim == 0 or len(output) != rows):
-                found = "one scalar" if output.ndim == 0 else f"{len(output)} rows"
+                actual = "one scalar" if output.ndim == 0 else f"{len(output)} rows"
                 raise ModelError(
-                    f"output {spec.name!r} of signature {self.signature.name} of {self.spec.location} gave {found} for {rows} "
+                    f"output {spec.name!r} of signature {self.signature.name} of {self.spec.location} gave {actual} for {rows} "
                     "instances: every output needs one row an instance; export a signature without it"
                 )
 
 
 class SharedSession:
-    """A Session that holds the variables of one model at a time, of all those whose graphs are equal. Safe for threads."""
+    """A Session for all models of one structure, which holds the variables of one model at a time. Safe for threads."""
 
     def __init__(self, run: Call, session: Any, structure: Structure, holds: ModelFiles) -> None:
         self._run, self._session = run, session
@@ -140,7 +140,7 @@ class SharedSession:
         self._restore = _restoring(session, structure)
 
     def call(self, model: ModelFiles, entries: Sequence[str], columns: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
-        """Run the signature with the variables of ``model``, which its checkpoint holds as ``entries``.
+        """Run the signature with the variables of ``model``, which are ``entries`` of its checkpoint.
 
         Raises:
           ModelError: they can't be restored.
@@ -153,7 +153,7 @@ class SharedSession:
     def _switch(self, model: ModelFiles, entries: Sequence[str]) -> None:
         import tensorflow as tf
 
-        self._holds = None  # until all variables are restored they are nobody's
+        self._holds = None  # until all variables are restored, the Session holds no model
         if entries:
             failure: Exception | None = None
             with model.held(("variables",)) as folder:
@@ -167,9 +167,9 @@ class SharedSession:
 
 
 def _restoring(session: Any, structure: Structure) -> Callable[[str, list[str]], None]:
-    """Adds to a Session's graph what fills its variables from any checkpoint; gives what runs it with a path and its entries.
+    """Add a restore operation for any checkpoint to a Session's graph; return a function that runs it: (path, entries) → None.
 
-    The graph's own restore operation has the names of the entries written into it, and other exports of one program have others.
+    The names of the entries are constants in the graph's own restore operation, and other exports of one program have other names.
     """
     import tensorflow as tf
 
@@ -199,19 +199,19 @@ def _restoring(session: Any, structure: Structure) -> Callable[[str, list[str]],
 
 
 def _made_up(shape: Sequence[int | None] | None, dtype: str, rows: int) -> np.ndarray:
-    dims = [rows] if shape is None else [rows if place == 0 and dim is None else dim or 1 for place, dim in enumerate(shape)]
+    dims = [rows] if shape is None else [rows if axis == 0 and dim is None else dim or 1 for axis, dim in enumerate(shape)]
     if math.prod(dims) > 1 << 26:
         raise ValueError("a made-up row would be too large")
     return np.full(dims, b"" if dtype == "string" else 0, from_json.numpy_dtype(dtype))
 
 
 def _load(spec: ModelSpec, model: ModelFiles) -> tuple[Call, SharedSession | None]:
-    """Loads the signature in a Session; where that leaves variables without values, as a TensorFlow 2 function.
+    """Load the signature in a Session, or as a TensorFlow 2 function if the Session leaves variables without values.
 
-    Gives what calls it, and the Session to share where the model's structure is known.
+    Returns a function that calls it, and the Session to share if the model's structure is known.
 
     Raises:
-      ModelError: neither can be done.
+      ModelError: both ways fail.
     """
     import tensorflow as tf
 
@@ -251,7 +251,7 @@ def _load_session(spec: ModelSpec, model: ModelFiles, folder: str) -> tuple[Call
 
 
 def _fill(session: Any, spec: ModelSpec, model: ModelFiles, folder: str) -> None:
-    """Load the graph that was read, and compared, into ``session``, as ``tf.compat.v1.saved_model.load`` does with one that it reads."""
+    """Load the graph into ``session`` as ``tf.compat.v1.saved_model.load`` does, but from bytes whose fingerprint was compared."""
     from tensorflow.python.saved_model import loader_impl, path_helpers
 
     loader = loader_impl.SavedModelLoader.__new__(loader_impl.SavedModelLoader)
@@ -264,10 +264,10 @@ def _fill(session: Any, spec: ModelSpec, model: ModelFiles, folder: str) -> None
 
 
 def _all_initialized(session: Any, outputs: Sequence[Any]) -> bool:
-    """Whether all variables that the outputs are computed from have values.
+    """Return whether all variables that the outputs are computed from have values.
 
     Keras 3 models written by ``tf.saved_model.save`` have a restore op that fills copies of the variables, not those
-    that the signature reads; only TensorFlow 2's own loader, which goes by objects, restores them.
+    that the signature reads; only TensorFlow 2's own loader, which restores objects, fills them.
     """
     import tensorflow as tf
 
@@ -297,40 +297,40 @@ def _load_function(spec: ModelSpec, model: ModelFiles, folder: str) -> tuple[Cal
         outputs = function(**{tensor.name: tf.constant(column, dtypes[tensor.name]) for tensor, column in named})
         return [outputs[tensor.name].numpy() for tensor in spec.signature.outputs]
 
-    call.loaded = loaded  # type: ignore[attr-defined]  # its variables live as long as it does
+    call.loaded = loaded  # type: ignore[attr-defined]  # keeps the variables alive
     return call, None
 
 
 def _callable(session: Any, inputs: list[Any], outputs: list[Any]) -> Call:
     if len({tensor.name for tensor in inputs}) == len(inputs):
         return _prepared(session, inputs, outputs)
-    places = [next(i for i, other in enumerate(inputs) if other.name == tensor.name) for tensor in inputs]
-    call = _prepared(session, [inputs[i] for i in sorted(set(places))], outputs)
+    firsts = [next(i for i, other in enumerate(inputs) if other.name == tensor.name) for tensor in inputs]
+    call = _prepared(session, [inputs[i] for i in sorted(set(firsts))], outputs)
 
     def shared(*columns: np.ndarray) -> Sequence[np.ndarray]:
-        """Two inputs of the signature are one tensor: they must agree, since only one can be fed."""
-        for place, column in zip(places, columns, strict=True):
-            if not np.array_equal(columns[place], column):
+        """Call the signature; inputs that are one tensor must have equal values, since only one can be fed."""
+        for first, column in zip(firsts, columns, strict=True):
+            if not np.array_equal(columns[first], column):
                 raise ValueError("two inputs of the signature are one tensor of the graph, and the row gives them different values")
-        return call(*(columns[i] for i in sorted(set(places))))
+        return call(*(columns[i] for i in sorted(set(firsts))))
 
     return shared
 
 
 def _prepared(session: Any, feeds: Sequence[Any], fetches: Sequence[Any], targets: Sequence[Any] = ()) -> Call:
-    """Gives what feeds and runs a part of a graph. ``make_callable`` looks at feeds and fetches in each call: two thirds of a small one."""
+    """Return a function that runs a part of a graph. ``make_callable`` checks feeds at each call: two thirds of a small call's time."""
     from tensorflow.core.protobuf import config_pb2
 
     options = config_pb2.CallableOptions(
         feed=[tensor.name for tensor in feeds], fetch=[tensor.name for tensor in fetches], target=[op.name for op in targets]
     )
-    held = [session._make_callable_from_options(options)]
+    callables = [session._make_callable_from_options(options)]
 
     def call(*columns: np.ndarray) -> Sequence[np.ndarray]:
-        found: Sequence[np.ndarray] = held[0](*columns)
-        return found
+        outputs: Sequence[np.ndarray] = callables[0](*columns)
+        return outputs
 
-    weakref.finalize(call, held.clear)  # at exit too: later TensorFlow, which it needs to be freed, is gone
+    weakref.finalize(call, callables.clear)  # also at exit: freeing it later needs TensorFlow, which is gone by then
     return call
 
 

@@ -1,10 +1,10 @@
-"""What a model computes, but for the values of its variables, as one hash: models of one hash may share a Session.
+"""The structure of a model: a hash of what it computes, without the values of its variables. Models of one hash may share a Session.
 
-Two rooted graphs whose inputs are ordered are equal when walks from their roots, in that order, write down the same. Walked are
-the signature's outputs and the initializers, down through the bodies of functions. Names of nodes, functions and resources, and
-their order in the file, are left out; the contents of assets are taken in. Variables are known by their place in the walk: exports of
-one program give them to their checkpoints under names in another order each time. Whatever is in doubt has no hash, and its
-model loads alone.
+Two rooted graphs with ordered inputs are equal if walks from their roots, in that order, write the same text. The walk covers
+the signature's outputs and the initializers, through the bodies of functions. Names of nodes, functions and resources and
+their order in the file are left out; the contents of assets are included. Variables are identified by their index in the walk, since
+exports of one program name them in another order in each checkpoint. A model that is not certain to share has no hash, and is loaded
+alone.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from transforms.specs.models import Structure
 from transforms.specs.signature import Signature
 from transforms.storage import files, paths
 
-# Attributes that name things or are notes for the runtime; all others count.
-UNTOLD = frozenset((
+# Attributes that are names or hints for the runtime and do not change what an op computes.
+IGNORED_ATTRIBUTES = frozenset((
     "_output_shapes", "_class", "debug_name", "_gradient_op_type", "_user_specified_name", "_read_only_resource_inputs", "config_proto",
     "_collective_manager_ids", "_acd_function_control_output", "_has_manual_control_dependencies", "_num_original_outputs",
 ))  # fmt: skip
-# Ops with state that a model may have and yet share: variables, which the restore operation fills, immutable tables with their
+# Stateful ops that do not prevent sharing: variables, which the restore operation fills, immutable tables with their
 # initializers, and calls of functions, whose bodies are walked.
 SHARED_STATE = frozenset((
     "VarHandleOp", "VariableV2", "ReadVariableOp", "HashTable", "HashTableV2", "InitializeTable", "InitializeTableV2",
@@ -39,11 +39,11 @@ NAMED_RESOURCES = frozenset((*VARIABLES, "HashTable", "HashTableV2"))
 
 
 class _DoubtError(NightshiftError):
-    """The graph holds something that may not be shared."""
+    """The graph holds something that models may not share."""
 
 
 def structure_of(graph: MetaGraph, signature: Signature, folder: str) -> Structure | None:
-    """Gives what ``signature`` of a MetaGraph of the model in ``folder`` computes; None where sharing is in doubt."""
+    """Return the structure of ``signature`` in a MetaGraph of the model in ``folder``, or None if sharing may be wrong."""
     assets = tuple((tensor, _digest(paths.join(folder, "assets", name))) for tensor, name in graph.assets)
     known = graph.structures
     if (signature.name, assets) not in known:
@@ -57,7 +57,7 @@ def structure_of(graph: MetaGraph, signature: Signature, folder: str) -> Structu
 def _structure(meta_graph: Any, signature: Signature, assets: tuple[tuple[str, str], ...]) -> Structure:
     if not meta_graph.saver_def.restore_op_name or not meta_graph.saver_def.filename_tensor_name:
         raise _DoubtError("no restore operation")
-    leaves = {_node(spec.tensor): f"input {place} {spec.name}" for place, spec in enumerate(signature.inputs)}
+    leaves = {_node(spec.tensor): f"input {index} {spec.name}" for index, spec in enumerate(signature.inputs)}
     if len(leaves) != len(signature.inputs):
         raise _DoubtError("two inputs are one tensor")
     leaves |= {_node(tensor): f"asset {digest}" for tensor, digest in assets}
@@ -75,17 +75,17 @@ def _structure(meta_graph: Any, signature: Signature, assets: tuple[tuple[str, s
     versions = meta_graph.graph_def.versions
     tensors = [(spec.name, spec.dtype, spec.shape) for spec in (*signature.inputs, *signature.outputs)]
     head = repr((signature.name, signature.tags, tensors, versions.producer, versions.min_consumer))
-    digest = hashlib.sha256("\n".join((head, *walk.told)).encode("utf-8", "surrogateescape")).hexdigest()
+    digest = hashlib.sha256("\n".join((head, *walk.lines)).encode("utf-8", "surrogateescape")).hexdigest()
     return Structure(digest, tuple((name, entries[name]) for name in variables))
 
 
 def _check_initializers(walk: _Walk, meta_graph: Any, entries: Mapping[str, str]) -> None:
-    """They run once, for the first model: what they do must not depend on the variables that a checkpoint fills, nor fill them."""
+    """Raise _DoubtError if initializers, which run once for all models, use variables that a checkpoint fills, or have other state."""
     for name in initializers(meta_graph):
         walk.visit(f"^{name}")
-    doubtful = walk.stateful - SHARED_STATE - {"AssignVariableOp"}  # of variables for the paths of assets
+    doubtful = walk.stateful - SHARED_STATE - {"AssignVariableOp"}  # which fills variables with the paths of assets
     if doubtful or any(name in entries for name in walk.variables()):
-        raise _DoubtError("the initializers do more than to fill tables")
+        raise _DoubtError("the initializers do more than fill tables")
 
 
 def _digest(path: str) -> str:
@@ -93,26 +93,27 @@ def _digest(path: str) -> str:
 
 
 class _Walk:
-    """A walk over one graph (of the model or of a function's body) that writes down each node once, after its inputs."""
+    """A walk over one graph (of the model or of a function's body) that writes a line for each node once, after its inputs."""
 
     def __init__(self, nodes: Mapping[str, Any], leaves: Mapping[str, str], functions: _Functions) -> None:
         self.nodes, self.leaves, self.functions = nodes, leaves, functions
-        self.told: list[str] = []
+        self.lines: list[str] = []
         self.stateful: set[str] = set()
         self._numbers: dict[str, int] = {}
         self._resources: dict[str, int] = {}
 
     def variables(self) -> list[str]:
-        """The names of the variables met so far, in the order of the walk."""
+        """Return the names of the variables visited so far, in the order of the walk."""
         return [name for name in self._numbers if name in self.nodes and name not in self.leaves and self.nodes[name].op in VARIABLES]
 
-    def has_met(self, name: str) -> bool:
+    def has_visited(self, name: str) -> bool:
+        """Return whether the walk has visited the node ``name``."""
         return name in self._numbers
 
     def visit(self, tensor: str) -> None:
-        """Writes down ``tensor`` as a root, and what it is made of."""
+        """Write the nodes that ``tensor`` is computed from, then ``tensor`` as a root."""
         self._walk(_node(tensor))
-        self.told.append(f"root {self._edge(tensor)}")
+        self.lines.append(f"root {self._edge(tensor)}")
 
     def _walk(self, root: str) -> None:
         path: dict[str, Iterator[str]] = {}
@@ -123,7 +124,7 @@ class _Walk:
                 waiting.pop()
                 continue
             if name in self.leaves:
-                self._tell(waiting.pop(), self.leaves[name])
+                self._write(waiting.pop(), self.leaves[name])
                 continue
             if name not in path:
                 if name not in self.nodes:
@@ -132,18 +133,18 @@ class _Walk:
             below = next((other for other in path[name] if other not in self._numbers), None)
             if below is None:
                 del path[name]
-                self._tell(waiting.pop(), self._node_text(self.nodes[name]))
+                self._write(waiting.pop(), self._node_text(self.nodes[name]))
             elif below in path:
                 raise _DoubtError("a loop")
             else:
                 waiting.append(below)
 
-    def _tell(self, name: str, text: str) -> None:
+    def _write(self, name: str, text: str) -> None:
         self._numbers[name] = len(self._numbers)
-        self.told.append(text)
+        self.lines.append(text)
 
     def _edge(self, tensor: str) -> str:
-        """An input by the number of its node; a control input is one of no output."""
+        """Format an input as ``node:port`` with the node's number, and a control input as ``^node:0``."""
         name, _, port = tensor.removeprefix("^").partition(":")
         return f"{'^' if tensor.startswith('^') else ''}{self._numbers[name]}:{port or '0'}"
 
@@ -155,19 +156,19 @@ class _Walk:
         elif _is_stateful(op):
             self.stateful.add(op)
         inputs = " ".join(map(self._edge, node.input))
-        attributes = " ".join(self._attribute(node, name) for name in sorted(node.attr) if name not in UNTOLD)
+        attributes = " ".join(self._attribute(node, name) for name in sorted(node.attr) if name not in IGNORED_ATTRIBUTES)
         return f"{op} {node.device} {inputs} | {attributes}"
 
     def _attribute(self, node: Any, name: str) -> str:
         value = node.attr[name]
         kind = value.WhichOneof("value")
         if kind == "func" or (kind == "list" and value.list.func):
-            called = [value.func.name] if kind == "func" else [function.name for function in value.list.func]
-            for function in called:
+            functions = [value.func.name] if kind == "func" else [function.name for function in value.list.func]
+            for function in functions:
                 self.stateful |= self.functions.stateful(function)
-            return f"{name}={','.join(map(self.functions.hash, filter(None, called)))}"
+            return f"{name}={','.join(map(self.functions.hash, filter(None, functions)))}"
         if name in ("shared_name", "container") and node.op in NAMED_RESOURCES:
-            # Nodes of one name are one resource: which one counts, not what it is called.
+            # Nodes of one name are one resource; the resource's number is written instead of its name.
             label = value.s.decode("utf-8", "replace") or node.name
             return f"{name}={self._resources.setdefault(label, len(self._resources))}" if name == "shared_name" else ""
         return f"{name}={hashlib.sha256(value.SerializeToString(deterministic=True)).hexdigest()}"
@@ -184,10 +185,11 @@ class _Functions:
         return name in self._definitions
 
     def hash(self, name: str) -> str:
+        """Return the hash of a function's body."""
         return self._look(name)[0]
 
     def stateful(self, name: str) -> set[str]:
-        """The ops with state in a function's body, those of the functions it calls too."""
+        """Return the stateful ops in a function's body and in the functions that it calls."""
         return self._look(name)[1] if name else set()
 
     def _look(self, name: str) -> tuple[str, set[str]]:
@@ -199,19 +201,19 @@ class _Functions:
 
     def _hash_body(self, function: Any) -> tuple[str, set[str]]:
         signature = function.signature
-        leaves = {argument.name: f"argument {place} {argument.type}" for place, argument in enumerate(signature.input_arg)}
+        leaves = {argument.name: f"argument {index} {argument.type}" for index, argument in enumerate(signature.input_arg)}
         nodes = {node.name: node for node in function.node_def}
         walk = _Walk(nodes, leaves, self)
         for output in signature.output_arg:
             walk.visit(function.ret[output.name])
         for control in signature.control_output:
             walk.visit(f"^{function.control_ret[control]}")
-        for node in function.node_def:  # one with a side effect runs though nothing asks for it
-            if (_is_stateful(node.op) or node.op in self) and not walk.has_met(node.name):
+        for node in function.node_def:  # an op with a side effect runs even if no output depends on it
+            if (_is_stateful(node.op) or node.op in self) and not walk.has_visited(node.name):
                 walk.visit(f"^{node.name}")
         if walk.stateful & VARIABLES:
             raise _DoubtError("a function has variables of its own")
-        return hashlib.sha256("\n".join(walk.told).encode("utf-8", "surrogateescape")).hexdigest(), walk.stateful
+        return hashlib.sha256("\n".join(walk.lines).encode("utf-8", "surrogateescape")).hexdigest(), walk.stateful
 
 
 def _node(tensor: str) -> str:

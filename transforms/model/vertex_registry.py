@@ -13,15 +13,15 @@ TIMEOUT_SECONDS = 60.0
 
 
 def is_registered(model: str) -> bool:
-    """Whether ``model`` is a name in the registry, not a folder."""
+    """Return whether ``model`` is a name in the registry, not a folder."""
     return NAME.fullmatch(model) is not None
 
 
 def find_artifact(model: str, version: str | None) -> tuple[str, str]:
-    """Gives the folder of a registered model and its version: the one named, or that of an alias, else the default one.
+    """Return the folder of a registered model and its version: the one named, the one of an alias, or the default.
 
     Raises:
-      ModelError: there is no such model or version, it has no folder, or it may not be looked at.
+      ModelError: the model or version does not exist, has no folder, or can't be read.
     """
     if version is not None:
         if "@" in model:
@@ -32,20 +32,20 @@ def find_artifact(model: str, version: str | None) -> tuple[str, str]:
 
     match = NAME.fullmatch(model)
     if match is None:
-        raise ModelError(f"{model} is no version of a registered model; expected projects/P/locations/L/models/M@version")
+        raise ModelError(f"{model} is not a version of a registered model; expected projects/P/locations/L/models/M@version")
     try:
-        found = _client(match["location"]).get_model(name=model, timeout=TIMEOUT_SECONDS)
+        registered = _client(match["location"]).get_model(name=model, timeout=TIMEOUT_SECONDS)
     except NotFound as error:
         raise ModelError(f"Vertex AI has no model {model}: check project, location, number and version") from error
     except Forbidden as error:
-        raise ModelError(f"{model} may not be looked at: give the account roles/aiplatform.viewer ({error.message})") from error
+        raise ModelError(f"{model} can't be read: give the account roles/aiplatform.viewer ({error.message})") from error
     except (GoogleAPICallError, GoogleAuthError) as error:
-        raise ModelError(f"Vertex AI did not say where {model} is: {error}") from error
-    if not found.artifact_uri:
+        raise ModelError(f"Vertex AI can't look up {model}: {error}") from error
+    if not registered.artifact_uri:
         raise ModelError(
             f"{model} has no artifact folder (it is a container's or AutoML's own); export it as a SavedModel and give its folder"
         )
-    return found.artifact_uri.rstrip("/"), found.version_id
+    return registered.artifact_uri.rstrip("/"), registered.version_id
 
 
 @functools.cache
