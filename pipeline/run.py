@@ -165,7 +165,7 @@ def _noted(spec: JobSpec | RunSpec) -> str | None:
     from transforms.runtime import worker_causes
 
     try:
-        return worker_causes.first(spec.staging_in(spec.folder))
+        return worker_causes.first_cause(spec.staging_in(spec.folder))
     except Exception:  # a storage that fails now must not hide why the job failed
         return None
 

@@ -217,7 +217,7 @@ def test_what_kept_a_worker_from_starting_is_said_whatever_the_engine_says(model
     for _ in range(2):
         with pytest.raises(ModelError):
             SavedModelHandler(spec, staging=str(staging)).load_model()
-    noted = worker_causes.first(str(staging))
+    noted = worker_causes.first_cause(str(staging))
     assert noted is not None
     assert noted.startswith(f"{broken} can't be loaded")
     assert summary.cause(RuntimeError(MISSING_WORKER), noted) == noted
@@ -227,7 +227,7 @@ def test_what_kept_a_worker_from_starting_is_said_whatever_the_engine_says(model
 
 
 def test_a_missing_worker_of_which_nothing_is_known_gets_advice(tmp_path: Path) -> None:
-    assert worker_causes.first(str(tmp_path / "staging")) is None
+    assert worker_causes.first_cause(str(tmp_path / "staging")) is None
     assert "the log of the worker pool at --environment_config says why" in summary.cause(RuntimeError(MISSING_WORKER))
 
 

@@ -23,7 +23,7 @@ def read_baseline(baseline: str) -> Any:
     """Read the statistics of an earlier run.
 
     Raises:
-      BaselineError: there are none, or the file holds something else.
+      BaselineError: the file does not exist, or holds something else.
     """
     path = baseline_path(baseline)
     if not files.exists(path):

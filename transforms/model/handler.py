@@ -51,7 +51,7 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool])
         """Return an empty pool, or one with the run's model and the second one loaded."""
         from transforms.model.import_tensorflow import import_tensorflow
 
-        with worker_causes.kept(self.staging) if self.staging is not None else contextlib.nullcontext():
+        with worker_causes.recorded(self.staging) if self.staging is not None else contextlib.nullcontext():
             import_tensorflow()
             pool = ModelPool(self.memory_bytes, self.processes)
             if self.first is not None:

@@ -126,11 +126,11 @@ class ModelPool:
             seconds, self._load_seconds = tuple(self._load_seconds), []
         return seconds
 
-    def _make_room(self, kept: str) -> None:
+    def _make_room(self, newest: str) -> None:
         """Free the least recently used models while all exceed the pool's memory; a running call keeps its model."""
         total = sum(size for _, size in self._loaded.values())
         freed = 0
-        while total > self.memory_bytes and len(self._loaded) > 1 and next(iter(self._loaded)) != kept:
+        while total > self.memory_bytes and len(self._loaded) > 1 and next(iter(self._loaded)) != newest:
             name, (model, size) = self._loaded.popitem(last=False)
             total, freed = total - size, freed + 1
             self._forget(name, model.session)

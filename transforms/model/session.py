@@ -52,8 +52,8 @@ def telling_line(error: BaseException) -> str:
     """Return the line of a TensorFlow error that a person reads."""
     lines = text_lines(str(error))
     preamble = ("Graph execution error:", "Detected at node", "File ", "root error(s) found.", "(0) ")
-    telling = [line for line in lines if not line.startswith(preamble) and not line.endswith(preamble)]
-    return cut((telling or lines or [type(error).__name__])[0], LONGEST_ERROR)
+    statements = [line for line in lines if not line.startswith(preamble) and not line.endswith(preamble)]
+    return cut((statements or lines or [type(error).__name__])[0], LONGEST_ERROR)
 
 
 class LoadedModel:

@@ -13,7 +13,7 @@ PREFIX = "cause-"
 
 
 @contextlib.contextmanager
-def kept(folder: str) -> Iterator[None]:
+def recorded(folder: str) -> Iterator[None]:
     """Write the exception that ends the block into ``folder``, and raise it again."""
     try:
         yield
@@ -24,7 +24,7 @@ def kept(folder: str) -> Iterator[None]:
         raise
 
 
-def first(folder: str) -> str | None:
+def first_cause(folder: str) -> str | None:
     """Return the reason that the first worker which could not start wrote into ``folder``, or None."""
     names = sorted(name for name in files.list_children(folder) if name.startswith(PREFIX))
     return files.read_bytes(paths.join(folder, names[0])).decode() if names else None

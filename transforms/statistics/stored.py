@@ -59,7 +59,7 @@ def decode_or_say(content: bytes | None) -> Statistics:
     failures: Failures = {}
     with guarded(STATISTICS, failures):
         if content is None:
-            raise ValueError("those of a split that an earlier launch finished were not kept")
+            raise ValueError("the statistics of a split that an earlier launch finished were not kept")
         if content.startswith(FAILED):
             return Statistics(failures=msgspec.json.decode(content.removeprefix(FAILED), type=Failures))
         return decode(content)
