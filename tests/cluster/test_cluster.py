@@ -22,7 +22,10 @@ from saved_models import Models
 
 from cluster import engines
 
-pytestmark = pytest.mark.skipif("NIGHTSHIFT_CLUSTER" not in os.environ, reason="'make test-cluster' runs the tests on engines of their own")
+pytestmark = [
+    pytest.mark.skipif("NIGHTSHIFT_CLUSTER" not in os.environ, reason="'make test-cluster' runs the tests on engines of their own"),
+    pytest.mark.filterwarnings("default"),  # shown, and no errors: the connections to an engine end as it pleases
+]
 
 ROWS = int(os.environ.get("NIGHTSHIFT_CLUSTER_ROWS", "50000"))
 MODELS = int(os.environ.get("NIGHTSHIFT_CLUSTER_MODELS", "50"))

@@ -5,6 +5,7 @@ local-bigquery 0.4.0 asks for a DuckDB whose extensions are not on PyPI; those o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -50,7 +51,7 @@ def make_environment() -> Path:
     made = Path(tempfile.mkdtemp(prefix="local-bigquery-", dir=FOLDER.parent))
     try:
         _make(made)
-        if not FOLDER.exists():  # another session may have been quicker
+        with contextlib.suppress(OSError):  # another session may have been quicker
             made.rename(FOLDER)
     finally:
         shutil.rmtree(made, ignore_errors=True)

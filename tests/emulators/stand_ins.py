@@ -19,7 +19,7 @@ from pathlib import Path
 from emulators.bigquery_environment import make_environment
 
 PROGRAMS = Path(__file__).parent
-STARTS_WITHIN_SECONDS = 30.0
+STARTS_WITHIN_SECONDS = 120.0
 
 
 class BinaryMissingError(Exception):
