@@ -7,7 +7,7 @@ JSON value, the block's lines are looked at one by one, and each ends as an inst
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,13 +81,19 @@ class LineParser:
         return self._batch(Block(0, b""), RowTexts(b"", nothing, nothing), piece, order)
 
     def _batch(self, block: Block, texts: RowTexts, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        lost: dict[int, RowError] = {}
+        failed: list[FailedRow] = []
+
+        def lose(line: int, error: RowError) -> None:
+            """Keep the failed row of a line that is no instance, not its error: with a traceback a row takes twice the time."""
+            offset = int(block.place(texts.starts[line]))
+            failed.append(FailedRow.of(error, piece.path, offset, texts[line], self.spec.made_key(piece.path, offset)))
+
         if block.too_long:
             message = f"the row is longer than {MAX_ROW_BYTES >> 20} MiB; its first bytes are kept as the instance"
-            lost[0] = RowError(Code.ROW_TOO_LONG, message)
-            parsed = self._parse_lines(texts.take(np.empty(0, np.int64)), lost)
+            lose(0, RowError(Code.ROW_TOO_LONG, message))
+            parsed = self._parse_lines(texts.take(np.empty(0, np.int64)), lose)
         else:
-            parsed = self._parse_block(texts) or self._parse_lines(texts, lost)
+            parsed = self._parse_block(texts) or self._parse_lines(texts, lose)
         offsets = block.place(texts.starts[parsed.lines])
         keys, bad_keys = self._keys(parsed, piece.path, offsets)
         columns: dict[str, Column] = {}
@@ -104,14 +110,10 @@ class LineParser:
             rows=texts if len(parsed.lines) == len(texts) else texts.take(parsed.lines),
             keys=keys,
             passthrough={name: _texts(name, parsed.tokens.get(name, ())) for name in self.spec.passthrough_fields},
-            failed=[self._lost(error, texts[line], int(block.place(texts.starts[line])), piece) for line, error in lost.items()],
+            failed=failed,
             bytes=int(texts.stops[-1] - texts.starts[0]) + 1 if len(texts) else 0,
         )
         return batch.fail(errors | bad_keys)
-
-    def _lost(self, error: RowError, text: bytes, offset: int, piece: FileRange) -> FailedRow:
-        """Make the failed row of a line that is no instance."""
-        return FailedRow.of(error, piece.path, offset, text, self.spec.made_key(piece.path, offset))
 
     def _keys(self, parsed: _Parsed, source: str, offsets: np.ndarray) -> tuple[pa.Array, dict[int, RowError]]:
         fields = self.spec.key_fields
@@ -138,8 +140,8 @@ class LineParser:
         parsed = self.row_reader.parse_typed(texts.data if whole else texts.data[start:stop], len(texts))
         return None if parsed is None else _Parsed(np.arange(len(texts)), *parsed)
 
-    def _parse_lines(self, texts: RowTexts, lost: dict[int, RowError]) -> _Parsed:
-        """Parse the lines one by one; those that are no instances are added to ``lost``, by line number."""
+    def _parse_lines(self, texts: RowTexts, lose: Callable[[int, RowError], None]) -> _Parsed:
+        """Parse the lines one by one; call ``lose`` with the number and the error of each that is no instance."""
         names = [spec.name for spec in self.spec.signature.inputs]
         lines: list[int] = []
         values: dict[str, list[Any]] = {name: [] for name in names}
@@ -148,7 +150,7 @@ class LineParser:
             try:
                 row = self.row_reader.read(texts[number])
             except RowError as error:
-                lost[number] = error
+                lose(number, error)
                 continue
             lines.append(number)
             for name in names:
