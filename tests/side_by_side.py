@@ -60,10 +60,10 @@ def main(arguments: list[str], processes: int, environment: Mapping[str, str]) -
             running.append((output, subprocess.Popen(command, stdout=output.open("wb"), stderr=subprocess.STDOUT, env=variables)))
         try:
             statuses = [_show(output, process) for output, process in running]
-        finally:
+        except KeyboardInterrupt:  # which they hear as well, and stop their emulators
             for _, process in running:
-                process.terminate()
                 process.wait()
+            raise
         statuses = [0 if status == 5 else status for status in statuses]  # 5: all modules were another's
         print(
             f"{'FAILED' if any(statuses) else 'all tests passed'}: {total([output.read_text(errors='replace') for output, _ in running])}"
