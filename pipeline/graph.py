@@ -18,10 +18,10 @@ from transforms.write_shards import WriteShards
 
 
 def build(pipeline: beam.Pipeline, spec: JobSpec | RunSpec) -> beam.PCollection:
-    """Wires a run of one job, or of many, into ``pipeline``; gives the collection of its one manifest.
+    """Wire a run of one job, or of many tasks, into ``pipeline``; return the collection of its one manifest.
 
-    Rows are read, predicted and written inside one fused stage. Between stages travel splits, shards, counts and hashes. In a
-    run of many each split names its job, and the jobs are data: the graph does not grow with them.
+    Rows are read, predicted and written inside one fused stage. Splits, shards, counts and hashes travel between stages. In a run of
+    many each split names its task, and the tasks are data, so that the graph does not grow with them.
     """
     job = spec if isinstance(spec, JobSpec) else None
     splits, plans = pipeline | (PlanJob(spec) if isinstance(spec, JobSpec) else PlanTasks(spec))
@@ -32,4 +32,4 @@ def build(pipeline: beam.Pipeline, spec: JobSpec | RunSpec) -> beam.PCollection:
     duplicates, places = read.hashes | CheckKeys(spec, splits)
     statistics = (written.statistics, *read.statistics)
     publisher = TablePublisher if job and job.output.table else Publisher
-    return written.shards | Publish(spec, plans, read.pieces, duplicates, places, statistics, publisher)
+    return written.shards | Publish(spec, plans, read.accounts, duplicates, places, statistics, publisher)

@@ -57,6 +57,7 @@ IMPERATIVE_ROOMS: tuple[str, ...] = (
     "transforms.output",
     "transforms.bigquery",
     "transforms.many",
+    "transforms",
 )  # fmt: skip
 # The first word of a noun phrase or a clause, a verb in the third person ("Gives"), or no word at all.
 NO_VERB = re.compile(

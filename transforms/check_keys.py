@@ -1,4 +1,4 @@
-"""Are the keys unique? Asked of their hashes; only where two are equal are the rows themselves read again."""
+"""CheckKeys: key hashes to duplicate keys; the rows are read again only where hashes are equal."""
 
 from __future__ import annotations
 
@@ -20,46 +20,51 @@ from transforms.specs.run import RunSpec, job_of
 
 
 class _FindEqualHashes(beam.DoFn):
+    """Compares the hashes of one bucket of one task."""
+
     def process(self, bucket: tuple[tuple[int, int], Iterable[bytes]]) -> Iterator[tuple[int, Duplicates]]:
         (task, _), packed_hashes = bucket
-        everything = np.concatenate([np.frombuffer(packed, np.uint64) for packed in packed_hashes])
-        values, counts = np.unique(everything, return_counts=True)
+        hashes = np.concatenate([np.frombuffer(packed, np.uint64) for packed in packed_hashes])
+        values, counts = np.unique(hashes, return_counts=True)
         equal = values[counts > 1]
         if len(equal):
             yield task, Duplicates(len(equal), tuple(int(value) for value in equal[:LISTED_DUPLICATES]))
 
 
-def merge(found: Iterable[Duplicates]) -> Duplicates:
-    """Gives the duplicates of all buckets as one; of their hashes, the first."""
-    hashes = sorted(value for some in found for value in some.hashes)
-    return Duplicates(sum(some.count for some in found), tuple(hashes[:LISTED_DUPLICATES]))
+def merge(buckets: Sequence[Duplicates]) -> Duplicates:
+    """Add up the duplicates of all buckets of a task, with the first ``LISTED_DUPLICATES`` of their hashes."""
+    hashes = sorted(value for bucket in buckets for value in bucket.hashes)
+    return Duplicates(sum(bucket.count for bucket in buckets), tuple(hashes[:LISTED_DUPLICATES]))
 
 
 class _ListDuplicates(beam.DoFn):
+    """Reads a split again and lists the places of the keys whose hashes are equal."""
+
     def __init__(self, spec: JobSpec | RunSpec) -> None:
         self.spec = spec
 
     def process(self, split: Split, duplicates: Sequence[tuple[int, Duplicates]]) -> Iterator[tuple[int, DuplicateKey]]:
         job = job_of(self.spec, split.plan)
-        wanted = np.array(merge(some for task, some in duplicates if task == job.task).hashes, np.uint64)
-        if len(wanted):
-            for place in itertools.islice(self._places(split, job, wanted), LISTED_DUPLICATES):
+        equal_hashes = np.array(merge([bucket for task, bucket in duplicates if task == job.task]).hashes, np.uint64)
+        if len(equal_hashes):
+            for place in itertools.islice(self._places(split, job, equal_hashes), LISTED_DUPLICATES):
                 yield job.task, place
 
-    def _places(self, split: Split, job: JobSpec, wanted: np.ndarray) -> Iterator[DuplicateKey]:
+    def _places(self, split: Split, job: JobSpec, equal_hashes: np.ndarray) -> Iterator[DuplicateKey]:
         reader = range_reader(job)
-        for piece in split.ranges:
+        for file_range in split.ranges:
             places: list[DuplicateKey] = []
-            for batch in reader.read(piece, split.order):
-                places += itertools.islice(_places(batch, wanted), LISTED_DUPLICATES)
+            for batch in reader.read(file_range, split.order):
+                places += itertools.islice(_places(batch, equal_hashes), LISTED_DUPLICATES)
                 if any(row.code is Code.FILE_CHANGED for row in batch.failed):  # these are no longer the rows that were predicted
                     places = []
             yield from places
 
 
-def _places(batch: InstanceBatch, wanted: np.ndarray) -> Iterator[DuplicateKey]:
+def _places(batch: InstanceBatch, equal_hashes: np.ndarray) -> Iterator[DuplicateKey]:
+    """Yield the keys of a batch whose hash is one of ``equal_hashes`` (uint64), with their places."""
     failed = [row for row in batch.failed if row.key]
-    for number in np.flatnonzero(np.isin(hashes_of(batch), wanted)):
+    for number in np.flatnonzero(np.isin(hashes_of(batch), equal_hashes)):
         if number < len(batch):
             yield DuplicateKey(batch.keys[int(number)].as_py(), batch.source, int(batch.offsets[number]))
         else:
@@ -69,17 +74,20 @@ def _places(batch: InstanceBatch, wanted: np.ndarray) -> Iterator[DuplicateKey]:
 
 @dataclasses.dataclass
 class CheckKeys(beam.PTransform):
-    """Finds the keys that stand more than once.
+    """Find keys that occur more than once.
 
-    Expects: the ``hashes`` of ReadInstances, and the splits. Gives: the pair of ``Duplicates`` (none when all keys are
-    unique) and ``DuplicateKey``s, the places where the first thousand of them stand; each with its task.
-    Guarantees: 64-bit hashes are all that is shuffled; a split is read a second time only when some hashes are equal.
+    Expects: the ``hashes`` of ReadInstances, packed uint64 by (task, bucket); ``splits``, the splits that were read.
+    Gives: a pair of collections of (task, ``Duplicates``), one for each bucket that has any, and of (task, ``DuplicateKey``), the
+    places of the first thousand duplicate keys.
+    Guarantees: only 64-bit hashes are shuffled; a split is read a second time only if hashes of its task are equal.
     """
 
     spec: JobSpec | RunSpec
-    splits: beam.PCollection
+    splits: beam.PCollection[Split]
 
-    def expand(self, hashes: beam.PCollection) -> tuple[beam.PCollection, beam.PCollection]:
+    def expand(
+        self, hashes: beam.PCollection[tuple[tuple[int, int], bytes]]
+    ) -> tuple[beam.PCollection[tuple[int, Piece]], beam.PCollection[tuple[int, Piece]]]:
         duplicates = (
             hashes
             | "GroupHashes" >> beam.GroupByKey()

@@ -1,4 +1,4 @@
-"""Patterns → files → splits: what one worker reads in one go."""
+"""PlanSplits: patterns to files to splits, each what one worker reads at once."""
 
 from __future__ import annotations
 
@@ -21,26 +21,28 @@ from transforms.storage.files import FoundFile
 
 
 class _MatchFiles(beam.DoFn):
+    """Lists the files of each pattern, with the pattern's number."""
+
     def __init__(self, patterns: tuple[str, ...]) -> None:
         self.patterns = patterns
 
     def process(self, _: bytes) -> Iterator[tuple[int, FoundFile]]:
         for number, pattern in enumerate(self.patterns):
-            for found in files.match(pattern):
-                yield number, found
+            for file in files.match(pattern):
+                yield number, file
 
 
 def _by_place(numbered: tuple[int, FoundFile]) -> tuple[bytes, tuple[int, FoundFile]]:
     return os.fsencode(numbered[1].place), numbered  # as bytes: a local path need not be UTF-8
 
 
-def _first(placed: tuple[bytes, Iterable[tuple[int, FoundFile]]]) -> tuple[int, FoundFile]:
-    """The file as the first pattern found it, so that its keys, and the name of what is made of it, are the same on every run."""
-    return min(placed[1], key=lambda numbered: numbered[0])
+def _first(group: tuple[bytes, Iterable[tuple[int, FoundFile]]]) -> tuple[int, FoundFile]:
+    """Return the file as the first pattern found it, so that its keys and the name of its results are the same on every run."""
+    return min(group[1], key=lambda numbered: numbered[0])
 
 
 class _SplitFiles(beam.DoFn):
-    """Cuts large files and packs small ones, as many as come in one bundle."""
+    """Cuts large files into ranges, and packs the small files of a bundle together."""
 
     def __init__(self, spec: InputSpec) -> None:
         self.spec = spec
@@ -48,12 +50,12 @@ class _SplitFiles(beam.DoFn):
     def start_bundle(self) -> None:
         self.small = splitting.small_files()
 
-    def process(self, found: FoundFile) -> Iterator[Split]:
-        ranges = list(split_file(found, format_of(found.path, self.spec.format)))
-        if len(ranges) > 1 or not splitting.is_small(found.size_bytes):
-            yield from (Split((piece,)) for piece in ranges)
+    def process(self, file: FoundFile) -> Iterator[Split]:
+        ranges = list(split_file(file, format_of(file.path, self.spec.format)))
+        if len(ranges) > 1 or not splitting.is_small(file.size_bytes):
+            yield from (Split((file_range,)) for file_range in ranges)
             return
-        packed = self.small.add(ranges[0], found.size_bytes)
+        packed = self.small.add(ranges[0], file.size_bytes)
         if packed is not None:
             yield Split(tuple(packed))
 
@@ -64,23 +66,25 @@ class _SplitFiles(beam.DoFn):
 
 @dataclasses.dataclass
 class PlanSplits(beam.PTransform):
-    """Makes the splits of the job's input.
+    """Plan the splits of an input's files.
 
-    Expects: a pipeline. Gives: ``Split``s, spread over the workers. Guarantees: each byte of each matched file is in
-    exactly one split, also when patterns overlap or spell it differently, and has the path by which the first of them found it; where
-    results are mirrored, no two files' have one name; a million files need no memory where the job is launched.
+    Expects: a pipeline.
+    Gives: ``Split``s of about 32 MB or up to a thousand files, spread over the workers.
+    Guarantees: each byte of each matched file is in exactly one split, even if patterns overlap or spell its path differently; a file
+    has the path of the first pattern that matches it; where results are mirrored, those of two files never have one name; a million
+    files need no memory where the job is launched.
     """
 
     spec: InputSpec
     output: OutputSpec | None = None
 
-    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
-        matched = beam.ParDo(_MatchFiles(self.spec.patterns)).with_output_types(tuple[int, FoundFile])
-        found = pipeline | beam.Impulse() | "MatchFiles" >> matched
-        if len(self.spec.patterns) > 1:  # one names each file once; several may overlap, and a file is read once all the same
-            found = found | "PlaceFiles" >> beam.Map(_by_place).with_output_types(tuple[bytes, tuple[int, FoundFile]])
-            found = found | "EachOnce" >> beam.GroupByKey() | "FirstOfEach" >> beam.Map(_first).with_output_types(tuple[int, FoundFile])
-        found = found | "Files" >> beam.Map(lambda numbered: numbered[1]).with_output_types(FoundFile)
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[Split]:
+        match = beam.ParDo(_MatchFiles(self.spec.patterns)).with_output_types(tuple[int, FoundFile])
+        matches = pipeline | beam.Impulse() | "MatchFiles" >> match
+        if len(self.spec.patterns) > 1:  # several patterns may match one file
+            placed = matches | "PlaceFiles" >> beam.Map(_by_place).with_output_types(tuple[bytes, tuple[int, FoundFile]])
+            matches = placed | "EachOnce" >> beam.GroupByKey() | "FirstOfEach" >> beam.Map(_first).with_output_types(tuple[int, FoundFile])
+        inputs = matches | "Files" >> beam.Map(lambda numbered: numbered[1]).with_output_types(FoundFile)
         if self.output is not None and self.output.layout == "mirror":
-            found = found | CheckMirror(self.output)
-        return found | "SplitFiles" >> beam.ParDo(_SplitFiles(self.spec)).with_output_types(Split) | "Spread" >> beam.Reshuffle()
+            inputs = inputs | CheckMirror(self.output)
+        return inputs | "SplitFiles" >> beam.ParDo(_SplitFiles(self.spec)).with_output_types(Split) | "Spread" >> beam.Reshuffle()

@@ -1,7 +1,7 @@
-"""Tables and queries of BigQuery, through the Storage Read API: its streams are splits, its Arrow batches become instances.
+"""PlanStreams: a table or query of BigQuery to the streams of a read session of the Storage Read API, each a split.
 
-The query is run, and the read session made, in the graph: a session ends six hours after it was made, and a template's job may wait
-that long before its first row is read. A session shows the table as it was at that moment.
+The query is run and the session created in the graph: a session ends six hours after its creation, and a template's job may wait that
+long before it reads its first row. A session shows the table as it was when the session was created.
 https://cloud.google.com/bigquery/docs/reference/storage
 """
 
@@ -21,13 +21,13 @@ from transforms.specs.table_name import TableName, parse_table
 
 
 def _run_query(job: JobSpec) -> TableName:
-    """Runs the job's query into a temporary table, which BigQuery drops after a day; once a launch, however often it is tried."""
-    by_id = f"nightshift-{job.launch}-query"
+    """Run the job's query into a temporary table, which BigQuery drops after a day; once a launch, however often this is called."""
+    job_id = f"nightshift-{job.launch}-query"
     service = client(job.bigquery.project, job.bigquery.location)
     try:
-        query = service.query(job.input.query or "", job_id=by_id, job_retry=None)
-    except Conflict:  # an attempt before started it
-        query = service.get_job(by_id)  # type: ignore[assignment]
+        query = service.query(job.input.query or "", job_id=job_id, job_retry=None)
+    except Conflict:  # an earlier attempt started it
+        query = service.get_job(job_id)  # type: ignore[assignment]
     query.result(max_results=0)
     table = query.destination
     assert table is not None
@@ -35,6 +35,8 @@ def _run_query(job: JobSpec) -> TableName:
 
 
 class _MakeStreams(beam.DoFn):
+    """Runs the query, if any, and creates the read session."""
+
     def __init__(self, job: JobSpec) -> None:
         self.job = job
 
@@ -48,16 +50,17 @@ class _MakeStreams(beam.DoFn):
 
 @dataclasses.dataclass
 class PlanStreams(beam.PTransform):
-    """Makes the splits of a table or query: one a stream of one read session.
+    """Plan the splits of a table or query: one for each stream of one read session.
 
-    Expects: a pipeline. Gives: ``Split``s, spread over the workers, whose range's path is ``bq://project.dataset.table#number``, and
-    its ``relative`` the stream's name. Guarantees: each row is in exactly one stream; nobody sees a stream before all of its session
-    are made for good.
+    Expects: a pipeline.
+    Gives: ``Split``s of one range each, spread over the workers; the range's path is ``bq://project.dataset.table#number``, its
+    ``relative`` the stream's name.
+    Guarantees: each row is in exactly one stream; no stream is read before all streams of its session are committed by the engine.
     """
 
     job: JobSpec
 
-    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[Split]:
         return (
             pipeline
             | beam.Impulse()

@@ -1,4 +1,4 @@
-"""Tasks → plans and splits: each model found and looked at once, its splits together."""
+"""PlanTasks and PlanJob: tasks, or one job, to plans and splits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from transforms.specs.run import Plan, RunSpec, Task
 from transforms.storage import files
 from transforms.storage.files import FoundFile
 
-# Splits that one worker gets in one go, so that it loads their model once.
+# Splits of one model that one worker gets together, so that it loads the model once.
 GROUP_BYTES = 128 << 20
 GROUP_SPLITS = 1000
 KEY_BUCKET_BYTES = 64 << 20
@@ -37,6 +37,8 @@ MAX_KEY_BUCKETS = 64
 
 
 class _ReadTasks(beam.DoFn):
+    """Reads the file of tasks that the launch wrote."""
+
     def __init__(self, path: str) -> None:
         self.path = path
 
@@ -45,7 +47,7 @@ class _ReadTasks(beam.DoFn):
 
 
 class _PlanTask(beam.DoFn):
-    """Finds a task's model and files; a task that can't run says why and holds back no other."""
+    """Finds a task's model and files; a task that can't run gets a plan with the reason, and the others go on."""
 
     def __init__(self, run: RunSpec) -> None:
         self.run = run
@@ -63,14 +65,15 @@ class _PlanTask(beam.DoFn):
         yield TaggedOutput("plans", (task.number, plan))
         assert plan.model is not None
         location = plan.model.location
-        small = [piece for piece in ranges if splitting.is_small(piece.size_bytes)]
-        yield from ((location, Split((piece,), plan)) for piece in ranges if not splitting.is_small(piece.size_bytes))
-        for packed in splitting.groups(small, lambda piece: piece.size_bytes, splitting.small_files()):
+        small = [file_range for file_range in ranges if splitting.is_small(file_range.size_bytes)]
+        yield from ((location, Split((large,), plan)) for large in ranges if not splitting.is_small(large.size_bytes))
+        for packed in splitting.groups(small, lambda file_range: file_range.size_bytes, splitting.small_files()):
             yield location, Split(tuple(packed), plan)
 
     def _find_done(self, task: Task) -> dict[str, Any] | None:
+        """Return the manifest of the task if an earlier launch of the run has published it, else None."""
         folder = self.run.output_of(task).folder
-        if journal.read(folder) is not None:  # the task was cut off while it was published: that is finished first
+        if journal.read(folder) is not None:  # a publication of the task was cut off: finish it first
             with journal.alone(folder):
                 pass
         manifest = find_done(folder, self.run.run_id, dict(self.run.flags))
@@ -80,17 +83,22 @@ class _PlanTask(beam.DoFn):
         return manifest
 
     def _plan(self, task: Task) -> tuple[Plan, list[FileRange]]:
+        """Find and check a task's model and files; return its plan and the ranges of its files.
+
+        Raises:
+          ModelError, FormatError, SpecError, BeamIOError, OSError: the task can't run.
+        """
         run = self.run
         spec = run.input_of(task)
         if spec.is_bigquery:
             raise FormatError(f"input {task.input}: a task reads files; a table is read by a run of one job, with --input")
         model = locate_model(run.request_of(task), shares=True)
-        found = list(files.match_once(spec.patterns))
-        if not found:
+        inputs = list(files.match_once(spec.patterns))
+        if not inputs:
             raise FormatError(f"input {task.input} matches no file")
-        _check_outputs(found, run.output_of(task))
-        ranges = [piece for one in found for piece in split_file(one, format_of(one.path, spec.format))]
-        size = sum(piece.size_bytes for piece in ranges)
+        _check_outputs(inputs, run.output_of(task))
+        ranges = [file_range for file in inputs for file_range in split_file(file, format_of(file.path, spec.format))]
+        size = sum(file_range.size_bytes for file_range in ranges)
         plan = Plan(task, model, min(MAX_KEY_BUCKETS, 1 + size // KEY_BUCKET_BYTES))
         job = run.job_of(plan)
         reason = format_of(ranges[0].path, spec.format).why_unreadable(row_spec(job), ranges[0].path)
@@ -100,40 +108,45 @@ class _PlanTask(beam.DoFn):
         return plan, ranges
 
 
-def _check_outputs(found: Sequence[FoundFile], output: OutputSpec) -> None:
-    """Raise SpecError where a task's results would replace one of its inputs, or be replaced themselves."""
+def _check_outputs(inputs: Sequence[FoundFile], output: OutputSpec) -> None:
+    """Check the names of a task's results.
+
+    Raises:
+      SpecError: they would replace one of the inputs, or each other.
+    """
     folder, mirrors = files.place(output.folder) + "/", MirrorCheck(output)
-    for one in found:
-        if one.place.startswith(folder) and (output.layout == "mirror" or is_own(one.place[len(folder) :])):
-            raise SpecError("input", f"{one.path} lies in the task's output {output.folder}, where the run would replace it: give another")
+    for file in inputs:
+        if file.place.startswith(folder) and (output.layout == "mirror" or is_own(file.place[len(folder) :])):
+            raise SpecError("input", f"{file.path} lies in the task's output {output.folder}, where the run would replace it: give another")
         if output.layout == "mirror":
-            mirrors.add(one)
+            mirrors.add(file)
 
 
 class _CutGroups(beam.DoFn):
-    """Cuts the splits of one model into groups of a size that one worker may take."""
+    """Cuts the splits of one model into groups, each of a size for one worker."""
 
     def process(self, model: tuple[str, Iterable[Split]]) -> Iterator[list[Split]]:
         def size_of(split: Split) -> int:
-            return sum(piece.size_bytes for piece in split.ranges)
+            return sum(file_range.size_bytes for file_range in split.ranges)
 
         yield from splitting.groups(model[1], size_of, splitting.Group(GROUP_BYTES, GROUP_SPLITS))
 
 
 @dataclasses.dataclass
 class PlanTasks(beam.PTransform):
-    """Makes the splits of all tasks of a run.
+    """Plan all tasks of a run.
 
-    Expects: a pipeline. Gives: the pair of ``Split``s, those of a model one after the other and large inputs spread over the
-    workers, and of pairs of task and ``Plan``.
-    Guarantees: each task has one plan; the graph is the same whatever the number of tasks.
+    Expects: a pipeline.
+    Gives: a pair of collections: ``Split``s, those of a model one after the other and large inputs spread over the workers, and
+    (task, ``Plan``).
+    Guarantees: each task has one plan; the graph is the same for any number of tasks.
     """
 
     run: RunSpec
 
-    def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection, beam.PCollection]:
+    def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection[Split], beam.PCollection[tuple[int, Piece]]]:
         plan = beam.ParDo(_PlanTask(self.run)).with_output_types(tuple[str, Split], plans=tuple[int, Piece])
-        planned = (
+        tasks = (
             pipeline
             | beam.Impulse()
             | "ReadTasks" >> beam.ParDo(_ReadTasks(self.run.tasks)).with_output_types(Task)
@@ -141,25 +154,27 @@ class PlanTasks(beam.PTransform):
             | "PlanTask" >> plan.with_outputs("plans", main="splits")
         )
         splits = (
-            planned.splits
+            tasks.splits
             | "GroupByModel" >> beam.GroupByKey()
             | "CutGroups" >> beam.ParDo(_CutGroups()).with_output_types(list[Split])
             | "SpreadGroups" >> beam.Reshuffle()
             | "EachSplit" >> beam.FlatMap(lambda group: group).with_output_types(Split)
         )
-        return splits, planned.plans
+        return splits, tasks.plans
 
 
 @dataclasses.dataclass
 class PlanJob(beam.PTransform):
-    """Makes the splits and the one plan of a run of one job.
+    """Plan a run of one job.
 
-    Expects: a pipeline. Gives: the pair of ``Split``s and of pairs of task (0) and an empty ``Plan``.
+    Expects: a pipeline.
+    Gives: a pair of collections: the ``Split``s of the job's files or table, and one (task 0, empty ``Plan``).
+    Guarantees: those of ``PlanSplits`` and ``PlanStreams``.
     """
 
     job: JobSpec
 
-    def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection, beam.PCollection]:
+    def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection[Split], beam.PCollection[tuple[int, Piece]]]:
         task = self.job.task
         plans = pipeline | beam.Impulse() | "Plan" >> beam.Map(lambda _: (task, Plan())).with_output_types(tuple[int, Piece])
         splits = pipeline | (PlanStreams(self.job) if self.job.input.is_bigquery else PlanSplits(self.job.input, self.job.output))

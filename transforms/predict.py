@@ -7,17 +7,18 @@ import dataclasses
 import apache_beam as beam
 from apache_beam.ml.inference.base import RunInference
 
-from transforms.elements.batches import PredictionBatch
+from transforms.elements.batches import InstanceBatch, PredictionBatch
 from transforms.model.handler import SavedModelHandler
 from transforms.specs.models import NO_COMPARISON, CompareSpec, ModelSpec
 
 
 @dataclasses.dataclass
 class Predict(beam.PTransform):
-    """Runs each batch's model on it.
+    """Predict each batch with its model.
 
-    Expects: ``InstanceBatch``es. Gives: one ``PredictionBatch`` each.
-    Guarantees: each instance is in its batch's outputs or in its failed rows; a row that the model refuses costs no other, and
+    Expects: ``InstanceBatch``es.
+    Gives: one ``PredictionBatch`` for each.
+    Guarantees: each instance is in its batch's outputs or in its failed rows; a row on which the model fails costs no other row, and
     in a run of many (``model`` None) a model that can't run costs no other model's rows.
     """
 
@@ -27,6 +28,6 @@ class Predict(beam.PTransform):
     compare: CompareSpec = NO_COMPARISON
     staging: str | None = None
 
-    def expand(self, batches: beam.PCollection) -> beam.PCollection:
+    def expand(self, batches: beam.PCollection[InstanceBatch]) -> beam.PCollection[PredictionBatch]:
         handler = SavedModelHandler(self.model, self.memory_bytes, self.processes, self.compare, self.staging)
         return batches | RunInference(handler).with_output_types(PredictionBatch)

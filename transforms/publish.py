@@ -1,4 +1,4 @@
-"""The gate and what lies behind it: a job's shards become its output, whole, or the failed rows alone do."""
+"""Publish: shards and accounts to the output: complete where the gate allows it, else the failed rows alone."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from transforms.staging import cancelled
 from transforms.statistics.statistics import MergeStatistics, Statistics
 
 
-def _add_up(pieces: Iterable[Any]) -> tuple[Plan, Accounts]:
-    """Gives a task's plan, and its accounts from the pieces that all steps before gave."""
+def _add_up(entries: Iterable[Any]) -> tuple[Plan, Accounts]:
+    """Return a task's plan, and its accounts from the entries of all earlier steps."""
     kinds: dict[type, list[Any]] = {kind: [] for kind in PieceCoder.NUMBERS}
-    for piece in pieces:
-        kinds[type(piece)].append(piece)
+    for entry in entries:
+        kinds[type(entry)].append(entry)
     (plan,) = kinds[Plan]
     places = tuple(sorted(kinds[DuplicateKey])[:LISTED_DUPLICATES])
     return plan, Accounts(tuple(kinds[Shard]), tuple(kinds[SplitCount]), tuple(kinds[Duplicates]), places, *kinds[Statistics])
 
 
 class _PublishJob(beam.DoFn):
-    """Publishes the one job of a run; a gate that stays shut fails the run."""
+    """Publishes the one job of a run; results that are refused fail the run."""
 
     def __init__(self, job: JobSpec, publisher: type[Publisher]) -> None:
         self.job, self.publisher = job, publisher
 
-    def process(self, pieces: tuple[int, Iterable[Any]]) -> Iterator[dict[str, Any]]:
-        _, accounts = _add_up(pieces[1])
+    def process(self, task: tuple[int, Iterable[Any]]) -> Iterator[dict[str, Any]]:
+        _, accounts = _add_up(task[1])
         cancelled.check(self.job)
         yield self.publisher(self.job, accounts).publish()
 
 
 class _PublishTask(beam.DoFn):
-    """Publishes tasks of many; what fails one is a line of the run's manifest and holds back no other."""
+    """Publishes tasks of a run of many; the failure of one is a line of the run's manifest, and the others go on."""
 
     def __init__(self, run: RunSpec) -> None:
         self.run = run
@@ -55,8 +55,8 @@ class _PublishTask(beam.DoFn):
     def start_bundle(self) -> None:
         self.group = TaskGroup(self.run)
 
-    def process(self, pieces: tuple[int, Iterable[Any]]) -> Iterator[dict[str, Any]]:
-        yield from self.group.add(*_add_up(pieces[1]))
+    def process(self, task: tuple[int, Iterable[Any]]) -> Iterator[dict[str, Any]]:
+        yield from self.group.add(*_add_up(task[1]))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         for line in self.group.end():
@@ -64,43 +64,45 @@ class _PublishTask(beam.DoFn):
 
 
 class _PublishRun(beam.DoFn):
+    """Publishes the manifest of a run of many, after all of its tasks."""
+
     def __init__(self, run: RunSpec) -> None:
         self.run = run
 
     def process(self, _: bytes, tasks: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         cancelled.check(self.run)
-        report = publish_run(self.run, tasks)
-        if report["status"] != "done":
-            raise GateShutError(report["reason"])
-        yield report
+        manifest = publish_run(self.run, tasks)
+        if manifest["status"] != "done":
+            raise GateShutError(manifest["reason"])
+        yield manifest
 
 
 @dataclasses.dataclass
 class Publish(beam.PTransform):
-    """Opens the gates and publishes, as the last step of the graph, since a template's launcher is gone by then.
+    """Check the accounts of each job and publish its output, in the last step of the graph: a template's launcher has ended by then.
 
-    Expects: all ``Shard``s. ``pieces``, ``duplicates`` and ``places`` come from the read step, ``plans`` from the first,
-    ``statistics`` from the last, or also from the read step; each is a pair whose first is the task's number.
-    Gives: the run's manifest.
-    Guarantees: each job's output is whole, ending with ``_SUCCESS``, or not there; done twice, it ends the same.
+    Expects: (task, ``Shard``) of all shards. The fields are collections of (task, …) too: ``plans`` of the first step, ``accounts`` of
+    the read step, ``duplicates`` and ``places`` of CheckKeys, ``statistics`` of the write step and, in a resumed run, of the read step.
+    Gives: the one manifest of the run.
+    Guarantees: each job's output is complete, with ``_SUCCESS``, or absent; publishing again leaves the same files.
     """
 
     spec: JobSpec | RunSpec
-    plans: beam.PCollection
-    pieces: beam.PCollection
-    duplicates: beam.PCollection
-    places: beam.PCollection
-    statistics: tuple[beam.PCollection, ...]
+    plans: beam.PCollection[tuple[int, Piece]]
+    accounts: beam.PCollection[tuple[int, Piece]]
+    duplicates: beam.PCollection[tuple[int, Piece]]
+    places: beam.PCollection[tuple[int, Piece]]
+    statistics: tuple[beam.PCollection[tuple[int, Statistics]], ...]
     publisher: type[Publisher] = Publisher
 
-    def expand(self, shards: beam.PCollection) -> beam.PCollection:
-        gathered = self.statistics[0] if len(self.statistics) == 1 else self.statistics | "AllStatistics" >> beam.Flatten()
+    def expand(self, shards: beam.PCollection[tuple[int, Piece]]) -> beam.PCollection[dict[str, Any]]:
+        unmerged = self.statistics[0] if len(self.statistics) == 1 else self.statistics | "AllStatistics" >> beam.Flatten()
         merge = MergeStatistics().with_input_types(Statistics).with_output_types(Piece)
-        statistics = gathered | beam.CombinePerKey(merge)
-        # Each piece says by its type what it is: a join by name would tag and untag every one, in eight steps more.
-        parts = (self.plans, shards, self.pieces, self.duplicates, self.places, statistics)
-        grouped = parts | beam.Flatten().with_output_types(tuple[int, Piece]) | "GroupByTask" >> beam.GroupByKey()
+        statistics = unmerged | beam.CombinePerKey(merge)
+        # The entries are told apart by their types: a join by name would tag and untag each of them, in eight steps more.
+        entries = (self.plans, shards, self.accounts, self.duplicates, self.places, statistics)
+        by_task = entries | beam.Flatten().with_output_types(tuple[int, Piece]) | "GroupByTask" >> beam.GroupByKey()
         if isinstance(self.spec, JobSpec):
-            return grouped | "PublishJob" >> beam.ParDo(_PublishJob(self.spec, self.publisher))
-        tasks = grouped | "PublishTask" >> beam.ParDo(_PublishTask(self.spec))
+            return by_task | "PublishJob" >> beam.ParDo(_PublishJob(self.spec, self.publisher))
+        tasks = by_task | "PublishTask" >> beam.ParDo(_PublishTask(self.spec))
         return shards.pipeline | "Once" >> beam.Impulse() | "PublishRun" >> beam.ParDo(_PublishRun(self.spec), beam.pvalue.AsList(tasks))

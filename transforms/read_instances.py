@@ -1,4 +1,4 @@
-"""Splits → batches of instances, with the split's own count of rows and the hashes of its keys."""
+"""ReadInstances: splits to batches of instances, with each split's count of rows and the hashes of its keys."""
 
 from __future__ import annotations
 
@@ -35,37 +35,41 @@ from transforms.statistics import stored
 from transforms.statistics.statistics import Statistics
 from transforms.storage.pins import FileChangedError
 
-# What reads a table's streams, beside the formats of files.
+# The name of the reader of a table's streams, beside those of files by format.
 TABLE = "bigquery"
 
 
 class RangeReader:
-    """Reads ranges of files of any format and streams of BigQuery; damage and change of a file become failed rows."""
+    """Reads ranges of files of any format and streams of BigQuery; damage and change of a file become failed rows.
 
-    def __init__(self, spec: RowSpec, given: str | None) -> None:
+    ``format`` is that of all files; None: each has that of its name.
+    """
+
+    def __init__(self, spec: RowSpec, format: str | None) -> None:
         self.spec = spec
-        self.given = given
+        self.format = format
         self.readers: dict[str, Reader] = {}
 
-    def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
-        """Gives the batches of one file range; damage or change of the file is a failed row in a last, empty batch."""
-        reader = self._reader(piece)
+    def read(self, file_range: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+        """Yield the batches of one file range; damage or change of the file is a failed row in a last batch without instances."""
+        reader = self._reader(file_range)
         try:
-            yield from reader.read(piece, order)
+            yield from reader.read(file_range, order)
             return
         except DamagedFileError as damage:
             message = f"the file can't be read on from here, so how many rows are lost is unknown: {damage}"
             offset, code = damage.offset, Code.FILE_DAMAGED
         except FileChangedError as change:
-            offset, code, message = piece.start, Code.FILE_CHANGED, str(change)
-        failed = FailedRow.of(RowError(code, message), piece.path, offset, b"null")
-        yield dataclasses.replace(reader.nothing(piece, order), failed=[failed])
+            offset, code, message = file_range.start, Code.FILE_CHANGED, str(change)
+        failed = FailedRow.of(RowError(code, message), file_range.path, offset, b"null")
+        yield dataclasses.replace(reader.nothing(file_range, order), failed=[failed])
 
-    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        return self._reader(piece).nothing(piece, order)
+    def nothing(self, file_range: FileRange, order: tuple[str, int]) -> InstanceBatch:
+        """Return a batch without rows of the range's file."""
+        return self._reader(file_range).nothing(file_range, order)
 
-    def _reader(self, piece: FileRange) -> Reader:
-        name = TABLE if is_table(piece.path) else format_of(piece.path, self.given).name
+    def _reader(self, file_range: FileRange) -> Reader:
+        name = TABLE if is_table(file_range.path) else format_of(file_range.path, self.format).name
         if name not in self.readers:
             self.readers[name] = self._make_reader(name)
         return self.readers[name]
@@ -76,11 +80,11 @@ class RangeReader:
 
             return StreamReader(self.spec)
         make_reader = FORMATS[name].make_reader
-        assert make_reader is not None, "format_of gives none that is not read"
+        assert make_reader is not None, "format_of returns only formats that can be read"
         return make_reader(self.spec)
 
 
-# Readers hold types made for a signature, which costs milliseconds: jobs of one signature share one.
+# A reader holds types made for a signature, which takes milliseconds: jobs of one signature share one.
 KEPT_READERS = 64
 
 
@@ -90,11 +94,13 @@ def _reader(spec: RowSpec, format: str | None, thread: int) -> RangeReader:
 
 
 def range_reader(job: JobSpec) -> RangeReader:
-    """Gives the reader of the job's files; each thread has its own."""
+    """Return the reader of the job's files; each thread has its own."""
     return _reader(row_spec(job), job.input.format, threading.get_ident())
 
 
 class _ReadInstances(beam.DoFn):
+    """Reads a split, or resumes it: passes on the shards that an earlier launch wrote of it."""
+
     def __init__(self, spec: JobSpec | RunSpec) -> None:
         self.spec = spec
 
@@ -107,37 +113,37 @@ class _ReadInstances(beam.DoFn):
         if record is None:
             yield from self._read(job, split)
         else:
-            yield from self._take_up(job, split, record)
+            yield from self._resume(job, split, record)
 
-    def _take_up(self, job: JobSpec, split: Split, record: split_records.SplitRecord) -> Iterator[TaggedOutput]:
-        """Gives what an earlier launch made of the split as this one's."""
+    def _resume(self, job: JobSpec, split: Split, record: split_records.SplitRecord) -> Iterator[TaggedOutput]:
+        """Yield the accounts, statistics and hashes of a split that an earlier launch finished."""
         count = dataclasses.replace(record.count, resumed=True)
         predicted, failed = (sum(shard.rows for shard in record.shards if shard.kind == kind) for kind in ("results", "errors"))
-        self.progress.add(count.rows, predicted, failed, sum(piece.size_bytes for piece in split.ranges))
+        self.progress.add(count.rows, predicted, failed, sum(file_range.size_bytes for file_range in split.ranges))
         metrics.instances_read.inc(count.rows)
-        for piece in (count, *record.shards):
-            yield TaggedOutput("pieces", (job.task, piece))
+        for entry in (count, *record.shards):
+            yield TaggedOutput("accounts", (job.task, entry))
         if job.report and count.rows:
             yield TaggedOutput("statistics", (job.task, stored.decode_or_say(record.statistics)))
-        for bucket, some in by_bucket([np.frombuffer(record.hashes, np.uint64)], job.key_buckets):
-            yield TaggedOutput("hashes", ((job.task, bucket), some.tobytes()))
+        for bucket, hashes in by_bucket([np.frombuffer(record.hashes, np.uint64)], job.key_buckets):
+            yield TaggedOutput("hashes", ((job.task, bucket), hashes.tobytes()))
 
     def _read(self, job: JobSpec, split: Split) -> Iterator[InstanceBatch | TaggedOutput]:
         reader = range_reader(job)
         account = SplitAccount(job, split, self.progress)
-        for piece in split.ranges:
-            batches = timed(reader.read(piece, split.order))
+        for file_range in split.ranges:
+            batches = timed(reader.read(file_range, split.order))
             # A process that has more than one core to itself reads with one while it predicts with the others.
-            ahead = read_ahead(batches) if job.model.threads > 1 and piece.size_bytes > BLOCK_BYTES else batches
-            for batch in account.add(piece, ahead):
+            ahead = read_ahead(batches) if job.model.threads > 1 and file_range.size_bytes > BLOCK_BYTES else batches
+            for batch in account.add(file_range, ahead):
                 batch.job = job
                 if len(batch) or batch.failed:
                     yield batch
             if job.output.layout == "mirror":  # a file without rows has an output without rows
-                yield dataclasses.replace(reader.nothing(piece, split.order), job=job)
+                yield dataclasses.replace(reader.nothing(file_range, split.order), job=job)
         count = account.finish()
         if job.identity and not any(file.code is Code.FILE_CHANGED for file in count.incomplete):
-            end = SplitEnd(split_records.name_of(split), count, b"".join(some.tobytes() for some in account.hashes))
+            end = SplitEnd(split_records.name_of(split), count, b"".join(hashes.tobytes() for hashes in account.hashes))
             yield dataclasses.replace(reader.nothing(split.ranges[-1], split.order), job=job, end=end)
         yield from account.tagged(count)
 
@@ -146,7 +152,7 @@ class _ReadInstances(beam.DoFn):
 
 
 class SplitAccount:
-    """Counts what a split holds while its batches pass, for the job's accounts, its metrics and its progress."""
+    """Counts the rows and bytes of a split while its batches pass, for the job's accounts, metrics and progress."""
 
     def __init__(self, job: JobSpec, split: Split, progress: metrics.Progress) -> None:
         self.job, self.split, self.progress = job, split, progress
@@ -155,8 +161,8 @@ class SplitAccount:
         self.incomplete: list[Incomplete] = []
         self.hashes: list[np.ndarray] = []
 
-    def add(self, piece: FileRange, batches: Iterator[InstanceBatch]) -> Iterator[InstanceBatch]:
-        """Give the batches of one range of the split, each counted."""
+    def add(self, file_range: FileRange, batches: Iterator[InstanceBatch]) -> Iterator[InstanceBatch]:
+        """Count the batches of one range of the split; yield each of them."""
         for batch in batches:
             read = len(batch) + len(batch.failed)
             self.rows += read
@@ -165,29 +171,29 @@ class SplitAccount:
             metrics.instances_read.inc(read)
             if self.job.key.fields or batch.key_hashes is not None:
                 self.hashes.append(hashes_of(batch))
-            if piece.stop is not None:
+            if file_range.stop is not None:
                 self.progress.add(input_bytes=batch.bytes)
             yield batch
-        if piece.stop is None:  # compressed: a batch's bytes are unpacked ones; how many were read shows only at the end
-            self.progress.add(input_bytes=piece.size_bytes)
+        if file_range.stop is None:  # compressed: the bytes of a batch are unpacked ones, and those of the file are known only at its end
+            self.progress.add(input_bytes=file_range.size_bytes)
 
     def finish(self) -> SplitCount:
-        """Return the split's counts, when all of its ranges were read."""
-        files = sum(piece.start == 0 for piece in self.split.ranges)
+        """Return the split's counts, once all of its ranges are read."""
+        files = sum(file_range.start == 0 for file_range in self.split.ranges)
         metrics.bytes_read.inc(self.size)
         metrics.files_read.inc(files)
-        # Later steps work while this one waits in its yields: the seconds are those of reading, predicting and writing.
+        # Later steps work while this one waits in its yields: the seconds include predicting and writing.
         return SplitCount(self.split.order, self.rows, self.size, files, tuple(self.incomplete), time.monotonic() - self.started)
 
     def tagged(self, count: SplitCount) -> Iterator[TaggedOutput]:
-        """Give the split's counts and the hashes of its keys as the read step's other outputs."""
-        yield TaggedOutput("pieces", (self.job.task, count))
-        for bucket, some in by_bucket(self.hashes, self.job.key_buckets):
-            yield TaggedOutput("hashes", ((self.job.task, bucket), some.tobytes()))
+        """Yield the split's counts and the hashes of its keys as the read step's other outputs."""
+        yield TaggedOutput("accounts", (self.job.task, count))
+        for bucket, hashes in by_bucket(self.hashes, self.job.key_buckets):
+            yield TaggedOutput("hashes", ((self.job.task, bucket), hashes.tobytes()))
 
 
 def timed(batches: Iterator[InstanceBatch]) -> Iterator[InstanceBatch]:
-    """Gives ``batches``, each with the seconds it took to read and convert."""
+    """Yield ``batches``, each with the seconds that reading and converting it took."""
     started = time.perf_counter()
     for batch in batches:
         batch.seconds = time.perf_counter() - started
@@ -196,7 +202,7 @@ def timed(batches: Iterator[InstanceBatch]) -> Iterator[InstanceBatch]:
 
 
 def hashes_of(batch: InstanceBatch) -> np.ndarray:
-    """Gives the hash of each key of ``batch``: the instances' first, then those of failed rows that have one."""
+    """Return the hashes of the keys of ``batch`` (uint64): those of its instances, then those of its failed rows that have a key."""
     if batch.key_hashes is not None:
         return batch.key_hashes
     failed = pa.array([row.key.decode() for row in batch.failed if row.key], pa.string())
@@ -204,50 +210,53 @@ def hashes_of(batch: InstanceBatch) -> np.ndarray:
 
 
 def by_bucket(hashes: list[np.ndarray], count: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Gives the hashes of each bucket that has some, of ``count``."""
+    """Yield the hashes (uint64) of each of ``count`` buckets that has any."""
     if not hashes:
         return
-    everything = np.concatenate(hashes)
-    buckets = (everything % np.uint64(count)).astype(np.uint8)
+    joined = np.concatenate(hashes)
+    buckets = (joined % np.uint64(count)).astype(np.uint8)
     order = np.argsort(buckets, kind="stable")  # of bytes: a radix sort, in linear time
     ends = np.searchsorted(buckets[order], np.arange(count + 1))
     for bucket in range(count):
         if ends[bucket] < ends[bucket + 1]:
-            yield bucket, everything[order[ends[bucket] : ends[bucket + 1]]]
+            yield bucket, joined[order[ends[bucket] : ends[bucket + 1]]]
 
 
-# The accounts of a read step, as engines know them: what it counted, and packed hashes by task and bucket.
-ACCOUNT_TYPES: dict[str, Any] = {"pieces": tuple[int, Piece], "hashes": tuple[tuple[int, int], bytes]}
+# The types of a read step's other outputs: (task, count or shard), and packed hashes by (task, bucket).
+ACCOUNT_TYPES: dict[str, Any] = {"accounts": tuple[int, Piece], "hashes": tuple[tuple[int, int], bytes]}
 
 
 class RowsRead(NamedTuple):
-    """What a read step gives: ``batches`` (InstanceBatch, with the rows that failed on the way) and, as pairs whose first is the task's
-    number, ``pieces`` (SplitCount, and the shards that an earlier launch left of a split) and ``statistics`` (of such splits); and
-    ``hashes`` (pairs of (task, bucket) and packed 64-bit key hashes).
+    """The outputs of a read step.
+
+    ``batches`` hold the instances, and the rows that failed on the way. ``accounts`` are (task, ``SplitCount``), and (task, ``Shard``)
+    of splits that an earlier launch finished, whose statistics are in ``statistics``. ``hashes`` are packed uint64 hashes of keys by
+    (task, bucket).
     """
 
-    batches: beam.PCollection
-    pieces: beam.PCollection
-    hashes: beam.PCollection
-    statistics: tuple[beam.PCollection, ...] = ()
+    batches: beam.PCollection[InstanceBatch]
+    accounts: beam.PCollection[tuple[int, Piece]]
+    hashes: beam.PCollection[tuple[tuple[int, int], bytes]]
+    statistics: tuple[beam.PCollection[tuple[int, Statistics]], ...] = ()
 
 
 @dataclasses.dataclass
 class ReadInstances(beam.PTransform):
-    """Reads the rows of each split and makes instances of them.
+    """Read the rows of each split and make instances of them.
 
-    Expects: ``Split``s. Gives: ``RowsRead``.
+    Expects: ``Split``s.
+    Gives: ``RowsRead``.
     Guarantees: every row that is not blank is in exactly one batch, as an instance or as a failed row, or in a shard of an earlier launch.
     """
 
     spec: JobSpec | RunSpec
 
-    def expand(self, splits: beam.PCollection) -> RowsRead:
+    def expand(self, splits: beam.PCollection[Split]) -> RowsRead:
         types = ACCOUNT_TYPES | {"statistics": tuple[int, Statistics]}
         if isinstance(self.spec, JobSpec) and not self.spec.resumed:
             del types["statistics"]
         read = beam.ParDo(_ReadInstances(self.spec)).with_output_types(InstanceBatch, **types)
-        given = splits | read.with_outputs(*types, main="batches")
+        outputs = splits | read.with_outputs(*types, main="batches")
         if "statistics" not in types:
-            return RowsRead(given.batches, given.pieces, given.hashes)
-        return RowsRead(given.batches, given.pieces, given.hashes, (given.statistics,))
+            return RowsRead(outputs.batches, outputs.accounts, outputs.hashes)
+        return RowsRead(outputs.batches, outputs.accounts, outputs.hashes, (outputs.statistics,))

@@ -1,4 +1,4 @@
-"""Rows that name their models: routed as they stand, once, so that each model meets its rows together."""
+"""RouteRows: rows that name their models, shuffled as they were read, to batches by model."""
 
 from __future__ import annotations
 
@@ -33,17 +33,18 @@ from transforms.specs.job import JobSpec
 from transforms.specs.models import RouteSpec
 
 LOG = logging.getLogger("nightshift")
-# Rows of one model that one worker gets in one go.
+# Rows of one model that one worker gets together.
 GROUP_BYTES = 64 << 20
 # Rows that are parsed together.
 CHUNK_BYTES = 4 << 20
 KEPT_JOBS = 1000
 KEPT_MAKERS = 64
-NOBODY = ""
+# The key of rows that failed before their model was known.
+NO_MODEL = ""
 
 
 class _Route(beam.DoFn):
-    """Reads each row as far as its model's name and its key."""
+    """Reads each row's model name and key."""
 
     def __init__(self, job: JobSpec) -> None:
         self.job = job
@@ -57,15 +58,16 @@ class _Route(beam.DoFn):
 
     def process(self, split: Split) -> Iterator[tuple[str, RowBlock] | TaggedOutput]:
         account = SplitAccount(self.job, split, self.progress)
-        for piece in split.ranges:
-            for batch in account.add(piece, self.reader.read(piece, split.order)):
-                yield from self._parted(batch)
+        for file_range in split.ranges:
+            for batch in account.add(file_range, self.reader.read(file_range, split.order)):
+                yield from self._by_model(batch)
         yield from account.tagged(account.finish())
 
     def finish_bundle(self) -> None:
         self.progress.write()
 
-    def _parted(self, batch: InstanceBatch) -> Iterator[tuple[str, RowBlock]]:
+    def _by_model(self, batch: InstanceBatch) -> Iterator[tuple[str, RowBlock]]:
+        """Yield the rows of a batch by the model that they name, and its failed rows under ``NO_MODEL``."""
         failed = list(batch.failed)
         if len(batch):
             tokens = pc.dictionary_encode(batch.passthrough[self.field])
@@ -73,29 +75,29 @@ class _Route(beam.DoFn):
             order = np.argsort(indices, kind="stable")
             ends = np.searchsorted(indices[order], np.arange(len(tokens.dictionary) + 1))
             for number, token in enumerate(tokens.dictionary.to_pylist()):
-                places = order[ends[number] : ends[number + 1]]
+                rows = order[ends[number] : ends[number + 1]]
                 name = _name(token)
                 if name is None:
-                    failed += [self._nameless(batch, int(row), token) for row in places]
+                    failed += [self._nameless(batch, int(row), token) for row in rows]
                     continue
-                yield name, keep(batch, places)
+                yield name, keep(batch, rows)
         if failed:
-            yield NOBODY, keep_failed(batch, failed)
+            yield NO_MODEL, keep_failed(batch, failed)
 
     def _nameless(self, batch: InstanceBatch, row: int, token: str) -> FailedRow:
-        found = "nothing or null" if token == "null" else token[:60]
-        message = f"expected the name of a model in field {self.field!r}, which --model_field names; found {found}"
+        value = "nothing or null" if token == "null" else token[:60]
+        message = f"expected the name of a model in field {self.field!r}, which --model_field names; found {value}"
         return batch.failed_row(row, RowError(Code.MODEL_NOT_FOUND, message))
 
 
 def _name(token: str) -> str | None:
-    """The name of a model from its JSON text: a string, or a whole number's digits."""
+    """Return the model's name from its JSON text, a string or a whole number; None for other values."""
     value = msgspec.json.decode(token)
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) and value != "" else None
 
 
 class _CutModels(beam.DoFn):
-    """Cuts the rows of one model into groups of a size that one worker may take."""
+    """Cuts the rows of one model into groups, each of a size for one worker."""
 
     def process(self, model: tuple[str, Iterable[RowBlock]]) -> Iterator[tuple[str, list[RowBlock]]]:
         name, blocks = model
@@ -104,7 +106,7 @@ class _CutModels(beam.DoFn):
 
 
 class _ReadModel(beam.DoFn):
-    """Makes instances of the rows of one model, by its signature; rows of a model that is not there fail."""
+    """Makes instances of the rows of one model by its signature; rows of a model that does not exist fail."""
 
     def __init__(self, job: JobSpec) -> None:
         self.job = job
@@ -124,6 +126,7 @@ class _ReadModel(beam.DoFn):
             yield self._finished(dataclasses.replace(maker.nothing(), failed=failed), job, None)
 
     def _finished(self, batch: InstanceBatch, job: JobSpec, error: RowError | None) -> InstanceBatch:
+        """Return the batch with its job, with the column of the model's version, and without instances where ``error`` fails all."""
         batch.job = job
         if error is not None:
             batch = batch.fail(dict.fromkeys(range(len(batch)), error))
@@ -142,10 +145,10 @@ class _ReadModel(beam.DoFn):
         return self.jobs[name]
 
     def _find(self, name: str) -> tuple[JobSpec, RowError | None]:
-        """Gives the job of the rows that name this model, and what fails them all, if something does."""
+        """Return the job of the rows that name this model, and the error that fails them all, or None."""
         route = self.job.route
         assert route is not None
-        if name == NOBODY:
+        if name == NO_MODEL:
             return self.job, None
         folder = ""
         try:
@@ -175,7 +178,7 @@ def _maker(spec: RowSpec, thread: int) -> InstanceMaker:
 
 
 def _chunks(blocks: list[RowBlock]) -> Iterator[list[RowBlock]]:
-    """Gives the blocks of one file together, as far as they are parsed together."""
+    """Yield lists of blocks of one file, in its order, of about ``CHUNK_BYTES`` each."""
     chunk: list[RowBlock] = []
     size = 0
     for block in sorted((block for block in blocks if len(block.offsets)), key=lambda block: (block.source, block.offsets[0])):
@@ -190,15 +193,16 @@ def _chunks(blocks: list[RowBlock]) -> Iterator[list[RowBlock]]:
 
 @dataclasses.dataclass
 class RouteRows(beam.PTransform):
-    """Reads rows that name their models, brings those of each model together and makes instances of them.
+    """Read rows that name their models, group them by model and make instances of them.
 
-    Expects: ``Split``s. Gives: ``RowsRead``, ``batches`` one model after the other.
-    Guarantees: every row that is not blank is in exactly one batch; rows of a model that is not there cost no other's.
+    Expects: ``Split``s.
+    Gives: ``RowsRead``, with ``batches`` one model after the other.
+    Guarantees: every row that is not blank is in exactly one batch; a model that does not exist fails its own rows only.
     """
 
     job: JobSpec
 
-    def expand(self, splits: beam.PCollection) -> RowsRead:
+    def expand(self, splits: beam.PCollection[Split]) -> RowsRead:
         route = beam.ParDo(_Route(self.job)).with_output_types(tuple[str, RowBlock], **ACCOUNT_TYPES)
         routed = splits | "Route" >> route.with_outputs(*ACCOUNT_TYPES, main="rows")
         batches = (
@@ -208,4 +212,4 @@ class RouteRows(beam.PTransform):
             | "SpreadModels" >> beam.Reshuffle()
             | "ReadModel" >> beam.ParDo(_ReadModel(self.job)).with_output_types(InstanceBatch)
         )
-        return RowsRead(batches, routed.pieces, routed.hashes)
+        return RowsRead(batches, routed.accounts, routed.hashes)

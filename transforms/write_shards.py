@@ -1,4 +1,4 @@
-"""Batches of predictions → shards: finished temporary files in the output's staging folder."""
+"""WriteShards: batches of predictions to shards, finished temporary files in the output's staging folder."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ EXAMPLE_CHARACTERS = 300
 
 
 def make_encoder(job: JobSpec) -> Encoder:
-    """Make the encoder of a job's results: of files, or of what a table is loaded from.
+    """Make the encoder of a job's results: of files of the output's format, or of Parquet for a load into a table.
 
     Raises:
-      SpecError: it can't hold what the signature gives, or what the flags ask for.
+      SpecError: the format or table can't hold the signature's outputs or the fields that the flags name.
     """
     if job.output.table is None:
         return catalog.make_encoder(job)
@@ -68,7 +68,7 @@ class _WriteShards(beam.DoFn):
         self.codes: dict[tuple[str, str], tuple[int, str]] = {}
         self.models: dict[str, Counter[tuple[str, str | None]]] = {"results": Counter(), "errors": Counter()}
         self.statistics: dict[int, Statistics] = {}
-        self.gathered: dict[int, Statistics] = {}
+        self.merged: dict[int, Statistics] = {}  # of the bundle's finished splits, by task
         self.of_split: list[Shard] = []
 
     def process(self, batch: PredictionBatch) -> Iterator[tuple[int, Shard]]:
@@ -100,18 +100,18 @@ class _WriteShards(beam.DoFn):
             yield from self._end_split(job, instances.end)
 
     def _end_split(self, job: JobSpec, end: SplitEnd) -> Iterator[tuple[int, Shard]]:
-        """Finishes the split's files, and records that they are."""
+        """Finish the split's files and write its record."""
         yield from self._finish()
         self.current = None
         statistics = self.statistics.pop(job.task, None)
         encoded = None if statistics is None else stored.encode_or_say(statistics)
         if statistics is not None:
             self.statistics[job.task] = Statistics(batches=statistics.batches)
-            if job.task in self.gathered:  # one for all splits of a bundle: of thousands, each would be larger than its accounts
-                with guarded(STATISTICS, self.gathered[job.task].failures):
-                    self.gathered[job.task].merge(statistics)
+            if job.task in self.merged:  # one for all splits of a bundle: for each of thousands they would be larger than its accounts
+                with guarded(STATISTICS, self.merged[job.task].failures):
+                    self.merged[job.task].merge(statistics)
             else:
-                self.gathered[job.task] = statistics
+                self.merged[job.task] = statistics
         split_records.write(job, end.record, SplitRecord(job.identity, dict(job.flags), end.count, end.hashes, self.of_split, encoded))
         self.of_split = []
 
@@ -136,7 +136,7 @@ class _WriteShards(beam.DoFn):
             statistics.effort.add(batch, write_seconds)
 
     def _take_model(self, job: JobSpec) -> None:
-        """Goes on in the same files with the rows of another model; where they have columns, its outputs are those of all."""
+        """Continue the same files with rows of another model; in formats with columns all models have the same outputs."""
         self.job = job
         if job.route is not None and job.route.example is not None:
             return
@@ -148,7 +148,7 @@ class _WriteShards(beam.DoFn):
         self.progress.write()
         for shard in self._finish():
             yield _at_the_end(shard)
-        for statistics in (*self.gathered.items(), *self.statistics.items()):
+        for statistics in (*self.merged.items(), *self.statistics.items()):
             yield TaggedOutput("statistics", _at_the_end(statistics))
 
     def _write_results(self, batch: PredictionBatch, job: JobSpec, place: Place) -> None:
@@ -166,8 +166,8 @@ class _WriteShards(beam.DoFn):
         self.failed_rows.write(failed)
         self._count("errors", job, len(failed))
         for row in failed:
-            count, example = self.codes.get((row.stage, row.code), (0, row.message[:EXAMPLE_CHARACTERS]))
-            self.codes[row.stage, row.code] = count + 1, example
+            count, message = self.codes.get((row.stage, row.code), (0, row.message[:EXAMPLE_CHARACTERS]))
+            self.codes[row.stage, row.code] = count + 1, message
             metrics.rows_failed[row.stage].inc()
 
     def _count(self, kind: str, job: JobSpec, rows: int) -> None:
@@ -176,6 +176,7 @@ class _WriteShards(beam.DoFn):
             self.models[kind][job.model.location, job.model.version] += rows
 
     def _finish(self) -> Iterator[tuple[int, Shard]]:
+        """Finish the open files; yield their shards."""
         task = self.current[0] if self.current else 0
         finished: list[Shard] = []
         if self.results is not None:
@@ -203,15 +204,15 @@ def _at_the_end(element: Any) -> WindowedValue:
 
 @dataclasses.dataclass
 class WriteShards(beam.PTransform):
-    """Writes predictions and failed rows to temporary files.
+    """Write predictions and failed rows to temporary files.
 
-    Expects: ``PredictionBatch``es, those of a split one after the other. Gives: ``shards``, pairs of task and ``Shard``, and
-    ``statistics``, pairs of task and ``Statistics`` of some of its batches.
-    Guarantees: every row of a batch is in one shard; a file that a dead worker left behind is in none.
+    Expects: ``PredictionBatch``es, those of a split one after the other.
+    Gives: ``shards`` of (task, ``Shard``), and ``statistics`` of (task, ``Statistics``), each of some of the batches.
+    Guarantees: every row of a batch is in exactly one shard; a file that a dead worker left is none of them.
     """
 
     progress_folder: str | None
 
-    def expand(self, predictions: beam.PCollection) -> beam.pvalue.DoOutputsTuple:
+    def expand(self, predictions: beam.PCollection[PredictionBatch]) -> beam.pvalue.DoOutputsTuple:
         write = beam.ParDo(_WriteShards(self.progress_folder)).with_output_types(tuple[int, Piece], statistics=tuple[int, Statistics])
         return predictions | write.with_outputs("statistics", main="shards")

@@ -61,8 +61,8 @@ def _check_layout(job: JobSpec, types: dict[str, str]) -> None:
     """Check the fields of partitions and clusters against the ``types`` of the table's columns, by name."""
     partition = job.bigquery.partition_field
     if partition and types.get(partition) not in ("DATE", "TIMESTAMP", "DATETIME"):
-        found = f"a column of {types[partition]}" if partition in types else f"no column; there is {', '.join(types)}"
-        raise TableError(f"--partition_field={partition}: expected a column of DATE, DATETIME or TIMESTAMP, found {found}")
+        column = f"a column of {types[partition]}" if partition in types else f"no column; there is {', '.join(types)}"
+        raise TableError(f"--partition_field={partition}: expected a column of DATE, DATETIME or TIMESTAMP, found {column}")
     unknown = [name for name in job.bigquery.cluster_fields if name not in types]
     if unknown:
         raise TableError(f"--cluster_fields: {', '.join(unknown)} is no column; there is {', '.join(types)}")
