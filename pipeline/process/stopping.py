@@ -1,4 +1,4 @@
-"""Signals that ask the program to stop: one orderly interruption, whoever sends them and however often."""
+"""Signals that stop the program: one orderly interruption, however many come."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-# A scheduler's stop and a terminal that is closed are as orderly as Ctrl-C.
+# Ctrl-C, a scheduler's stop, a closed terminal.
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def interrupt_on_signals() -> None:
-    """Let each signal that asks to stop raise KeyboardInterrupt in the main thread; under nohup the terminal's end is no such signal."""
+    """Make each of ``STOPS`` raise KeyboardInterrupt in the main thread; under nohup the end of the terminal is still ignored."""
     for number in STOPS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)
 
 
 def _interrupt(*_: object) -> None:
-    """Interrupts once: what sends a signal to a process and to its group sends it twice. Ctrl-C a second later ends at once."""
+    """Interrupt once: a sender that signals the process and its group sends two signals. Ctrl-C a second later ends the process."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, lambda *_: signal.signal(signal.SIGINT, signal.SIG_DFL))
@@ -31,33 +31,35 @@ def _interrupt(*_: object) -> None:
 
 @contextlib.contextmanager
 def noticed() -> Iterator[list[int]]:
-    """Collect the numbers of the signals that ask to stop while the block runs, on the way to the handlers that were there before.
+    """Collect the numbers of stop signals while the ``with`` block runs, and pass them to the handlers set before.
 
-    The local runner turns the KeyboardInterrupt of a handler into an error of its own, whose text a model's error can have, too.
-    In a thread beside the main one nothing is collected: Python calls handlers in the main thread only.
+    The local runner turns the KeyboardInterrupt of a handler into an error of its own, and a model's error can have the same text.
+    In a thread other than the main one nothing is collected: Python calls handlers in the main thread only.
     """
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield seen
         return
-    noticing: dict[signal.Signals, tuple[Any, Any]] = {}
+    handlers: dict[signal.Signals, tuple[Any, Any]] = {}
     for number in STOPS:
-        before = signal.getsignal(number)
-        if callable(before):
-            handler = _after_noting(seen, before)
+        previous = signal.getsignal(number)
+        if callable(previous):
+            handler = _collector(seen, previous)
             signal.signal(number, handler)
-            noticing[number] = handler, before
+            handlers[number] = handler, previous
     try:
         yield seen
     finally:
-        for number, (handler, before) in noticing.items():
-            if signal.getsignal(number) is handler:  # else an interruption has changed it
-                signal.signal(number, before)
+        for number, (handler, previous) in handlers.items():
+            if signal.getsignal(number) is handler:  # otherwise an interruption has changed it
+                signal.signal(number, previous)
 
 
-def _after_noting(seen: list[int], before: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], Any]:
+def _collector(seen: list[int], previous: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], Any]:
+    """Make a handler that adds the signal's number to ``seen`` before it calls ``previous``."""
+
     def handle(number: int, frame: FrameType | None) -> Any:
         seen.append(number)
-        return before(number, frame)
+        return previous(number, frame)
 
     return handle

@@ -1,4 +1,4 @@
-"""The process that waits for a run's: it says why when the run's process ends before its work does."""
+"""The process that waits for a run's process, and prints why that ended before its work was done."""
 
 from __future__ import annotations
 
@@ -17,66 +17,67 @@ ENDED_EARLY = 1
 
 
 def supervise(work: Callable[[], int]) -> int:
-    """Run ``work`` in a child process and exit with its status; where the child ends before ``work`` returns, say what was being predicted.
+    """Run ``work`` in a child process and exit with its status; if the child ends before ``work`` returns, print what was being predicted.
 
-    The status is the one that ``work`` returned, which the child writes into a pipe. The exit status of the process proves nothing: an op
-    of a model, or any native code, can call ``exit(0)`` in the middle of the work. Forked before anything heavy is imported, so
-    that it costs neither time nor memory.
+    The status is the one that ``work`` returned, which the child writes to a pipe. The exit status of the process proves nothing: an op
+    of a model, or any native code, can call ``exit(0)`` in the middle of the work. The fork comes before heavy imports, so that it costs
+    neither time nor memory.
     """
     if sys.platform != "linux":
         return work()
     open_standard_streams()
     outputs = [NativeOutput(number) for number in STREAMS]
-    waited_for = {signal.SIGCHLD, *PASSED_ON}
-    signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
-    reached, word = os.pipe()  # neither end is inherited by a program that the child starts
+    signals = {signal.SIGCHLD, *PASSED_ON}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    reader, writer = os.pipe()  # neither end is inherited by a program that the child starts
     child = os.fork()
     if child == 0:
-        os.close(reached)
+        os.close(reader)
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, waited_for)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         for output in outputs:
             output.redirect()
         status = work()
-        os.write(word, bytes([status]))
+        os.write(writer, bytes([status]))
         return status
-    os.close(word)
+    os.close(writer)
     for output in outputs:
         output.pass_on()
-    code = os.waitstatus_to_exitcode(_wait(child, waited_for))
+    code = os.waitstatus_to_exitcode(_wait(child, signals))
     for output in outputs:
         output.finish()
-    returned = _returned(reached)
-    if returned is None:
+    work_status = _read_status(reader)
+    if work_status is None:
         complain(_explain(child, code))
-    os._exit(ENDED_EARLY if returned is None else returned)
+    os._exit(ENDED_EARLY if work_status is None else work_status)
 
 
-def _wait(child: int, waited_for: set[signal.Signals]) -> int:
-    """Return the wait status of ``child``, passing signals on to it until it ends."""
+def _wait(child: int, signals: set[signal.Signals]) -> int:
+    """Wait for the end of ``child``, passing other ``signals`` on to it; return its wait status."""
     while True:
-        got = signal.sigwaitinfo(waited_for)
-        if got.si_signo != signal.SIGCHLD:
-            # What a terminal sends, its whole group gets; the kernel says so by a code above 0.
-            if got.si_code <= 0:
-                os.kill(child, got.si_signo)
+        arrival = signal.sigwaitinfo(signals)
+        if arrival.si_signo != signal.SIGCHLD:
+            # A terminal's signal goes to its whole group, the child included; its code is above 0.
+            if arrival.si_code <= 0:
+                os.kill(child, arrival.si_signo)
             continue
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
+        child_id, status = os.waitpid(child, os.WNOHANG)
+        if child_id:
             return status
 
 
-def _returned(reached: int) -> int | None:
+def _read_status(reader: int) -> int | None:
     """Return the status that the child's work returned, or None where the child ended before."""
-    os.set_blocking(reached, False)  # a process that the child forked, and that outlives it, keeps the other end open
+    os.set_blocking(reader, False)  # a process that the child forked, and that outlives it, keeps the other end open
     try:
-        word = os.read(reached, 1)
+        status = os.read(reader, 1)
     except BlockingIOError:
         return None
-    return word[0] if word else None
+    return status[0] if status else None
 
 
 def _explain(child: int, code: int) -> str:
+    """Return the message that the child, of exit code ``code``, ended before its work was done."""
     from transforms.model import crashes
 
     if code >= 0:
@@ -89,6 +90,6 @@ def _explain(child: int, code: int) -> str:
         return (
             f"the run's process ended {how}, {why}, while it ran {crash}; nothing was published. "
             f"Correct the model, leave those rows out, or make the calls smaller with --batch_size; "
-            f"--run_id={crash.run_id} --resume=true goes on with what was finished"
+            f"--run_id={crash.run_id} --resume=true keeps the splits that were finished"
         )
-    return f"the run's process ended {how}, {why}, and no model was running; whether it had published, manifest.json in the output says"
+    return f"the run's process ended {how}, {why}, and no model was running; manifest.json in the output says whether it had published"

@@ -1,4 +1,4 @@
-"""What the program prints and logs: the one place through which texts of rows, names and models reach a terminal or a log."""
+"""Printing and logging: the one place through which texts of rows, names and models reach a terminal or a log."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import re
 import sys
 
 # Characters that a terminal acts on or that a reader can't see: C0 without tab and line feed, DEL, C1, marks and overrides of direction
-# (CVE-2021-42574), separators of lines and paragraphs; and surrogates, which no encoding of a terminal has.
+# (CVE-2021-42574), separators of lines and paragraphs; and surrogates, which no terminal's encoding can write.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def plain(text: str) -> str:
-    """Return ``text`` with control characters as JSON's and Python's literals have them (``\\u001b``); tabs and line feeds stay."""
+    """Return ``text`` with control characters escaped as in JSON (``\\u001b``); tabs and line feeds stay."""
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def one_line(text: str) -> str:
-    """Return ``text`` as ``plain`` does, its line feeds escaped too."""
+    """Return ``text`` with control characters and line feeds escaped."""
     return plain(text).replace("\n", "\\n")
 
 
 def block(text: str) -> str:
-    """Return ``text`` as ``plain`` does, with every line but the first indented: no text of a row passes for a line of ours."""
+    """Return ``text`` escaped, with every line but the first indented, so that no text of a row looks like a line of the program."""
     return plain(text).replace("\n", "\n  ")
 
 
 def say(text: str) -> bool:
-    """Print ``text`` to standard output; return whether it was taken. A reader that has gone, as ``head`` does, wants no more of it."""
+    """Print ``text`` to standard output; return False where that can't be written. A reader that has closed it (``head``) is no error."""
     try:
         print(plain(text), flush=True)
     except BrokenPipeError:
@@ -42,7 +42,7 @@ def say(text: str) -> bool:
 
 
 def complain(text: str) -> None:
-    """Print the message ``text`` to standard error, if there is someone who reads it."""
+    """Print the message ``text`` to standard error; do nothing where that can't be written."""
     try:
         print(f"nightshift: {block(text)}", file=sys.stderr, flush=True)
     except OSError:
@@ -50,10 +50,10 @@ def complain(text: str) -> None:
 
 
 def _close_output() -> None:
-    """Let standard output lead nowhere, since Python writes what it could not write once more when it ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+    """Point standard output to the null device, since Python tries again at its end to write what it could not write."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 class _Formatter(logging.Formatter):
@@ -62,7 +62,7 @@ class _Formatter(logging.Formatter):
 
 
 def log_to_stderr() -> None:
-    """Write log records to standard error, unless whoever calls has set up logging."""
+    """Write log records to standard error, unless the caller has set up logging."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter(LOG_FORMAT))
     logging.basicConfig(handlers=[handler])
