@@ -113,7 +113,7 @@ def test_dry_runs_print_the_request_and_send_nothing(gcs: CloudStorage, capsys: 
         ("launch", (*TARGET, "--model=/models/m", *JOB[1:]), "--model=/models/m: the template expects a match of"),
         ("launch", (*TARGET, *JOB, "--output_formt=csv"), "unknown flag --output_formt; did you mean --output_format?"),
         ("launch", (*TARGET, *JOB, "--max_num_workers=many"), "--max_num_workers=many: expected a whole number"),
-        ("launch", (*TARGET, *JOB, "--runner=DataflowRunner"), "--runner is the template's own matter"),
+        ("launch", (*TARGET, *JOB, "--runner=DataflowRunner"), "--runner is set by the template"),
         ("launch", (*TARGET, *JOB, "--errors=gs://data-here/{date:%Q}"), "{date:%Q} holds %Q"),
         ("schedule", (*TARGET, *JOB, *SCHEDULE[1:], "--schedule=daily"), "--schedule=daily: expected five fields"),
     ],
@@ -165,7 +165,7 @@ def test_a_missing_role_is_named(gcs: CloudStorage, capsys: pytest.CaptureFixtur
     assert main(["launch", *TARGET, "--job_name=no-role", *JOB, account]) == 2
     said = capsys.readouterr().err
     assert "cannot act as service account nobody@test-project.iam.gserviceaccount.com" in said
-    assert "whoever launches needs roles/iam.serviceAccountUser on the account of --service_account_email" in said
+    assert "the account that launches needs roles/iam.serviceAccountUser on that of --service_account_email" in said
 
 
 def test_what_may_not_be_looked_at_from_here_is_said_and_launched(

@@ -1,7 +1,7 @@
-"""What a launch names in Cloud Storage, looked at before anything is sent: the template and the buckets.
+"""Checks of the template and the buckets that a launch names, before anything is sent.
 
-Through Google's own client: Beam's file systems take seconds to import. Who launches may see less than the job's own account: what is
-forbidden here is said and does not hold the launch back.
+They use Google's own client, since Beam's file systems take seconds to import. The launching account may see less than the job's account:
+what it is forbidden to see is logged and does not stop the launch.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pipeline.flags.flag import UsageError
 LOG = logging.getLogger("nightshift")
 SCHEME = "gs://"
 WORKERS_ROLE = "the workers' account needs roles/storage.objectUser on it"
-# The environment's places, by the flag that gives them.
+# Folders among the members of a launch's environment, with their flags.
 ENVIRONMENT = {"tempLocation": "temp_location", "stagingLocation": "staging_location"}
 
 
 def check(project: str, launch_parameter: dict[str, Any]) -> None:
-    """Holds a launch against its template, as it lies in Cloud Storage, and looks for each bucket that it names.
+    """Compare a launch with its template in Cloud Storage, and look for each bucket that it names.
 
     Raises:
-      UsageError: no template or bucket of that name, or a template that does not take these flags.
+      UsageError: there is no such template or bucket, or the template does not take these flags.
     """
     path, parameters = launch_parameter["containerSpecGcsPath"], launch_parameter["parameters"]
     client = storage_client(project)
@@ -34,16 +34,16 @@ def check(project: str, launch_parameter: dict[str, Any]) -> None:
     if refusal:
         raise UsageError(f"{path}: {refusal}")
     for flag, bucket in dict.fromkeys(_buckets(parameters | _environment(launch_parameter))):
-        _look(client, flag, bucket)
+        _check_bucket(client, flag, bucket)
 
 
 def _environment(launch_parameter: dict[str, Any]) -> dict[str, str]:
-    found = launch_parameter.get("environment", {})
-    return {flag: found[name] for name, flag in ENVIRONMENT.items() if name in found}
+    members = launch_parameter.get("environment", {})
+    return {flag: members[name] for name, flag in ENVIRONMENT.items() if name in members}
 
 
 def _read(client: Any, path: str) -> dict[str, Any] | None:
-    """Reads the container spec; None where it may not be read from here."""
+    """Read the container spec; return None where the launching account may not read it."""
     from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound
     from google.auth.exceptions import GoogleAuthError
 
@@ -53,7 +53,7 @@ def _read(client: Any, path: str) -> dict[str, Any] | None:
     except NotFound:
         raise UsageError(f"--template={path}: there is no such object; 'make template IMAGE=… TEMPLATE={path}' writes it") from None
     except Forbidden:
-        LOG.warning("%s can't be looked at from here; the account that launches needs roles/storage.objectViewer on its bucket", path)
+        LOG.warning("%s can't be checked from here; the account that launches needs roles/storage.objectViewer on its bucket", path)
         return None
     except (GoogleAPICallError, GoogleAuthError) as error:
         raise UsageError(f"--template={path} can't be read: {error}") from error
@@ -63,12 +63,12 @@ def _read(client: Any, path: str) -> dict[str, Any] | None:
             raise TypeError
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"--template={path} is no container spec: expected JSON with an image, as 'make template' writes it") from None
-    found: dict[str, Any] = spec
-    return found
+    container_spec: dict[str, Any] = spec
+    return container_spec
 
 
 def _buckets(places: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Gives flags and the buckets that they name; not a name with a placeholder, which the running job fills in."""
+    """Yield flags and the buckets that they name, without names with a placeholder, which the running job fills in."""
     for flag, text in places.items():
         for path in text.split(","):
             bucket = path.strip().removeprefix(SCHEME).split("/")[0]
@@ -76,7 +76,12 @@ def _buckets(places: dict[str, str]) -> Iterator[tuple[str, str]]:
                 yield flag, bucket
 
 
-def _look(client: Any, flag: str, bucket: str) -> None:
+def _check_bucket(client: Any, flag: str, bucket: str) -> None:
+    """Check that a bucket exists and can be listed.
+
+    Raises:
+      UsageError: it does not, or the request fails.
+    """
     from google.api_core.exceptions import Forbidden, GoogleAPICallError, NotFound
     from google.auth.exceptions import GoogleAuthError
 
@@ -85,9 +90,9 @@ def _look(client: Any, flag: str, bucket: str) -> None:
     except NotFound:
         raise UsageError(f"--{flag}: there is no bucket {SCHEME}{bucket}; make it, or correct the name") from None
     except Forbidden:
-        LOG.warning("--%s: %s%s can't be looked at from here; %s", flag, SCHEME, bucket, WORKERS_ROLE)
+        LOG.warning("--%s: %s%s can't be checked from here; %s", flag, SCHEME, bucket, WORKERS_ROLE)
     except (GoogleAPICallError, GoogleAuthError) as error:
-        raise UsageError(f"--{flag}: {SCHEME}{bucket} can't be looked at: {error}") from error
+        raise UsageError(f"--{flag}: {SCHEME}{bucket} can't be checked: {error}") from error
 
 
 def storage_client(project: str) -> Any:

@@ -1,4 +1,4 @@
-"""``nightshift launch``: starts the Flex Template on Dataflow with the flags of ``run``, and waits for it if asked."""
+"""``nightshift launch``: starts the Flex Template on Dataflow with the flags of ``run``, and with ``--wait`` waits for its end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ USAGE = "launch --template=gs://… --project=P --region=R --model=DIR --input=F
 ENDING = "The job's own flags are those of nightshift run; Beam's (--machine_type, --max_num_workers, --flexrs_goal, …) are passed on."
 JOB_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
-# Beam's flags that the service takes as a job's environment; all others go along as pipeline options.
+# Beam's flags that are members of a launch's environment; all others are sent as pipeline options.
 ENVIRONMENT = {
     "num_workers": "numWorkers",
     "max_num_workers": "maxWorkers",
@@ -55,20 +55,20 @@ ENVIRONMENT = {
     "worker_zone": "workerZone",
     "sdk_container_image": "sdkContainerImage",
 }
-MAX_DIGITS = 9  # the service's are of 32 bits
+MAX_DIGITS = 9  # the service's numbers have 32 bits
 NUMBERS = ("numWorkers", "maxWorkers", "diskSizeGb")
-# What a refusal for lack of a role asks for, by the permission that it names (docs/operations.md, "The project's parts").
+# The role to ask for, by the permission whose lack a refusal names (docs/operations.md, "The project's parts").
 ADVICE = {
-    "iam.serviceAccounts.actAs": "whoever launches needs roles/iam.serviceAccountUser on the account of --service_account_email",
-    "dataflow.jobs.create": "whoever launches needs roles/dataflow.developer on the project",
-    "cloudscheduler.jobs": "whoever schedules needs roles/cloudscheduler.admin on the project",
+    "iam.serviceAccounts.actAs": "the account that launches needs roles/iam.serviceAccountUser on that of --service_account_email",
+    "dataflow.jobs.create": "the account that launches needs roles/dataflow.developer on the project",
+    "cloudscheduler.jobs": "the account that schedules needs roles/cloudscheduler.admin on the project",
 }
-THE_LAUNCHERS = ("runner", "template_location", "setup_file", "requirements_file", "save_main_session")
+SET_BY_TEMPLATE = ("runner", "template_location", "setup_file", "requirements_file", "save_main_session")
 
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """What is asked of Dataflow: ``body`` is a ``LaunchFlexTemplateRequest`` in JSON, without project and region."""
+    """A request to Dataflow: ``body`` is a ``LaunchFlexTemplateRequest`` as JSON, without project and region."""
 
     project: str
     region: str
@@ -76,10 +76,10 @@ class Launch:
 
 
 def read(own: dict[str, Any], job: Arguments) -> Launch:
-    """Makes the request of the command's ``own`` flags and the job's, having checked all that needs no service.
+    """Make the request from the values of the command's ``own`` flags and the job's arguments, checking all that needs no service.
 
     Raises:
-      UsageError, SpecError: naming what is wrong.
+      UsageError, SpecError: a flag is wrong; the message names it.
     """
     if not own["template"].startswith("gs://"):
         raise UsageError(f"--template={own['template']}: expected a gs:// path, since Dataflow reads it")
@@ -98,20 +98,21 @@ def read(own: dict[str, Any], job: Arguments) -> Launch:
 
 
 def _environment(options: RunOptions) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    """Return the ``environment`` of a launch for the job's Beam flags."""
+    members: dict[str, Any] = {}
     for argument in options.beam:
         name, _, text = argument.removeprefix("--").partition("=")
-        if name in THE_LAUNCHERS:
-            raise UsageError(f"--{name} is the template's own matter: leave it out")
+        if name in SET_BY_TEMPLATE:
+            raise UsageError(f"--{name} is set by the template: leave it out")
         if name in ENVIRONMENT:
-            found[ENVIRONMENT[name]] = _number(name, text) if ENVIRONMENT[name] in NUMBERS else text
+            members[ENVIRONMENT[name]] = _number(name, text) if ENVIRONMENT[name] in NUMBERS else text
         elif name == "flexrs_goal" and text in ("COST_OPTIMIZED", "SPEED_OPTIMIZED"):
-            found["flexrsGoal"] = f"FLEXRS_{text}"
+            members["flexrsGoal"] = f"FLEXRS_{text}"
         elif name == "no_use_public_ips":
-            found["ipConfiguration"] = "WORKER_IP_PRIVATE"
+            members["ipConfiguration"] = "WORKER_IP_PRIVATE"
         else:
-            found.setdefault("additionalPipelineOptions", []).append(argument.removeprefix("--"))
-    return found
+            members.setdefault("additionalPipelineOptions", []).append(argument.removeprefix("--"))
+    return members
 
 
 def _number(name: str, text: str) -> int:
@@ -121,24 +122,23 @@ def _number(name: str, text: str) -> int:
 
 
 def launch(arguments: Sequence[str]) -> int:
-    """Launches the job; gives 0 when it is launched, or with ``--wait=true`` when it is done."""
+    """Launch the job; return 0 when it is launched, or with ``--wait=true`` when it has succeeded."""
     if {"--help", "-h"} & set(arguments):
         return 0 if say(command_help(USAGE, FLAGS, ENDING)) else 1
     mine, job = read_arguments(arguments, (*FLAGS, *RUN_FLAGS), "launch", with_beams=True).split(FLAGS)
     own = read_values(FLAGS, mine.given, REQUIRED)
-    asked = read(own, job)
+    request = read(own, job)
     if own["dry_run"]:
-        return (
-            0 if say(json.dumps({"projectId": asked.project, "location": asked.region, **asked.body}, indent=2, ensure_ascii=False)) else 1
-        )
-    buckets.check(asked.project, asked.body["launchParameter"])
-    job_id = submit(asked)
-    say(f"launched {own['job_name']}: https://console.cloud.google.com/dataflow/jobs/{asked.region}/{job_id}?project={asked.project}")
-    return wait(asked, job_id) if own["wait"] else 0
+        content = {"projectId": request.project, "location": request.region, **request.body}
+        return 0 if say(json.dumps(content, indent=2, ensure_ascii=False)) else 1
+    buckets.check(request.project, request.body["launchParameter"])
+    job_id = submit(request)
+    say(f"launched {own['job_name']}: https://console.cloud.google.com/dataflow/jobs/{request.region}/{job_id}?project={request.project}")
+    return wait(request, job_id) if own["wait"] else 0
 
 
-def submit(asked: Launch) -> str:
-    """Sends the request; gives the job's id.
+def submit(launch: Launch) -> str:
+    """Send the request; return the job's id.
 
     Raises:
       UsageError: Dataflow refuses it; the message is Dataflow's.
@@ -147,50 +147,50 @@ def submit(asked: Launch) -> str:
     from google.auth.exceptions import GoogleAuthError
     from google.cloud import dataflow_v1beta3 as dataflow
 
-    request = dataflow.LaunchFlexTemplateRequest.from_json(json.dumps(asked.body), ignore_unknown_fields=False)
-    request.project_id, request.location = asked.project, asked.region
+    request = dataflow.LaunchFlexTemplateRequest.from_json(json.dumps(launch.body), ignore_unknown_fields=False)
+    request.project_id, request.location = launch.project, launch.region
     try:
         return dataflow.FlexTemplatesServiceClient(transport="rest").launch_flex_template(request).job.id
     except (GoogleAPICallError, GoogleAuthError) as error:
-        raise UsageError(f"Dataflow refused the launch: {what_was_said(error)}") from error
+        raise UsageError(f"Dataflow refused the launch: {service_message(error)}") from error
 
 
-def what_was_said(error: Any) -> str:
-    """The service's own words in a client's error, without the request; what to do where there are no credentials."""
+def service_message(error: Any) -> str:
+    """Return the service's message in a client's error, without the request, and what to do where a role or credentials are missing."""
     from google.auth.exceptions import GoogleAuthError
 
     if isinstance(error, GoogleAuthError):
         return f"{error}; run 'gcloud auth application-default login'"
     try:
-        said = str(error.response.json()["error"]["message"])
+        message = str(error.response.json()["error"]["message"])
     except (AttributeError, KeyError, TypeError, ValueError):  # an answer that is not the service's
-        said = str(error.message)
-    return said + next((f"; {advice}" for words, advice in ADVICE.items() if words in said), "")
+        message = str(error.message)
+    return message + next((f"; {advice}" for permission, advice in ADVICE.items() if permission in message), "")
 
 
-def wait(asked: Launch, job_id: str) -> int:
-    """Shows state and counters until the job's end; gives 0 when it is done, else 1."""
+def wait(launch: Launch, job_id: str) -> int:
+    """Log state and counters until the job's end; return 0 when it has succeeded, else 1."""
     from google.cloud import dataflow_v1beta3 as dataflow
 
     jobs, metrics = dataflow.JobsV1Beta3Client(transport="rest"), dataflow.MetricsV1Beta3Client(transport="rest")
-    where = {"project_id": asked.project, "location": asked.region, "job_id": job_id}
-    shown = ""
+    place = {"project_id": launch.project, "location": launch.region, "job_id": job_id}
+    last_text = ""
     while True:
-        state = jobs.get_job(dataflow.GetJobRequest(**where)).current_state.name.removeprefix("JOB_STATE_")
-        text = ", ".join([state.lower(), *_counters(metrics.get_job_metrics(dataflow.GetJobMetricsRequest(**where)))])
-        if text != shown:
+        state = jobs.get_job(dataflow.GetJobRequest(**place)).current_state.name.removeprefix("JOB_STATE_")
+        text = ", ".join([state.lower(), *_counters(metrics.get_job_metrics(dataflow.GetJobMetricsRequest(**place)))])
+        if text != last_text:
             LOG.info("%s", text)
-            shown = text
+            last_text = text
         if state in ("DONE", "FAILED", "CANCELLED", "UPDATED", "DRAINED"):
             return 0 if state == "DONE" else 1
         time.sleep(POLL_SECONDS)
 
 
-def _counters(found: Any) -> list[str]:
-    """What a person wants of a job's metrics: our own counters of rows, committed."""
-    wanted = ("instances_read", "predictions_written")
+def _counters(job_metrics: Any) -> list[str]:
+    """Return the job's own committed counters of rows, as texts."""
+    names = ("instances_read", "predictions_written")
     return [
         f"{metric.scalar:,.0f} {metric.name.name.replace('_', ' ')}"
-        for metric in found.metrics
-        if (metric.name.name in wanted or metric.name.name.startswith("rows_failed_")) and "tentative" not in metric.name.context
+        for metric in job_metrics.metrics
+        if (metric.name.name in names or metric.name.name.startswith("rows_failed_")) and "tentative" not in metric.name.context
     ]

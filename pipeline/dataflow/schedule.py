@@ -1,4 +1,4 @@
-"""``nightshift schedule``: makes, or changes, the Cloud Scheduler job that launches the template every night."""
+"""``nightshift schedule``: creates or changes the Cloud Scheduler job that launches the template every night."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ ENDING = "The job's flags are those of nightshift run; {date} in them is the day
 
 
 def schedule(arguments: Sequence[str]) -> int:
-    """Makes or changes the scheduler's job, which has the name of the Dataflow job."""
+    """Create or change the scheduler's job, which has the name of the Dataflow job; return 0 on success."""
     if {"--help", "-h"} & set(arguments):
         return 0 if say(command_help(USAGE, FLAGS, ENDING)) else 1
     mine, job = read_arguments(arguments, (*FLAGS, *RUN_FLAGS), "schedule", with_beams=True).split(FLAGS)
     own = read_values(FLAGS, mine.given, REQUIRED)
     if len(own["schedule"].split()) != 5:
         raise UsageError(f"--schedule={own['schedule']}: expected five fields: minute, hour, day of the month, month, day of the week")
-    asked = launching.read(own, job)
-    zone = asked.body["launchParameter"]["parameters"].get("time_zone", "UTC")
+    launch = launching.read(own, job)
+    zone = launch.body["launchParameter"]["parameters"].get("time_zone", "UTC")
     if own["dry_run"]:
-        return 0 if say(json.dumps(scheduler_job(own, asked, zone) | {"body": asked.body}, indent=2, ensure_ascii=False)) else 1
-    buckets.check(asked.project, asked.body["launchParameter"])
-    say(f"{put(scheduler_job(own, asked, zone), asked)} {own['job_name']}: {own['schedule']}, {zone}")
+        return 0 if say(json.dumps(scheduler_job(own, launch, zone) | {"body": launch.body}, indent=2, ensure_ascii=False)) else 1
+    buckets.check(launch.project, launch.body["launchParameter"])
+    say(f"{put(scheduler_job(own, launch, zone), launch)} {own['job_name']}: {own['schedule']}, {zone}")
     return 0
 
 
-def scheduler_job(own: dict[str, Any], asked: launching.Launch, zone: str) -> dict[str, Any]:
-    """Gives the scheduler's job without its body.
+def scheduler_job(own: dict[str, Any], launch: launching.Launch, zone: str) -> dict[str, Any]:
+    """Return the scheduler's job as JSON, without the body of its request.
 
-    Every night has the same job name, so that Dataflow refuses a second while one is active. ``oauthToken``: Google's own services take
-    no ``oidcToken``.
+    Every night has the same job name, so that Dataflow refuses a second job while one is active. Google's own services take an
+    ``oauthToken`` and no ``oidcToken``.
     """
     return {
-        "name": f"projects/{asked.project}/locations/{asked.region}/jobs/{own['job_name']}",
+        "name": f"projects/{launch.project}/locations/{launch.region}/jobs/{own['job_name']}",
         "schedule": own["schedule"],
         "timeZone": zone,
         "attemptDeadline": "180s",
         "retryConfig": {"retryCount": 3, "minBackoffDuration": "30s"},
         "httpTarget": {
-            "uri": f"https://dataflow.googleapis.com/v1b3/projects/{asked.project}/locations/{asked.region}/flexTemplates:launch",
+            "uri": f"https://dataflow.googleapis.com/v1b3/projects/{launch.project}/locations/{launch.region}/flexTemplates:launch",
             "httpMethod": "POST",
             "headers": {"Content-Type": "application/json"},
             "oauthToken": {"serviceAccountEmail": own["scheduler_account"], "scope": SCOPE},
@@ -65,8 +65,8 @@ def scheduler_job(own: dict[str, Any], asked: launching.Launch, zone: str) -> di
     }
 
 
-def put(described: dict[str, Any], asked: launching.Launch) -> str:
-    """Creates the job, or changes the one of its name; gives what was done.
+def put(description: dict[str, Any], launch: launching.Launch) -> str:
+    """Create the scheduler's job, or change the job of its name; return "created" or "changed".
 
     Raises:
       UsageError: Cloud Scheduler refuses it; the message is Cloud Scheduler's.
@@ -75,15 +75,15 @@ def put(described: dict[str, Any], asked: launching.Launch) -> str:
     from google.auth.exceptions import GoogleAuthError
     from google.cloud import scheduler_v1
 
-    job = scheduler_v1.Job.from_json(json.dumps(described), ignore_unknown_fields=False)
-    job.http_target.body = json.dumps(asked.body).encode()
+    job = scheduler_v1.Job.from_json(json.dumps(description), ignore_unknown_fields=False)
+    job.http_target.body = json.dumps(launch.body).encode()
     try:
         client = scheduler_v1.CloudSchedulerClient(transport="rest")
         try:
-            client.create_job(parent=described["name"].rsplit("/jobs/", 1)[0], job=job)
+            client.create_job(parent=description["name"].rsplit("/jobs/", 1)[0], job=job)
             return "created"
         except Conflict:
             client.update_job(job=job)
             return "changed"
     except (GoogleAPICallError, GoogleAuthError) as error:
-        raise UsageError(f"Cloud Scheduler refused the job: {launching.what_was_said(error)}") from error
+        raise UsageError(f"Cloud Scheduler refused the job: {launching.service_message(error)}") from error

@@ -1,4 +1,4 @@
-"""The Flex Template as files: its metadata, written from the flags, and the container spec that names its image.
+"""The files of the Flex Template: its metadata, made from the flags, and the container spec that names its image.
 
 Google's names and rules: https://docs.cloud.google.com/dataflow/docs/guides/templates/configuring-flex-templates
 """
@@ -19,20 +19,23 @@ from pipeline.process.terminal import complain, say
 METADATA = "templates/metadata.json"
 NAME = "Nightshift"
 DESCRIPTION = "Batch prediction with TensorFlow SavedModels: keyed predictions, every row accounted for, published whole or not at all."
-# A tag or a digest is asked for: what ":latest" means changes under a job that is scheduled.
+# With a tag or a digest: the image behind ":latest" may change under a scheduled job.
 IMAGE = re.compile(r"[a-z0-9][a-z0-9.:-]*(/[A-Za-z0-9._-]+)+(:[A-Za-z0-9._-]+|@sha256:[0-9a-f]{64})")
 
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What a template's form knows of a flag beyond the flag itself: a regex, or the value of another that makes it apply."""
+    """The properties of a flag in a template's form that the flag itself does not have.
+
+    ``regex`` is what its value has to match; it applies where the flag ``parent`` has one of ``parent_values``.
+    """
 
     regex: str = ""
     parent: str = ""
     parent_values: tuple[str, ...] = ()
 
 
-# A worker in the cloud can't see the launching machine's disk: every place has a scheme there.
+# A worker in the cloud can't see the launching machine's disk: every path needs a scheme.
 PLACE = r"[a-z][a-z0-9]*://.+"
 SHOWN = {
     "model": Shown(regex=rf"({PLACE}|projects/.+)"),
@@ -49,38 +52,39 @@ SHOWN = {
 
 
 def metadata() -> dict[str, Any]:
-    """Gives the template's metadata, as the proto ``TemplateMetadata`` has it."""
+    """Return the template's metadata: the proto ``TemplateMetadata`` as JSON."""
     return {"name": NAME, "description": DESCRIPTION, "parameters": [_parameter(flag) for flag in table.FLAGS]}
 
 
 def metadata_text() -> str:
+    """Return the content of ``templates/metadata.json``."""
     return json.dumps(metadata(), indent=2, ensure_ascii=False) + "\n"
 
 
 def _parameter(flag: Flag) -> dict[str, Any]:
     shown = SHOWN.get(flag.name, Shown())
     kind = _kind(flag)
-    found: dict[str, Any] = {
+    parameter: dict[str, Any] = {
         "name": flag.name,
         "label": flag.name.replace("_", " ").capitalize(),
         "helpText": f"{flag.help}. Expected: {flag.allowed}. Default: {table.default_text(flag)}.",
         "groupName": flag.group,
-        "isOptional": True,  # each flag that a job needs has others in its place (--model_map, --job); the launch says which is missing
+        "isOptional": True,  # each flag that a job needs can be replaced by others (--model_map, --job); the launch checks for missing ones
         "paramType": kind,
     }
     if kind == "ENUM":
-        found["enumOptions"] = [{"value": choice, "label": choice} for choice in flag.choices]
+        parameter["enumOptions"] = [{"value": choice, "label": choice} for choice in flag.choices]
     if shown.regex:
-        found["regexes"] = [f"^{shown.regex}$"]
+        parameter["regexes"] = [f"^{shown.regex}$"]
     if shown.parent:
-        found |= {"parentName": shown.parent, "parentTriggerValues": list(shown.parent_values)}
+        parameter |= {"parentName": shown.parent, "parentTriggerValues": list(shown.parent_values)}
     if flag.default not in (None, ()) and not flag.default_help:
-        found["defaultValue"] = table.default_text(flag)
-    return found
+        parameter["defaultValue"] = table.default_text(flag)
+    return parameter
 
 
 def _kind(flag: Flag) -> str:
-    """The parameter's type, by the choices a flag has or by what it reads."""
+    """Return the type of a flag's parameter, by the flag's choices or the values that it parses."""
     if flag.choices:
         return "ENUM"
     for text, kind, types in (("true", "BOOLEAN", bool), ("1", "NUMBER", (int, float))):
@@ -93,10 +97,10 @@ def _kind(flag: Flag) -> str:
 
 
 def container_spec(image: str) -> dict[str, Any]:
-    """Gives the container spec: the proto ``ContainerSpec``. Launcher and workers are one image.
+    """Return the container spec, the proto ``ContainerSpec`` as JSON, of an image for launcher and workers.
 
     Raises:
-      UsageError: ``image`` is no full name with a tag or digest.
+      UsageError: ``image`` is not a full name with a tag or digest.
     """
     if not IMAGE.fullmatch(image):
         raise UsageError(f"image {image!r}: expected the full name with a tag or digest, such as REGION-docker.pkg.dev/P/R/nightshift:1")
@@ -109,9 +113,9 @@ def container_spec(image: str) -> dict[str, Any]:
 
 
 def refuse(spec: dict[str, Any], parameters: dict[str, str]) -> str | None:
-    """Says what in ``parameters`` the template of ``spec`` would refuse, as the service would; None for nothing.
+    """Return why the service would refuse ``parameters`` for the template of ``spec``, or None.
 
-    The template may be older than this checkout: its own metadata counts.
+    The template may be older than this checkout, so its own metadata counts.
     """
     declared = {parameter["name"]: parameter for parameter in spec.get("metadata", {}).get("parameters", [])}
     for name, parameter in declared.items():
@@ -130,7 +134,7 @@ def refuse(spec: dict[str, Any], parameters: dict[str, str]) -> str | None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Writes the container spec: ``python -m pipeline.dataflow.template IMAGE FILE``."""
+    """Write the container spec: ``python -m pipeline.dataflow.template IMAGE FILE``."""
     image, path = arguments
     try:
         text = json.dumps(container_spec(image), indent=2, ensure_ascii=False) + "\n"
