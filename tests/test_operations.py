@@ -86,7 +86,7 @@ def test_the_service_knows_what_the_page_asks_of_it() -> None:
     (command,) = commands(".venv/bin/nightshift serve")
     given = {argument.split("=")[0].removeprefix("--") for argument in command[2:]}
     assert given <= {flag.name for flag in service.FLAGS}
-    assert {"model", "input", "output"} <= set(service.ASKED)
+    assert {"model", "input", "output"} <= set(service.PARAMETERS)
 
 
 def test_every_role_of_terraform_is_explained_and_none_else() -> None:

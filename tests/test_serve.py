@@ -127,9 +127,9 @@ REFUSED: dict[str, tuple[dict[str, str], int, str]] = {
     "a bad value": ({"batch_size": "0"}, 400, "batch_size=0: expected a whole number"),
     "a model that is not there": ({"model": "{models}/none"}, 400, "none"),
     "a file that is not there": ({"input": "{folder}/in/none.jsonl"}, 400, "matches no file"),
-    "a model elsewhere": ({"model": "/tmp"}, 403, "model=/tmp does not lie under"),
-    "one input of two elsewhere": ({"input": "{folder}/in,/etc/passwd"}, 403, "input=/etc/passwd does not lie under"),
-    "a way out": ({"input": "{folder}/in/../log"}, 403, "does not lie under"),
+    "a model elsewhere": ({"model": "/tmp"}, 403, "model=/tmp is not in"),
+    "one input of two elsewhere": ({"input": "{folder}/in,/etc/passwd"}, 403, "input=/etc/passwd is not in"),
+    "a way out": ({"input": "{folder}/in/../log"}, 403, "is not in"),
     "a neighbour of an allowed folder": ({"output": "{folder}/outside"}, 403, "output="),
     "failed rows elsewhere": ({"errors": "gs://elsewhere/errors"}, 403, "errors=gs://elsewhere/errors"),
     "a list of files": ({"input_format": "file-list"}, 403, "file-list"),
@@ -192,7 +192,7 @@ def test_a_link_that_leaves_an_allowed_folder_is_refused(serving: Serving, tmp_p
         ("model", str(model)),
     ):
         answer = serving.ask(**good | {name: value})
-        assert (answer.status_code, answer.json()["detail"].partition(" does")[0]) == (403, f"{name}={value}")
+        assert (answer.status_code, answer.json()["detail"].partition(" is not in")[0]) == (403, f"{name}={value}")
     model.unlink()
 
 

@@ -1,4 +1,4 @@
-"""What the service takes from the network: whose requests, of which kind, how large, how slow and how many at once."""
+"""Requests that the service accepts: from which callers, of which kind and size, how slow and how many at once."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from pipeline.process.terminal import plain
 from transforms.specs.errors import NightshiftError
 
-# Parameters only: a list of a thousand paths of a thousand signs.
+# Enough for parameters: a list of a thousand paths of a thousand characters.
 MAX_BODY_BYTES = 1 << 20
-# From the connection, or the end of the answer before, to the request's whole head, and again to the end of its body.
+# From the connection, or the end of the last response, to the end of the request's head, and again to the end of its body.
 REQUEST_SECONDS = 10.0
-# Beyond it a request is answered 503; beyond twice as many a connection is closed as soon as it is there, since each takes a descriptor.
+# Above it a request is answered 503; above twice as many a new connection is closed at once, since each takes a descriptor.
 MAX_CONNECTIONS = 256
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
 
 
 class ProblemError(NightshiftError):
-    """What is answered instead of a result."""
+    """A problem response (RFC 9457): its status, detail and further ``members``."""
 
     def __init__(self, status: HTTPStatus, detail: str, **members: Any) -> None:
         super().__init__(detail)
@@ -37,17 +37,21 @@ class ProblemError(NightshiftError):
 
 @dataclasses.dataclass(frozen=True)
 class Callers:
-    """Which requests may start a job: ``hosts`` are the names under which the service is asked, ``bound`` the address it listens on."""
+    """Rules for requests that start a job.
+
+    ``bound`` is the address that the service listens on, ``hosts`` are further names that requests may be addressed to, and ``get`` says
+    whether a GET may start a job.
+    """
 
     bound: str
     hosts: tuple[str, ...] = ()
     get: bool = False
 
     def check(self, request: Request) -> None:
-        """Refuse what a page of another site can make a browser send, and what is no request for a job.
+        """Refuse requests that a page of another site can make a browser send, and requests of other methods and types.
 
-        A page of any site can send a GET or a POST of text to 127.0.0.1, and one whose name is made to lead there (DNS rebinding) can
-        read the answer as well. The first says so in Sec-Fetch-Site and Origin, the second has its own name as Host.
+        A page of any site can send a GET or a POST of text to 127.0.0.1, and one whose name resolves to that address (DNS rebinding) can
+        also read the response. A browser names the first in Sec-Fetch-Site and Origin; the second has its own name as Host.
         https://developer.mozilla.org/en-US/docs/Web/HTTP/Reference/Headers/Sec-Fetch-Site
 
         Raises:
@@ -57,7 +61,7 @@ class Callers:
         if not self._is_ours(_name(host)):
             raise ProblemError(
                 HTTPStatus.MISDIRECTED_REQUEST,
-                f"Host: {host} is not this service's; whoever deploys it names its hosts with --allow_host",
+                f"Host: {host} is not this service's; its deployer names its hosts with --allow_host",
             )
         site = request.headers.get("sec-fetch-site", "none")
         origin = request.headers.get("origin")
@@ -75,7 +79,7 @@ class Callers:
     def _is_ours(self, name: str) -> bool:
         if name in LOCAL_HOSTS or name == self.bound or name in self.hosts or "*" in self.hosts:
             return True
-        return self.bound in ANY_ADDRESS and _is_address(name)  # no name that could be made to lead elsewhere
+        return self.bound in ANY_ADDRESS and _is_address(name)  # a name could be made to resolve to this service
 
 
 def _name(host: str) -> str:
@@ -93,7 +97,7 @@ def _is_address(name: str) -> bool:
 
 
 async def parameters(request: Request) -> list[tuple[str, str]]:
-    """Return the parameters: of the query, or of a JSON object in the body.
+    """Return the request's parameters as pairs of name and text: from the query of a GET, else from a JSON object in the body.
 
     Raises:
       ProblemError: 400, 408 or 413.
@@ -107,18 +111,18 @@ async def parameters(request: Request) -> list[tuple[str, str]]:
 
 def _members(body: bytes) -> list[tuple[str, str]]:
     try:
-        found = json.loads(body)
+        members = json.loads(body)
     except RecursionError:
         raise ProblemError(HTTPStatus.BAD_REQUEST, "the body is nested too deep; expected an object of parameters") from None
     except ValueError as error:
         raise ProblemError(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {error}") from error
-    if not isinstance(found, dict) or not all(isinstance(value, str | int | float) for value in found.values()):
+    if not isinstance(members, dict) or not all(isinstance(value, str | int | float) for value in members.values()):
         raise ProblemError(HTTPStatus.BAD_REQUEST, 'expected an object of parameters, such as {"model": "gs://…", "input": …}')
-    return [(name, str(value)) for name, value in found.items()]
+    return [(name, str(value)) for name, value in members.items()]
 
 
 async def _body(request: Request) -> bytes:
-    """Return the body, read no further than ``MAX_BODY_BYTES`` and no longer than ``REQUEST_SECONDS``."""
+    """Read the body, up to ``MAX_BODY_BYTES`` and for up to ``REQUEST_SECONDS``."""
     size, parts = 0, []
     try:
         async with asyncio.timeout(REQUEST_SECONDS):
@@ -133,7 +137,7 @@ async def _body(request: Request) -> bytes:
 
 
 class Protocol(H11Protocol):
-    """uvicorn's, which closes connections whose request's head does not come, and those beyond what the process can have."""
+    """uvicorn's protocol, which also closes connections that send no complete head in time, and those above twice ``MAX_CONNECTIONS``."""
 
     _late: asyncio.TimerHandle | None = None
 
@@ -145,7 +149,7 @@ class Protocol(H11Protocol):
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        if self.transport is None:  # closed as soon as it was there
+        if self.transport is None:  # closed by ``connection_made``
             return
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
@@ -159,6 +163,7 @@ class Protocol(H11Protocol):
             super().connection_lost(exc)
 
     def _expect_head(self) -> None:
+        """Close the connection in ``REQUEST_SECONDS``, unless ``_stop_waiting`` is called before."""
         self._late = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
 
     def _stop_waiting(self) -> None:
@@ -168,5 +173,5 @@ class Protocol(H11Protocol):
 
 
 def is_host(names: Sequence[str]) -> bool:
-    """Return whether each of ``names`` is a host's name alone, or ``*``."""
+    """Return whether each of ``names`` is a host's name or address, without scheme, port and path, or ``*``."""
     return all(name == "*" or ((name and not set(name) & set("/:@ *")) or _is_address(name)) for name in names)

@@ -1,6 +1,6 @@
-"""``nightshift serve``: jobs over HTTP, one at a time; for those who come from Embedded-tf ``GET /?model=&input=&output=``, too.
+"""``nightshift serve``: jobs over HTTP, one at a time; also by ``GET /?model=&input=&output=``, as Embedded-tf had it.
 
-TensorFlow and Beam are loaded once, models stay loaded between jobs. Errors are problem details (RFC 9457).
+TensorFlow and Beam are loaded once, and models stay loaded between jobs. Errors are problem details (RFC 9457).
 """
 
 from __future__ import annotations
@@ -68,38 +68,38 @@ ENDING = (
     "GET /health answers at any time."
 )
 PREFIXES = {"model": "allow_model", "input": "allow_input", "output": "allow_output", "errors": "allow_output"}
-# What a caller may ask for; what opens other doors (queries, maps of models, unsafe ops, lists of files) is not among it.
-ASKED = (
+# Parameters of a request; flags that reach other data (queries, maps of models, unsafe ops, lists of files) are not among them.
+PARAMETERS = (
     "model", "model_version", "signature_name", "tags", "batch_size", "input", "input_format", "key_field", "duplicate_keys",
     "include_fields", "exclude_fields", "passthrough_fields", "output", "output_format", "output_style", "output_layout", "errors",
     "max_error_ratio", "nan", "csv_formulas", "write_disposition", "run_id", "report", "time_zone", "date",
 )  # fmt: skip
-# As Embedded-tf wrote: a file of predictions alone for each input file, with its relative path.
+# As in Embedded-tf: a file of bare predictions for each input file, with its relative path.
 DEFAULTS = {"output_layout": "mirror", "report": "false"}
 DEFAULTS_OF_LINES = {"output_style": "raw"}
 STATUS = {2: HTTPStatus.BAD_REQUEST, 3: HTTPStatus.UNPROCESSABLE_ENTITY, 1: HTTPStatus.INTERNAL_SERVER_ERROR}
-# Each job freezes what it found in memory; now and then what is garbage among it must go.
+# Each job freezes the objects in memory; the garbage among them is collected after so many jobs.
 COLLECT_EVERY_JOBS = 25
-# Longer than any client or proxy keeps an idle connection (Google's, 600 s): who closes first must not be the one who is asked.
+# Longer than a client or proxy keeps an idle connection (Google's: 600 s), so that the service never closes one that gets a request.
 KEEP_ALIVE_SECONDS = 620
 
 
 @dataclasses.dataclass(frozen=True)
 class Allowed:
-    """Prefixes under which the deployer lets models, inputs and outputs lie, by flag of the deployer's."""
+    """Folders in which the deployer allows models, inputs and outputs, by the deployer's flag."""
 
     prefixes: dict[str, tuple[str, ...]]
 
     def check(self, flag: str, path: str) -> None:
-        """Refuses a path outside.
+        """Check that ``path``, the value of a parameter ``flag``, is in an allowed folder.
 
         Raises:
-          ProblemError: 403.
+          ProblemError: 403, it is not.
         """
         allowed = self.prefixes[PREFIXES[flag]]
         if ".." in path.split("/") or not any(_is_under(path, prefix) for prefix in allowed):
             raise ProblemError(
-                HTTPStatus.FORBIDDEN, f"{flag}={path} does not lie under {', '.join(allowed)}, which this service was started to allow"
+                HTTPStatus.FORBIDDEN, f"{flag}={path} is not in {', '.join(allowed)}, which this service was started to allow"
             )
 
 
@@ -111,7 +111,7 @@ def _is_under(path: str, prefix: str) -> bool:
 
 
 class Service:
-    """Runs one job at a time; a second asked for meanwhile is told to come back."""
+    """Runs one job at a time; a request while one runs is answered 429, with the seconds to wait."""
 
     def __init__(self, allowed: Allowed, run: Run) -> None:
         self.allowed = allowed
@@ -120,13 +120,13 @@ class Service:
         self._running = threading.Lock()
         self._last_seconds = 1.0
 
-    async def predict(self, asked: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        """Runs the job that ``asked`` describes, to its end even if the caller goes away.
+    async def predict(self, parameters: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        """Run the job of ``parameters``, to its end even if the caller disconnects; return the body of the response.
 
         Raises:
-          ProblemError: it can't be run, or ended without results.
+          ProblemError: the job can't be run, or ended without results.
         """
-        options = self._options(asked)
+        options = self._options(parameters)
         if not self._running.acquire(blocking=False):
             raise ProblemError(
                 HTTPStatus.TOO_MANY_REQUESTS, "a job is running, and this container runs one at a time; try again", retry_after=self._wait()
@@ -136,15 +136,16 @@ class Service:
     def _wait(self) -> int:
         return min(60, math.ceil(self._last_seconds))
 
-    def _options(self, asked: Sequence[tuple[str, str]]) -> RunOptions:
-        unknown = [name for name, _ in asked if name not in ASKED]
+    def _options(self, parameters: Sequence[tuple[str, str]]) -> RunOptions:
+        """Make a run's options of the parameters and the service's defaults, and check every path among them."""
+        unknown = [name for name, _ in parameters if name not in PARAMETERS]
         if unknown:
-            raise ProblemError(HTTPStatus.BAD_REQUEST, f"{unknown[0]} is no parameter; there are {', '.join(ASKED)}")
-        given = dict(asked)
-        if given.get("input_format") == "file-list":
+            raise ProblemError(HTTPStatus.BAD_REQUEST, f"{unknown[0]} is no parameter; there are {', '.join(PARAMETERS)}")
+        values = dict(parameters)
+        if values.get("input_format") == "file-list":
             raise ProblemError(HTTPStatus.FORBIDDEN, "input_format=file-list names files anywhere, which this service does not allow")
-        defaults = DEFAULTS | (DEFAULTS_OF_LINES if given.get("output_format", "jsonl") == "jsonl" else {})
-        pairs = [*asked, *((name, value) for name, value in defaults.items() if name not in given)]
+        defaults = DEFAULTS | (DEFAULTS_OF_LINES if values.get("output_format", "jsonl") == "jsonl" else {})
+        pairs = [*parameters, *((name, value) for name, value in defaults.items() if name not in values)]
         try:
             options = make_options(Arguments(tuple(pairs)))
         except RefusedError as error:
@@ -156,6 +157,7 @@ class Service:
         return options
 
     def _job(self, options: RunOptions) -> dict[str, Any]:
+        """Run a job in this thread; return the body of the response."""
         started = time.monotonic()
         complaints: list[str] = []
         self.jobs += 1
@@ -163,7 +165,7 @@ class Service:
         LOG.info("job %d: model %s, input %s, output %s", number, options.model, ",".join(options.input), options.output)
         try:
             status = self._run(options, complaints.append)
-            report = _manifest(options.output) if status in (0, 3) else {}
+            manifest = _read_manifest(options.output) if status in (0, 3) else {}
             if number % COLLECT_EVERY_JOBS == 0:
                 gc.unfreeze()
                 gc.collect()
@@ -172,32 +174,33 @@ class Service:
             self._running.release()
         LOG.info("job %d: status %d after %.2f s", number, status, self._last_seconds)
         if status != 0:
-            raise ProblemError(STATUS[status], complaints[0] if complaints else str(report.get("reason")), **_short(report))
-        return {"status": "done", "seconds": round(self._last_seconds, 3), "output": options.output, **_short(report)}
+            raise ProblemError(STATUS[status], complaints[0] if complaints else str(manifest.get("reason")), **_short(manifest))
+        return {"status": "done", "seconds": round(self._last_seconds, 3), "output": options.output, **_short(manifest)}
 
 
-def _manifest(folder: str) -> dict[str, Any]:
+def _read_manifest(folder: str) -> dict[str, Any]:
     from transforms.storage import files, paths
 
     return json.loads(files.read_bytes(paths.join(folder, "manifest.json")))
 
 
-def _short(report: dict[str, Any]) -> dict[str, Any]:
-    return {name: report[name] for name in ("run_id", "counts", "errors") if name in report}
+def _short(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of a manifest that a response has, too."""
+    return {name: manifest[name] for name in ("run_id", "counts", "errors") if name in manifest}
 
 
 # --- HTTP ------------------------------------------------------------------------------------------------------------------
 
 
 def application(service: Service, callers: Callers) -> Starlette:
-    """Gives the ASGI application."""
+    """Make the ASGI application: ``/`` runs a job, ``/health`` answers at any time."""
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
     async def predict(request: Request) -> Response:
-        if request.method == "HEAD":  # comes with GET, and must not run a job
+        if request.method == "HEAD":  # routed with GET, and must not run a job
             raise HTTPException(HTTPStatus.METHOD_NOT_ALLOWED)
         callers.check(request)
         return JSONResponse(await service.predict(await parameters(request)))
@@ -221,11 +224,11 @@ def application(service: Service, callers: Callers) -> Starlette:
 
 
 def serve(arguments: Sequence[str], run: Run) -> int:
-    """Serves until it is told to stop; a job that is running then comes to its end."""
+    """Serve until a signal stops the process; a job that is running then is finished first. Return the exit status."""
     if {"--help", "-h"} & set(arguments):
         return 0 if say(command_help(USAGE, FLAGS, ENDING)) else 1
-    given = read_arguments(arguments, FLAGS, "serve", with_beams=False).given
-    values = read_values(FLAGS, given, ("allow_model", "allow_input", "allow_output"))
+    pairs = read_arguments(arguments, FLAGS, "serve", with_beams=False).given
+    values = read_values(FLAGS, pairs, ("allow_model", "allow_input", "allow_output"))
     import uvicorn
 
     _load_all(values["keep_models"])
@@ -238,7 +241,7 @@ def serve(arguments: Sequence[str], run: Run) -> int:
             host=values["host"],
             port=port,
             http=Protocol,
-            log_config=None,  # the program's own, which lets no control character through
+            log_config=None,  # the program's own logging escapes control characters
             log_level="info",
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             limit_concurrency=MAX_CONNECTIONS,
@@ -249,7 +252,7 @@ def serve(arguments: Sequence[str], run: Run) -> int:
 
 
 def _load_all(keep_models: int) -> None:
-    """Loads TensorFlow and all that a job imports, so that the first caller does not wait for it."""
+    """Load TensorFlow and all modules of a job, so that the first request does not wait for them."""
     from pipeline import summary  # noqa: F401
     from transforms.model import kept_between_jobs
     from transforms.model.import_tensorflow import import_tensorflow
