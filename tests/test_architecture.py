@@ -58,6 +58,10 @@ IMPERATIVE_ROOMS: tuple[str, ...] = (
     "transforms.bigquery",
     "transforms.many",
     "transforms",
+    "pipeline.process",
+    "pipeline.check",
+    "pipeline.dataflow",
+    "pipeline.serve",
 )  # fmt: skip
 # The first word of a noun phrase or a clause, a verb in the third person ("Gives"), or no word at all.
 NO_VERB = re.compile(

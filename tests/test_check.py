@@ -1,4 +1,4 @@
-"""``nightshift check``: real models and data that do not fit each other, the mend it names, and that the mend works."""
+"""``nightshift check``: real models and data that do not fit each other, the fix it names, and that the fix works."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_number_written_as_a_string(tmp_path: Path, capsys: pytest.CaptureFixt
     assert checked.status == 2
     misfit = checked.misfit("body_mass_g")
     assert (misfit["expected"], misfit["found"], misfit["rows"]) == ("float32, one value", "a string", 200)
-    assert "write 'body_mass_g' as a number, 3750.0 and not \"3750.0\"" in misfit["mend"]
+    assert "write 'body_mass_g' as a number, 3750.0 and not \"3750.0\"" in misfit["fix"]
     assert checked.misfit("bill_depth_mm")["rows"] == 1, "each field of a row is looked at, not the first that fails"
     assert "in 200 of 200 rows" in checked.printed
     mended = write_lines(tmp_path / "mended.jsonl", [row | {"body_mass_g": float(row["body_mass_g"])} for row in bad[1:]])
@@ -85,7 +85,7 @@ def test_a_field_under_another_name(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert checked.status == 2
     misfit = checked.misfit("mother_age")
     assert (misfit["code"], misfit["found"], misfit["rows"]) == ("INPUT_MISSING", "no such field", len(good))
-    assert "rename 'Mother-Age' to 'mother_age'" in misfit["mend"]
+    assert "rename 'Mother-Age' to 'mother_age'" in misfit["fix"]
     assert len(checked.json["misfits"]) == 1
     assert run(tmp_path, model, f"--input={write_lines(tmp_path / 'mended.jsonl', good)}") == len(good)
 
@@ -128,8 +128,8 @@ def test_the_path_of_an_image_instead_of_its_bytes(tmp_path: Path, capsys: pytes
     assert checked.status == 2
     misfit = checked.misfit("image_bytes")
     assert (misfit["code"], misfit["rows"]) == ("MODEL_ERROR", len(good))
-    assert "holds the path of a file" in misfit["mend"]
-    assert '{"b64": …}' in misfit["mend"]
+    assert "holds the path of a file" in misfit["fix"]
+    assert '{"b64": …}' in misfit["fix"]
     mended = [row | {"image_bytes": {"b64": base64.b64encode(Path(row["image_bytes"]).read_bytes()).decode()}} for row in bad]
     assert run(tmp_path, model, f"--input={write_lines(tmp_path / 'mended.jsonl', mended)}") == len(good)
 
@@ -187,7 +187,7 @@ def test_fewer_bad_rows_than_are_allowed_do_not_make_it_fail(models: Models, tmp
     flags = (f"--model={models.get('half_plus_two')}", f"--input={data}")
     checked = Checked(tmp_path, capsys, *flags)
     assert checked.status == 0
-    assert "holds text that is no number" in checked.misfit("x")["mend"]
+    assert "holds text that is no number" in checked.misfit("x")["fix"]
     assert "1 of 20 sampled rows would fail" in checked.printed
     assert Checked(tmp_path, capsys, *flags, "--max_error_ratio=0").status == 2
 

@@ -1,4 +1,4 @@
-"""``nightshift check``: would the job run, what would come out, what would it cost? Nothing is written to the output."""
+"""``nightshift check``: whether the job would run, its first predictions, its cost. Nothing is written to the output."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from transforms.model.saved_model import select_meta_graph
 from transforms.output import journal
 from transforms.specs.errors import ModelError, RefusedError
 
-# Other signatures are tried on so many rows: enough to see whether they fit.
+# Rows on which other signatures are tried: enough to see whether they fit.
 TRIED_ROWS = 20
 TRIED_SIGNATURES = 10
 
 
 def check(options: CheckOptions, beam_options: PipelineOptions) -> bool:
-    """Prints the findings, and writes them as JSON if asked; gives whether the job would run."""
+    """Print the findings and, with ``--json``, write them as JSON; return whether the job would run and the findings were printed."""
     findings = look(options, beam_options)
     if findings.job is not None:
         findings.unfinished = journal.pending(findings.job.folder)
-    said = say(text.text(findings))
+    is_printed = say(text.text(findings))
     if options.json is not None:
         with open(options.json, "wb") as stream:
             stream.write(msgspec.json.format(msgspec.json.encode(findings.as_json()), indent=2) + b"\n")
-    return said and findings.reason is None
+    return is_printed and findings.reason is None
 
 
 def look(options: CheckOptions, beam_options: PipelineOptions) -> Findings:
-    """Looks at model, signature and a sample of the rows, as a run would."""
+    """Check model, signature and a sample of the rows, as a run would."""
     try:
         job, _ = preflight.prepare(options.run, beam_options, probe_output=False)
     except RefusedError as error:
@@ -50,18 +50,18 @@ def look(options: CheckOptions, beam_options: PipelineOptions) -> Findings:
         return Findings(reason=str(error), fitting_signatures=fitting)
     if job.input.is_bigquery:
         return Findings(job=job)
-    found = plan_input(job)
-    sample = read_sample(job, found, options.sample_rows)
-    findings = Findings(job=job, input=found, sample=sample)
+    plan = plan_input(job)
+    sample = read_sample(job, plan, options.sample_rows)
+    findings = Findings(job=job, input=plan, sample=sample)
     try:
         predict_sample(job, sample)
     except ModelError as error:
         findings.reason = str(error)
-    format = format_of(found.pieces[0].path, job.input.format)
+    format = format_of(plan.ranges[0].path, job.input.format)
     findings.misfits = tuple(find_misfits(sample.failed, job.model.signature, format, job.key.fields))
     if not job.key.fields or any(misfit.code.startswith("KEY") for misfit in findings.misfits):
         findings.keys = tuple(candidate_keys(sample.batches, sample.failed))
-    findings.estimate = estimate(sample, found)
+    findings.estimate = estimate(sample, plan)
     ratio = len(sample.failed) / max(1, sample.rows)
     if findings.reason is None and ratio > job.max_error_ratio:
         failed = f"{len(sample.failed)} of {sample.rows} sampled rows fail ({ratio:.0%})"
@@ -72,7 +72,7 @@ def look(options: CheckOptions, beam_options: PipelineOptions) -> Findings:
 
 
 def _fitting(options: RunOptions, beam_options: PipelineOptions) -> Iterator[str]:
-    """Gives the signatures of the same MetaGraph under which every row of a small sample is predicted."""
+    """Yield the names of the MetaGraph's signatures that predict every row of a small sample."""
     try:
         request = specs_of.model_request(options, threads=1)
         folder, _ = find_folder(request.location, request.version)

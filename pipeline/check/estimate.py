@@ -1,4 +1,4 @@
-"""What the whole job would take: hours and dollars as a range, with what was assumed."""
+"""The estimate of a whole job on Dataflow: hours and dollars as ranges, with their assumptions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 from pipeline.check import prices
 from pipeline.check.sample import InputPlan, Sample
 
-# A job of half an hour: start-up is a small part of it, and a lost worker costs little.
+# The duration to aim for: in half an hour start-up is a small part, and a lost worker costs little.
 AIMED_SECONDS = 1800
 # A process with Beam and TensorFlow, before any model: measured at 640 to 680 MB.
 PROCESS_MB = 700
@@ -19,7 +19,7 @@ START_MINUTES = (3.0, 10.0)
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A proposal, not a promise; ``assumptions`` says what it stands on."""
+    """Workers, machine type, hours and US dollars from low to high, and the ``assumptions`` behind them."""
 
     workers: int
     machine_type: str
@@ -28,8 +28,8 @@ class Estimate:
     assumptions: tuple[str, ...]
 
 
-def estimate(sample: Sample, found: InputPlan) -> Estimate | None:
-    """Gives workers, machine type, hours and dollars of the whole input on Dataflow; None where nothing was measured."""
+def estimate(sample: Sample, plan: InputPlan) -> Estimate | None:
+    """Estimate workers, machine type, hours and dollars of the whole input on Dataflow; None where nothing was measured."""
     if sample.speed is None:
         return None
     core_seconds = sample.rows_in_input * sample.speed.total / 1000
@@ -37,9 +37,9 @@ def estimate(sample: Sample, found: InputPlan) -> Estimate | None:
     name, vcpus, memory_gb = next(
         (machine for machine in prices.MACHINES if machine[1] * process_mb <= machine[2] * 1024 * USABLE_MEMORY), prices.MACHINES[-1]
     )
-    workers = max(1, min(math.ceil(core_seconds / vcpus / AIMED_SECONDS), math.ceil(found.splits / vcpus)))
-    working = core_seconds / vcpus / workers / 3600
-    hours = (working / FASTER + START_MINUTES[0] / 60, working / SLOWER + START_MINUTES[1] / 60)
+    workers = max(1, min(math.ceil(core_seconds / vcpus / AIMED_SECONDS), math.ceil(plan.splits / vcpus)))
+    work_hours = core_seconds / vcpus / workers / 3600
+    hours = (work_hours / FASTER + START_MINUTES[0] / 60, work_hours / SLOWER + START_MINUTES[1] / 60)
     hourly = workers * prices.dollars_per_hour(vcpus, memory_gb)
     return Estimate(
         workers,

@@ -1,4 +1,4 @@
-"""What ``nightshift check`` found, for people and machines."""
+"""Findings of ``nightshift check``, for people and machines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transforms.specs.signature import shape_text
 
 @dataclasses.dataclass
 class Findings:
-    """All that ``check`` found; ``reason`` None: nothing that was looked at would make the job fail."""
+    """All findings of a check; ``reason`` is why the job would fail, None where nothing that was checked would make it fail."""
 
     reason: str | None = None
     job: JobSpec | None = None
@@ -27,38 +27,38 @@ class Findings:
     fitting_signatures: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     estimate: Estimate | None = None
-    unfinished: str | None = None  # what a run that was cut off while it published left in the output
+    unfinished: str | None = None  # that a run was cut off while it published to the output
 
     def as_json(self) -> dict[str, Any]:
-        """Gives the findings for machines."""
-        found: dict[str, Any] = {"would_run": self.reason is None, "reason": self.reason, "fitting_signatures": self.fitting_signatures}
+        """Return the findings as the object that ``--json`` writes."""
+        content: dict[str, Any] = {"would_run": self.reason is None, "reason": self.reason, "fitting_signatures": self.fitting_signatures}
         if self.unfinished is not None:
-            found["unfinished"] = self.unfinished
+            content["unfinished"] = self.unfinished
         if self.job is not None:
             model = self.job.model
-            found["model"] = {"location": model.location, "version": model.version, "signature": model.signature.name}
-            found["signature"] = signature_rows(self.job)
-            found["bigquery_schema"] = bigquery_schema(self.job)
+            content["model"] = {"location": model.location, "version": model.version, "signature": model.signature.name}
+            content["signature"] = signature_rows(self.job)
+            content["bigquery_schema"] = bigquery_schema(self.job)
         if self.input is not None:
-            kept = ("files", "bytes", "splits", "formats", "whole")
-            found["input"] = {name: getattr(self.input, name) for name in kept}
+            names = ("files", "bytes", "splits", "formats", "whole")
+            content["input"] = {name: getattr(self.input, name) for name in names}
         if self.sample is not None:
             sample = self.sample
-            found["sample"] = {
+            content["sample"] = {
                 "rows": sample.rows, "predicted": sample.predicted, "failed": len(sample.failed), "predictions": sample.lines,
             }  # fmt: skip
-            found["rows"] = {"count": sample.rows_in_input, "counted": sample.counted}
-            found["model"] |= {"load_seconds": round(sample.load_seconds, 3), "memory_mb": round(sample.model_mb, 1)}
+            content["rows"] = {"count": sample.rows_in_input, "counted": sample.counted}
+            content["model"] |= {"load_seconds": round(sample.load_seconds, 3), "memory_mb": round(sample.model_mb, 1)}
             if sample.speed is not None:
-                found["core_seconds_per_1000_rows"] = dataclasses.asdict(sample.speed)
-        found["misfits"] = [dataclasses.asdict(misfit) for misfit in self.misfits]
-        found["candidate_keys"] = self.keys
-        found["estimate"] = None if self.estimate is None else dataclasses.asdict(self.estimate)
-        return found
+                content["core_seconds_per_1000_rows"] = dataclasses.asdict(sample.speed)
+        content["misfits"] = [dataclasses.asdict(misfit) for misfit in self.misfits]
+        content["candidate_keys"] = self.keys
+        content["estimate"] = None if self.estimate is None else dataclasses.asdict(self.estimate)
+        return content
 
 
 def signature_rows(job: JobSpec) -> list[dict[str, Any]]:
-    """Gives the signature as a table: role, name, dtype, shape of a call, and where it comes from or goes to."""
+    """Return a row for each input and output: role, name, dtype, shape of a call, and its place in the rows or predictions."""
     signature = job.model.signature
     rows = []
     for role, specs in (("input", signature.inputs), ("output", signature.outputs)):
@@ -73,11 +73,11 @@ def signature_rows(job: JobSpec) -> list[dict[str, Any]]:
 
 
 def bigquery_schema(job: JobSpec) -> list[dict[str, Any]] | None:
-    """Gives the columns that a table of the predictions has or would have; None where an output has no known rank."""
+    """Return the columns that a BigQuery table of the predictions has or would have; None where an output's rank is unknown."""
     try:
         table = make_table(job.output_signature, job.output, job.key.fields)
     except SpecError:
         return None
-    named = tuple(name for name in table.passthrough if name != "*")  # all fields of a row are no columns
-    types = column_types(dataclasses.replace(table, passthrough=named), job.output, job.key.fields)
+    passthrough = tuple(name for name in table.passthrough if name != "*")  # the names of all fields are not known here
+    types = column_types(dataclasses.replace(table, passthrough=passthrough), job.output, job.key.fields)
     return [schema_field(name, kind).to_api_repr() for name, kind in types.items()]

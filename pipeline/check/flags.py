@@ -25,7 +25,7 @@ CHECK_FLAGS = (
 
 @dataclasses.dataclass(frozen=True)
 class CheckOptions:
-    """A run's options, and what ``check`` looks at and writes."""
+    """A run's options, the number of rows to sample, and the file for the findings as JSON."""
 
     run: RunOptions
     sample_rows: int
@@ -33,10 +33,10 @@ class CheckOptions:
 
 
 def parse(argv: Sequence[str]) -> CheckOptions:
-    """Reads ``argv`` (without program and command).
+    """Parse ``argv`` (without program and command).
 
     Raises:
-      UsageError: an unknown flag, a bad value, a flag missing.
+      UsageError: a flag is unknown or missing, or has a bad value.
     """
     own, others = read_arguments(argv, (*CHECK_FLAGS, *FLAGS), "check", with_beams=True).split(CHECK_FLAGS)
     values = read_values(CHECK_FLAGS, own.given)
@@ -49,6 +49,6 @@ def parse(argv: Sequence[str]) -> CheckOptions:
 
 
 def help_text() -> str:
-    """Return ``nightshift check --help``."""
+    """Return the text of ``nightshift check --help``."""
     ending = "Exit status: 0 the job would run; 2 it would fail, or wrong flags. Nothing is written to the output."
     return job_help("check", (*CHECK_FLAGS, *FLAGS), ending)

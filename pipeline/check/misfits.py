@@ -1,4 +1,4 @@
-"""What of the sampled rows does not fit the model, field by field, and the smallest change that mends it."""
+"""Misfits of the sampled rows and the model, field by field, with the smallest change that fixes each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ IMAGE = re.compile(r"\.(jpe?g|png|gif|bmp|webp|tiff?)$", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True)
 class Misfit:
-    """One way in which a field does not fit: in ``rows`` of the sampled rows."""
+    """One way in which a field does not fit the model, in ``rows`` of the sampled rows, and the change that fixes it."""
 
     field: str
     code: str
@@ -32,7 +32,7 @@ class Misfit:
     found: str
     rows: int
     example: str
-    mend: str
+    fix: str
 
 
 @dataclasses.dataclass
@@ -44,13 +44,13 @@ class _Group:
 
 
 def find_misfits(failed: Sequence[FailedRow], signature: Signature, format: Format, key_fields: tuple[str, ...]) -> list[Misfit]:
-    """Gives what is wrong with the failed rows of a sample, the most frequent first.
+    """List the misfits of a sample's failed rows, the most frequent first.
 
-    A row that lacks one input may hold another of the wrong type: where the row tells, every field of it is looked at.
+    A row that lacks one input may hold another of the wrong type: where rows are objects, every field is checked.
     """
     groups: dict[tuple[str, str], _Group] = {}
     for row in failed:
-        instance = _decoded(row.instance)
+        instance = _decode(row.instance)
         for field, code, message, value in _reasons(row, instance, signature, format):
             group = groups.setdefault((field, code), _Group(0, value, message, instance if isinstance(instance, dict) else {}))
             group.rows += 1
@@ -58,7 +58,8 @@ def find_misfits(failed: Sequence[FailedRow], signature: Signature, format: Form
     return [_misfit(field, code, group, signature, key_fields) for (field, code), group in ordered]
 
 
-def _decoded(text: bytes) -> Any:
+def _decode(text: bytes) -> Any:
+    """Decode JSON text; return None where it is none."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
@@ -66,25 +67,25 @@ def _decoded(text: bytes) -> Any:
 
 
 def _reasons(row: FailedRow, instance: Any, signature: Signature, format: Format) -> Iterable[tuple[str, str, str, Any]]:
-    """Gives field, code, message and value of everything that is wrong with one row."""
+    """Yield field, code, message and value of each misfit of one row, whose decoded JSON is ``instance``."""
     field = row.field or ""
-    whole = isinstance(instance, dict)
-    if row.stage == "convert" and whole and format.types_rows and not _is_raw(instance):
-        found = False
+    is_object = isinstance(instance, dict)
+    if row.stage == "convert" and is_object and format.types_rows and not _is_raw(instance):
+        has_misfit = False
         for spec in signature.inputs:
             try:
                 if spec.name not in instance:
                     raise RowError(Code.INPUT_MISSING, f"input {spec.name!r} is missing", spec.name)
                 normalize(instance[spec.name], signature, spec)
             except RowError as error:
-                found = True
+                has_misfit = True
                 yield spec.name, str(error.code), error.message, instance.get(spec.name)
             except RecursionError:
                 continue
-        if found:
+        if has_misfit:
             return
-    value = instance.get(field) if whole and field else instance
-    if row.stage == "predict" and whole:
+    value = instance.get(field) if is_object and field else instance
+    if row.stage == "predict" and is_object:
         field, value = _path_in(instance, signature) or (field, value)
     yield field, str(row.code), row.message, value
 
@@ -94,7 +95,7 @@ def _is_raw(instance: dict[str, Any]) -> bool:
 
 
 def _path_in(instance: dict[str, Any], signature: Signature) -> tuple[str, Any] | None:
-    """Gives the string input that holds a path of a file, if one does."""
+    """Return name and value of the first string input that holds the path of a file, or None."""
     for spec in signature.inputs:
         value = instance.get(spec.name)
         if spec.dtype == "string" and isinstance(value, str) and _is_path(value):
@@ -107,7 +108,7 @@ def _is_path(value: str) -> bool:
 
 
 def _misfit(field: str, code: str, group: _Group, signature: Signature, key_fields: tuple[str, ...]) -> Misfit:
-    spec = next((one for one in signature.inputs if one.name == field), None)
+    spec = next((tensor for tensor in signature.inputs if tensor.name == field), None)
     expected = _expected(spec, signature) if spec else ("a key" if code.startswith("KEY") else "a row the model takes")
     return Misfit(
         field=field or (", ".join(key_fields) if code.startswith("KEY") else "(the row)"),
@@ -116,7 +117,7 @@ def _misfit(field: str, code: str, group: _Group, signature: Signature, key_fiel
         found=kind_of(group.value) if spec and code != "INPUT_MISSING" else ("no such field" if spec else code),
         rows=group.rows,
         example=group.message,
-        mend=_mend(spec, code, group, signature),
+        fix=_fix(spec, code, group, signature),
     )
 
 
@@ -126,7 +127,7 @@ def _expected(spec: TensorSpec, signature: Signature) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """Gives what a JSON value is, in a word or two, lists with their length."""
+    """Return the kind of a JSON value in a word or two, such as "a float"; of a list with its length."""
     if value is None:
         return "null"
     if isinstance(value, list):
@@ -135,13 +136,13 @@ def kind_of(value: Any) -> str:
     return kinds.get(type(value), "a value")
 
 
-def _mend(spec: TensorSpec | None, code: str, group: _Group, signature: Signature) -> str:
-    """Gives the smallest change of flags or data that makes the field fit."""
+def _fix(spec: TensorSpec | None, code: str, group: _Group, signature: Signature) -> str:
+    """Return the smallest change of flags or data that makes the field fit."""
     if spec is None:
-        return _row_mend(code, group, signature)
+        return _row_fix(code, group, signature)
     name, value = spec.name, group.value
     if code == "INPUT_MISSING":
-        return _missing_mend(name, group.row, signature)
+        return _missing_fix(name, group.row, signature)
     if code == "NULL_VALUE":
         return f"give {name!r} a value in every row, or leave those rows to the errors with --max_error_ratio"
     if code in ("MODEL_ERROR", "BAD_BASE64") and isinstance(value, str) and _is_path(value):
@@ -149,7 +150,7 @@ def _mend(spec: TensorSpec | None, code: str, group: _Group, signature: Signatur
             ", or give the paths one a line with --input_format=file-list, without --key_field" if len(signature.inputs) == 1 else ""
         )
     if code == "WRONG_TYPE":
-        return _type_mend(spec, value)
+        return _type_fix(spec, value)
     if code == "WRONG_SHAPE":
         return f"give {name!r} as {_expected(spec, signature)} in each row; found {kind_of(value)}"
     if code == "OUT_OF_RANGE":
@@ -157,17 +158,17 @@ def _mend(spec: TensorSpec | None, code: str, group: _Group, signature: Signatur
     return f"look at the rows: {group.message}"
 
 
-def _type_mend(spec: TensorSpec, value: Any) -> str:
+def _type_fix(spec: TensorSpec, value: Any) -> str:
     name = spec.name
     while isinstance(value, list) and value:
         value = value[0]
     if isinstance(value, str) and spec.dtype != "string":
         number = _number(value)
         if number is not None:
-            written = int(number) if float(number).is_integer() and "int" in spec.dtype else number
-            return f'write {name!r} as a number, {written} and not "{value}" (jq -c \'.["{name}"] |= tonumber\')'
-        some = f'{name!r} holds text that is no number ("{value[:40]}")'
-        return f"{some}: write numbers, or leave those rows to the errors with --max_error_ratio"
+            literal = int(number) if float(number).is_integer() and "int" in spec.dtype else number
+            return f'write {name!r} as a number, {literal} and not "{value}" (jq -c \'.["{name}"] |= tonumber\')'
+        problem = f'{name!r} holds text that is no number ("{value[:40]}")'
+        return f"{problem}: write numbers, or leave those rows to the errors with --max_error_ratio"
     if isinstance(value, float) and "int" in spec.dtype:
         if value.is_integer():
             return f"write {name!r} as an integer, {int(value)} and not {value} (jq -c '.[\"{name}\"] |= floor')"
@@ -185,21 +186,22 @@ def _number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _missing_mend(name: str, row: dict[str, Any], signature: Signature) -> str:
-    """The field under another name is renamed; of one input and one field both are meant."""
+def _missing_fix(name: str, row: dict[str, Any], signature: Signature) -> str:
+    """Return the renaming of the field with the nearest name, or of the only field where there is one input; else to add the field."""
     inputs = {spec.name for spec in signature.inputs}
-    free = [field for field in row if field not in inputs]
-    folded = {field.casefold().replace("-", "_"): field for field in free}
-    close = difflib.get_close_matches(name.casefold(), list(folded), 1, 0.6)
-    other = folded[close[0]] if close else free[0] if len(free) == 1 and len(inputs) == 1 else None
+    others = [field for field in row if field not in inputs]
+    folded = {field.casefold().replace("-", "_"): field for field in others}
+    matches = difflib.get_close_matches(name.casefold(), list(folded), 1, 0.6)
+    other = folded[matches[0]] if matches else others[0] if len(others) == 1 and len(inputs) == 1 else None
     if other is not None:
         return f'rename {other!r} to {name!r} in the data (jq -c \'.["{name}"] = .["{other}"] | del(.["{other}"])\')'
     return f"add {name!r} to each row; the rows have {', '.join(map(repr, list(row)[:10])) or 'no field'}"
 
 
-def _row_mend(code: str, group: _Group, signature: Signature) -> str:
+def _row_fix(code: str, group: _Group, signature: Signature) -> str:
+    """Return the change that fixes a misfit of no single input."""
     if code == "INPUT_MISSING" and group.row:
-        return _missing_mend(signature.inputs[0].name, group.row, signature)
+        return _missing_fix(signature.inputs[0].name, group.row, signature)
     if code == "NOT_JSON":
         return "the rows are not JSON-lines: name their format with --input_format, or correct them"
     if code.startswith("KEY"):
@@ -211,9 +213,9 @@ def _row_mend(code: str, group: _Group, signature: Signature) -> str:
 
 
 def candidate_keys(batches: Sequence[InstanceBatch], failed: Sequence[FailedRow]) -> list[str]:
-    """Gives the fields that are there, a string or a whole number, and different in every sampled row."""
+    """List the fields whose value is a string or a whole number, and another one in every sampled row."""
     texts = [row_as_json(batch.rows[row]) for batch in batches for row in range(len(batch))] + [row.instance for row in failed]
-    rows = [row for row in map(_decoded, texts) if isinstance(row, dict)]
+    rows = [row for row in map(_decode, texts) if isinstance(row, dict)]
     if len(rows) < 2:
         return []
     return [

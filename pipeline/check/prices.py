@@ -1,9 +1,9 @@
-"""What a job's machines cost, where that stands and when it was read: the one place that knows prices."""
+"""Prices of a job's machines, with their source and date: the one place that knows prices."""
 
 from __future__ import annotations
 
-# Dataflow, batch, us-central1; https://cloud.google.com/dataflow/pricing, as apache_beam.testing.load_tests.dataflow_cost_consts of
-# Apache Beam 2.77.0 has them. Another region, discounts and FlexRS change them.
+# Dataflow, batch, us-central1; https://cloud.google.com/dataflow/pricing, taken from dataflow_cost_consts in apache_beam.testing.load_tests
+# of Apache Beam 2.77.0. Other regions, discounts and FlexRS have other prices.
 SOURCE = "Dataflow as Apache Beam 2.77.0 lists them"
 READ_ON = "2026-11-26"
 REGION = "us-central1"
@@ -17,5 +17,5 @@ MACHINES = (("n2-standard-4", 4, 16), ("n2-highmem-4", 4, 32), ("n2-highmem-8", 
 
 
 def dollars_per_hour(vcpus: int, memory_gb: int) -> float:
-    """Gives what one worker costs an hour."""
+    """Return the price of one worker for an hour, in US dollars."""
     return vcpus * DOLLARS_PER_VCPU_HOUR + memory_gb * DOLLARS_PER_GB_HOUR + DISK_GB * DOLLARS_PER_DISK_GB_HOUR

@@ -1,4 +1,4 @@
-"""A few rows of several splits through the run's own reader, model and encoder, without Beam, on the clock."""
+"""A sample of a few rows of several splits, taken through the run's own reader, model and encoder, without Beam, and timed."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ from transforms.write_shards import make_encoder
 
 SAMPLED_SPLITS = 4
 LISTED_FILES = 10_000
-# Enough to be timed, not so much that a slow model keeps one waiting.
+# Enough for a measurement, and a short wait even for a slow model.
 TIMED_SECONDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class InputPlan:
-    """What a run would read: at most ``LISTED_FILES`` files a pattern are looked at; ``whole`` False: there are more."""
+    """The files that a run would read, up to ``LISTED_FILES`` a pattern; ``whole`` is False where there are more."""
 
     files: int
     bytes: int
     splits: int
     formats: dict[str, int]
     whole: bool
-    pieces: tuple[FileRange, ...]
+    ranges: tuple[FileRange, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
-    """Seconds of one core a 1,000 rows on this machine; ``read`` None: its format reads and converts in one."""
+    """Seconds of one core for 1,000 rows on this machine; ``read`` is None where the format reads and converts at once."""
 
     read: float | None
     convert: float
@@ -60,12 +60,16 @@ class Speed:
 
     @property
     def total(self) -> float:
+        """Return the seconds of all steps."""
         return (self.read or 0.0) + self.convert + self.predict + self.write
 
 
 @dataclasses.dataclass
 class Sample:
-    """Rows looked at: ``batches`` as they were read, ``failed`` those that did not become predictions, ``lines`` those that did."""
+    """The sampled rows: ``batches`` as they were read, ``failed`` rows, and up to three predictions as ``lines``.
+
+    ``rows_in_input`` is the number of rows of the whole input, exact if ``counted``, else estimated.
+    """
 
     batches: list[InstanceBatch]
     failed: list[FailedRow]
@@ -77,88 +81,88 @@ class Sample:
     speed: Speed | None = None
     model_mb: float = 0.0
     load_seconds: float = 0.0
-    pieces: dict[tuple[str, int], FileRange] = dataclasses.field(default_factory=dict)  # by their batches' order
+    ranges: dict[tuple[str, int], FileRange] = dataclasses.field(default_factory=dict)  # by their batches' order
 
 
 def plan_input(job: JobSpec) -> InputPlan:
-    """Lists the files and how they would be split; nothing but their names and sizes is looked at."""
-    pieces: list[FileRange] = []
+    """List the files, as far as ``LISTED_FILES``, and plan their splits by their names and sizes alone."""
+    ranges: list[FileRange] = []
     formats: dict[str, int] = {}
-    size = number = large = packed = small = 0
+    size = large = packed = small = 0
     whole = True
-    found_files: dict[str, FoundFile] = {}
+    by_place: dict[str, FoundFile] = {}
     for pattern in job.input.patterns:
-        some = list(itertools.islice(files.match(pattern), LISTED_FILES))
-        whole = whole and len(some) < LISTED_FILES
-        for found in some:
-            found_files.setdefault(found.place, found)  # as the first pattern that names it has it: the run reads it so
-    for found in found_files.values():
-        format = format_of(found.path, job.input.format)
+        matches = list(itertools.islice(files.match(pattern), LISTED_FILES))
+        whole = whole and len(matches) < LISTED_FILES
+        for file in matches:
+            by_place.setdefault(file.place, file)  # under the path of the first pattern that matches it, as in a run
+    for file in by_place.values():
+        format = format_of(file.path, job.input.format)
         formats[format.name] = formats.get(format.name, 0) + 1
-        number, size = number + 1, size + found.size_bytes
+        size += file.size_bytes
         if format.is_uncut is None:
-            ranges = list(split_file(found, format))
-        else:  # to know whether it can be cut a run reads it all; its beginning is enough here
-            ranges = [FileRange(found.path, 0, found.size_bytes, found.size_bytes, found.relative, found.pin)]
-        if len(ranges) > 1 or not splitting.is_small(found.size_bytes):
-            large += len(ranges) if format.is_uncut is None else max(1, round(found.size_bytes / splitting.SPLIT_BYTES))
+            file_ranges = list(split_file(file, format))
+        else:  # a run reads the whole file to know whether it can be cut; here its beginning is enough
+            file_ranges = [FileRange(file.path, 0, file.size_bytes, file.size_bytes, file.relative, file.pin)]
+        if len(file_ranges) > 1 or not splitting.is_small(file.size_bytes):
+            large += len(file_ranges) if format.is_uncut is None else max(1, round(file.size_bytes / splitting.SPLIT_BYTES))
         else:
-            small, packed = small + 1, packed + found.size_bytes
-        pieces += ranges
+            small, packed = small + 1, packed + file.size_bytes
+        ranges += file_ranges
     splits = large + max(math.ceil(packed / splitting.SPLIT_BYTES), math.ceil(small / splitting.PACKED_FILES))
-    return InputPlan(number, size, splits, formats, whole, tuple(pieces))
+    return InputPlan(len(by_place), size, splits, formats, whole, tuple(ranges))
 
 
-def _spread(pieces: tuple[FileRange, ...]) -> list[FileRange]:
-    places = np.linspace(0, len(pieces) - 1, min(SAMPLED_SPLITS, len(pieces))).astype(int)
-    return [pieces[place] for place in places]
+def _spread(ranges: tuple[FileRange, ...]) -> list[FileRange]:
+    """Return up to ``SAMPLED_SPLITS`` of ``ranges``, from the first to the last at equal distances."""
+    numbers = np.linspace(0, len(ranges) - 1, min(SAMPLED_SPLITS, len(ranges))).astype(int)
+    return [ranges[number] for number in numbers]
 
 
-def read_sample(job: JobSpec, found: InputPlan, limit: int) -> Sample:
-    """Reads the first rows of several splits: ``limit`` in all, or all there are."""
+def read_sample(job: JobSpec, plan: InputPlan, limit: int) -> Sample:
+    """Read the first rows of several splits: ``limit`` rows in all, or all rows if there are fewer."""
     reader = range_reader(job)
     batches: list[InstanceBatch] = []
-    read = size = compressed = taken = 0
-    pieces = _spread(found.pieces)
-    everything = len(pieces) == len(found.pieces) and found.whole
-    for place, piece in enumerate(pieces):
-        share = math.ceil((limit - taken) / (len(pieces) - place))
-        for batch in reader.read(piece, (piece.path, piece.start)):
-            rows = len(batch) + len(batch.failed)
+    read_rows = stored_bytes = sampled_rows = 0
+    ranges = _spread(plan.ranges)
+    is_all = len(ranges) == len(plan.ranges) and plan.whole
+    for number, file_range in enumerate(ranges):
+        share = math.ceil((limit - sampled_rows) / (len(ranges) - number))
+        for batch in reader.read(file_range, (file_range.path, file_range.start)):
             if share <= 0:
-                everything = False
+                is_all = False
                 break
-            read, size = read + rows, size + batch.bytes
-            compressed += _stored_bytes(piece, batch)
+            read_rows += len(batch) + len(batch.failed)
+            stored_bytes += _stored_bytes(file_range, batch)
             batches.append(_first(batch, share))
-            kept = len(batches[-1]) + len(batches[-1].failed)
-            share, taken = share - kept, taken + kept
-    estimate = read if everything else round(found.bytes * read / max(1, compressed))
+            rows = len(batches[-1]) + len(batches[-1].failed)
+            share, sampled_rows = share - rows, sampled_rows + rows
+    estimate = read_rows if is_all else round(plan.bytes * read_rows / max(1, stored_bytes))
     failed = [row for batch in batches for row in batch.failed]
-    rows = sum(len(batch) + len(batch.failed) for batch in batches)
-    return Sample(batches, failed, rows, estimate, everything, pieces={(piece.path, piece.start): piece for piece in pieces})
+    by_order = {(file_range.path, file_range.start): file_range for file_range in ranges}
+    return Sample(batches, failed, sampled_rows, estimate, is_all, ranges=by_order)
 
 
-def _stored_bytes(piece: FileRange, batch: InstanceBatch) -> int:
-    """Bytes of the file that a batch came from; of a compressed one, as many as zlib makes of the rows."""
-    if piece.stop is not None or not len(batch):
+def _stored_bytes(file_range: FileRange, batch: InstanceBatch) -> int:
+    """Return the size of a batch in its file; in a compressed file, estimated by zlib on up to 1,000 of its rows."""
+    if file_range.stop is not None or not len(batch):
         return batch.bytes
     text = b"\n".join(batch.rows[row] for row in range(min(len(batch), 1000)))
     return max(1, round(batch.bytes * len(zlib.compress(text)) / max(1, len(text))))
 
 
 def _first(batch: InstanceBatch, count: int) -> InstanceBatch:
-    """Gives the first ``count`` rows of a batch, instances and failed rows in the order of the file."""
+    """Return the first ``count`` rows of a batch, instances and failed rows together, in the order of the file."""
     offsets = np.sort(np.concatenate((batch.offsets, np.array([row.offset for row in batch.failed], np.int64))))
     if len(offsets) <= count:
         return batch
     last = offsets[count - 1]
-    kept = batch.take(np.flatnonzero(batch.offsets <= last))
-    return dataclasses.replace(kept, failed=[row for row in batch.failed if row.offset <= last])
+    instances = batch.take(np.flatnonzero(batch.offsets <= last))
+    return dataclasses.replace(instances, failed=[row for row in batch.failed if row.offset <= last])
 
 
 def predict_sample(job: JobSpec, sample: Sample, timed: bool = True) -> None:
-    """Loads the model, predicts on the sample and, if ``timed``, measures each step on a larger batch.
+    """Load the model, predict on the sample and, if ``timed``, measure each step on a larger batch.
 
     Raises:
       ModelError: the model can't be loaded or run.
@@ -170,29 +174,31 @@ def predict_sample(job: JobSpec, sample: Sample, timed: bool = True) -> None:
     sample.failed = []
     lines: list[str] = []
     for batch in sample.batches:
-        predictions = _refused(job, BatchRunner(model).run(batch))
+        predictions = _without_unfit(job, BatchRunner(model).run(batch))
         sample.failed += predictions.failed
         sample.predicted += len(predictions)
         if len(predictions) and len(lines) < 3:
-            lines += _shown(job, select(predictions, np.arange(min(3 - len(lines), len(predictions)))))
+            lines += _to_lines(job, select(predictions, np.arange(min(3 - len(lines), len(predictions)))))
     sample.lines = tuple(lines)
     if timed and sample.predicted:
         sample.speed = _measure(job, sample, model)
 
 
-def _refused(job: JobSpec, predictions: PredictionBatch) -> PredictionBatch:
+def _without_unfit(job: JobSpec, predictions: PredictionBatch) -> PredictionBatch:
+    """Return the predictions without those that the output can't hold, which become failed rows."""
     if job.output.nan == "error":
         predictions = refuse_non_finite(predictions)
     return make_encoder(job).refuse(predictions)
 
 
-def _shown(job: JobSpec, predictions: PredictionBatch) -> Iterator[str]:
-    """Gives predictions as lines: in the job's style, those of a format with columns or of a table as JSON-lines would have them."""
+def _to_lines(job: JobSpec, predictions: PredictionBatch) -> Iterator[str]:
+    """Yield predictions as lines of JSON in the job's style, whatever the output's format."""
     lines = LineEncoder(job.output_signature, job.output, job.key.fields)
-    yield from _encoded(lines, predictions).decode("utf-8", "replace").splitlines()
+    yield from _encode(lines, predictions).decode("utf-8", "replace").splitlines()
 
 
-def _encoded(encoder: Encoder, predictions: PredictionBatch) -> bytes:
+def _encode(encoder: Encoder, predictions: PredictionBatch) -> bytes:
+    """Return the file that ``encoder`` writes of ``predictions``."""
     stream = io.BytesIO()
     encoder.open(stream)
     encoder.write(predictions)
@@ -201,41 +207,43 @@ def _encoded(encoder: Encoder, predictions: PredictionBatch) -> bytes:
 
 
 def _measure(job: JobSpec, sample: Sample, model: LoadedModel) -> Speed:
-    """Measures the steps on the first batch of the largest sampled split, in seconds of one core a 1,000 rows."""
+    """Measure the steps on the first batch of the largest sampled split."""
     first = max((batch for batch in sample.batches if len(batch)), key=len)
-    small = _core_seconds(lambda: BatchRunner(model).run(first)) / len(first)
-    # Read once more, now that types are made and files are in the machine's memory.
-    piece = sample.pieces[first.order]
+    row_seconds = _core_seconds(lambda: BatchRunner(model).run(first)) / len(first)
+    # Read twice: the second time types are made and the file is in the machine's memory.
+    file_range = sample.ranges[first.order]
     reader = range_reader(job)
-    next(iter(reader.read(piece, first.order)))
-    kept: list[InstanceBatch] = []
-    reading = _core_seconds(lambda: kept.append(next(batch for batch in reader.read(piece, first.order) if len(batch))))
-    whole = kept[0]
+    next(iter(reader.read(file_range, first.order)))
+    batches: list[InstanceBatch] = []
+    read_seconds = _core_seconds(lambda: batches.append(next(batch for batch in reader.read(file_range, first.order) if len(batch))))
+    whole = batches[0]
     rows = len(whole) + len(whole.failed)
-    raw = None
+    fetch_seconds = None
     if format_of(first.source, job.input.format).has_lines:
-        raw = _seconds_to_fetch(first.source, first.order[1], whole.bytes)
-    batch = _first(whole, max(len(first), int(TIMED_SECONDS / max(small, 1e-9))))
+        fetch_seconds = _seconds_to_fetch(first.source, first.order[1], whole.bytes)
+    batch = _first(whole, max(len(first), int(TIMED_SECONDS / max(row_seconds, 1e-9))))
     predictions: list[PredictionBatch] = []
-    predicting = _core_seconds(lambda: predictions.append(_refused(job, BatchRunner(model).run(batch))))
-    predicted = predictions[0]
-    writing = _core_seconds(lambda: _encoded(make_encoder(job), predicted))
+    predict_seconds = _core_seconds(lambda: predictions.append(_without_unfit(job, BatchRunner(model).run(batch))))
+    (prediction_batch,) = predictions
+    write_seconds = _core_seconds(lambda: _encode(make_encoder(job), prediction_batch))
     thousand = 1000 / rows
     return Speed(
-        None if raw is None else raw * thousand,
-        max(0.0, reading - (raw or 0.0)) * thousand,
-        predicting * 1000 / max(1, len(batch)),
-        writing * 1000 / max(1, len(predicted)),
+        None if fetch_seconds is None else fetch_seconds * thousand,
+        max(0.0, read_seconds - (fetch_seconds or 0.0)) * thousand,
+        predict_seconds * 1000 / max(1, len(batch)),
+        write_seconds * 1000 / max(1, len(prediction_batch)),
     )
 
 
 def _core_seconds(work: Callable[[], Any]) -> float:
+    """Return the CPU seconds that ``work`` takes."""
     started = time.process_time()
     work()
     return time.process_time() - started
 
 
 def _seconds_to_fetch(path: str, start: int, count: int) -> float:
+    """Return the seconds that reading ``count`` bytes of a file takes, without parsing."""
     started = time.perf_counter()
     with files.open_raw(path) as stream:
         stream.seek(start)
@@ -244,6 +252,7 @@ def _seconds_to_fetch(path: str, start: int, count: int) -> float:
 
 
 def _resident_mb() -> float:
+    """Return the resident memory of this process, in MiB."""
     try:
         with open("/proc/self/statm", encoding="ascii") as stream:
             return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20

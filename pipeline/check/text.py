@@ -14,7 +14,7 @@ LONGEST_LINE = 300
 
 
 def text(findings: Findings) -> str:
-    """Gives everything that was found, what is wrong first of all."""
+    """Return the findings as a page of text, the verdict first."""
     lines = list(_verdict(findings))
     if findings.job is not None:
         model = findings.job.model
@@ -22,13 +22,13 @@ def text(findings: Findings) -> str:
         head = ("", "name", "dtype", "shape", "where")
         lines += _columns([head, *(tuple(row.values()) for row in signature_rows(findings.job))])
     if findings.job is not None and findings.job.input.is_bigquery:
-        lines += ["", "input: the table is there and its columns were looked at; rows of BigQuery are not sampled"]
+        lines += ["", "input: the table exists and its columns were checked; rows of BigQuery are not sampled"]
     if findings.misfits:
         lines += ["", *_misfits(findings.misfits, findings.sample)]
     if findings.sample is not None and findings.input is not None:
         lines += ["", *_input(findings.input, findings.sample)]
         if findings.keys:
-            lines.append(f"candidate keys, there and different in every sampled row: {', '.join(findings.keys)}")
+            lines.append(f"candidate keys, present and different in every sampled row: {', '.join(findings.keys)}")
         if findings.sample.lines:
             lines += ["", "predictions would look like this:", *(f"  {cut(line, LONGEST_LINE)}" for line in findings.sample.lines)]
     if findings.job is not None:
@@ -39,8 +39,8 @@ def text(findings: Findings) -> str:
 
 def _verdict(findings: Findings) -> Iterator[str]:
     if findings.reason is None:
-        some = f": {len(findings.sample.failed)} of {findings.sample.rows} sampled rows would fail" if findings.sample else ""
-        yield f"the job would run{some}"
+        failures = f": {len(findings.sample.failed)} of {findings.sample.rows} sampled rows would fail" if findings.sample else ""
+        yield f"the job would run{failures}"
     else:
         yield f"THE JOB WOULD FAIL: {findings.reason}"
     if findings.unfinished is not None:
@@ -55,15 +55,15 @@ def _misfits(misfits: Sequence[Misfit], sample: Sample | None) -> Iterator[str]:
     for misfit in misfits:
         yield f"  {misfit.field}: expected {misfit.expected}; found {misfit.found}, in {misfit.rows} of {rows} rows ({misfit.code})"
         yield f"    such as: {cut(misfit.example, LONGEST_LINE)}"
-        yield f"    to mend: {misfit.mend}"
+        yield f"    to fix: {misfit.fix}"
 
 
-def _input(found: InputPlan, sample: Sample) -> Iterator[str]:
-    formats = ", ".join(f"{name} ({count:,})" for name, count in found.formats.items())
-    more = "" if found.whole else ", and more files than were looked at"
-    yield f"input: {found.files:,} files, {found.bytes:,} bytes, {found.splits:,} splits; formats: {formats}{more}"
-    how = "counted" if sample.counted else "estimated from bytes a row of the sample"
-    yield f"rows:  {sample.rows_in_input:,}, {how}; {sample.rows:,} of them, from at most {SAMPLED_SPLITS} splits, were looked at"
+def _input(plan: InputPlan, sample: Sample) -> Iterator[str]:
+    formats = ", ".join(f"{name} ({count:,})" for name, count in plan.formats.items())
+    more = "" if plan.whole else ", and more files that were not listed"
+    yield f"input: {plan.files:,} files, {plan.bytes:,} bytes, {plan.splits:,} splits; formats: {formats}{more}"
+    source = "counted" if sample.counted else "estimated from bytes a row of the sample"
+    yield f"rows:  {sample.rows_in_input:,}, {source}; {sample.rows:,} of them, from at most {SAMPLED_SPLITS} splits, were sampled"
 
 
 def _schema(findings: Findings) -> Iterator[str]:
@@ -95,5 +95,5 @@ def _plan(findings: Findings) -> Iterator[str]:
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
