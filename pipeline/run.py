@@ -185,7 +185,8 @@ def _is_done(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> bool:
     from pipeline import summary
     from transforms.output import manifest, publisher
 
-    report = manifest.find_done(spec.folder, spec.run_id, dict(spec.flags))
+    is_table = isinstance(spec, JobSpec) and spec.output.table is not None
+    report = manifest.find_done(spec.folder, spec.run_id, dict(spec.flags), is_table)
     if report is not None:
         publisher.sweep(spec)
         complain(f"run {spec.run_id} is done already")

@@ -178,6 +178,27 @@ def test_where_staged_files_are_gone_nothing_of_the_killed_run_stays(tmp_path: P
     assert endings == ({True, False} if missing == "c" else {True}), "the first file is placed as soon as anything is"
 
 
+def test_a_change_whose_staged_marker_is_gone_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The marker in place is alike, an empty file, but the previous output's: with it gone there would be none at the end."""
+    out = in_place(tmp_path / "out")
+    write(out, OLD)
+    assert any(killed_before_the_first_move(monkeypatch, out, call) for call in range(1, 60))
+    markers = [path for path in (out / "_staging").rglob("small-*") if not path.read_bytes()]
+    assert markers
+    for marker in markers:
+        marker.unlink()
+    with alone(str(out)):
+        pass
+    assert {name: content for name, content in read(out).items() if name != "link"} == OLD
+
+
+def killed_before_the_first_move(monkeypatch: pytest.MonkeyPatch, out: Path, call: int) -> bool:
+    """Kill a change at ``call``; return whether its journal is written and nothing else is changed."""
+    with monkeypatch.context() as patch:
+        killed_at(patch, call, a_change(out))
+    return (out / "_nightshift" / "journal").exists() and "_SUCCESS" in read(out)
+
+
 def test_a_lost_shard_is_named_and_the_previous_output_stays(tmp_path: Path) -> None:
     for number, folder in enumerate((tmp_path / "out", in_place(tmp_path / "linked"))):
         write(folder, OLD)

@@ -194,6 +194,14 @@ def test_a_run_that_is_done_is_not_done_again(job: dict[str, Any], tmp_path: Pat
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
 
 
+def test_a_run_without_its_marker_is_not_done(job: dict[str, Any], tmp_path: Path) -> None:
+    assert run(tmp_path / "out", **job) == 0
+    (tmp_path / "out" / "_SUCCESS").unlink()
+    assert run(tmp_path / "out", **job, resume="true") == 0
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+    assert check_output(tmp_path / "out")["counts"]["predicted"] == ROWS - 30
+
+
 def test_resume_needs_a_run_and_one_that_records(job: dict[str, Any], models: Models, tmp_path: Path, capsys: Capture) -> None:
     del job["run_id"]
     assert run(tmp_path / "out", **job, resume="true") == 2

@@ -139,6 +139,9 @@ def carry_out(journal: Journal, check: Callable[[], None], is_recovery: bool = F
         raise lost(missing.path, main.part.folder)
     if main.has_marker() and not any([name for name in work.due if name != SUCCESS] or work.stale for work in works):
         return  # the change is complete, and only the journal is left
+    marker = next((placed for placed in main.part.placed if placed.name == SUCCESS), None)
+    if marker is not None and SUCCESS not in main.due:  # the one in place is the previous output's, which goes first
+        raise lost(marker.path, main.part.folder)
     sync_staged(works)
     check()
     main.remove([SUCCESS] if main.has_marker() else [])

@@ -13,7 +13,7 @@ from transforms.accounts.differences import describe
 from transforms.elements.shards import Shard
 from transforms.rows.codes import Code
 from transforms.specs.job import JobSpec
-from transforms.specs.own_names import MANIFEST
+from transforms.specs.own_names import MANIFEST, SUCCESS
 from transforms.specs.run import Plan, RunSpec
 from transforms.staging import split_records
 from transforms.statistics.effort import STEPS, Effort
@@ -37,10 +37,15 @@ def read_manifest(path: str) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def find_done(folder: str, run_id: str, flags: dict[str, str]) -> dict[str, Any] | None:
-    """Return the manifest in ``folder`` if an earlier launch of the run is done there with the same decisive flags, else None."""
+def find_done(folder: str, run_id: str, flags: dict[str, str], is_table: bool = False) -> dict[str, Any] | None:
+    """Return the manifest in ``folder`` if an earlier launch of the run is done there with the same decisive flags, else None.
+
+    Without ``_SUCCESS`` the folder is no complete output, whatever its manifest says; a table is loaded before either is written.
+    """
     manifest = read_manifest(paths.join(folder, MANIFEST))
     if manifest is None or (manifest["status"], manifest["run_id"]) != ("done", run_id):
+        return None
+    if not is_table and not files.exists(paths.join(folder, SUCCESS)):
         return None
     return manifest if split_records.decisive(manifest["flags"]) == split_records.decisive(flags) else None
 
