@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import side_by_side
 # oneDNN chooses its kernels by the processor, and their results differ by up to 0.001: expected values, which were computed on some
 # machine, hold on all of them without it. Set before TensorFlow is imported.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+# A shell's background starts with SIGINT ignored, and tests interrupt runs.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["gcp_fixtures", "saved_models"]
 
