@@ -1,6 +1,6 @@
-"""Rows of Arrow columns → a digest of what they hold: the same whatever their order, and however they are cut into files and batches.
+"""Rows of Arrow columns → a digest of their values, independent of the rows' order and of their division into files and batches.
 
-The bytes of a file would not do: the streams of a table are divided anew at each launch, and small files are packed as they are found.
+A digest of the bytes would not do: each launch divides the streams of a table anew, and packs small files as it finds them.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ NULL = np.uint64(0x2545F4914F6CDD1D)
 
 
 class Content:
-    """The digest of rows that are added batch by batch: two sums of 64-bit hashes, one a row."""
+    """A digest of rows added batch by batch: two sums, modulo 2^64, of a 64-bit hash a row."""
 
     def __init__(self) -> None:
         self._sums = (0, 0)
 
     def add(self, rows: pa.RecordBatch) -> None:
+        """Add the hashes of ``rows`` to the digest."""
         hashes = row_hashes(rows)
-        some = (_mixed(hashes), _mixed(hashes ^ OTHER))
-        self._sums = _added(self._sums, tuple(int(each.sum()) for each in some))
+        pair = (_mixed(hashes), _mixed(hashes ^ OTHER))
+        self._sums = _added(self._sums, tuple(int(part.sum()) for part in pair))
 
     @property
     def digest(self) -> str:
-        """The digest of all rows so far, as hexadecimal digits."""
-        return "".join(f"{each:0{DIGITS}x}" for each in self._sums)
+        """Return the digest of all rows added so far: 32 hexadecimal digits."""
+        return "".join(f"{part:0{DIGITS}x}" for part in self._sums)
 
 
 def merge(digests: Iterable[str]) -> str:
-    """Return the digest of the rows of several files from those of each; an empty text is a file without rows."""
+    """Merge the digests of several files into the digest of all their rows; an empty text is a file without rows."""
     merged = Content()
     for digest in digests:
         if digest:
@@ -51,7 +52,7 @@ def _added(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, int]:
 
 
 def row_hashes(rows: pa.RecordBatch) -> np.ndarray:
-    """Return a 64-bit hash of each row's values; nulls, empty texts and empty lists differ."""
+    """Return a 64-bit hash of each row's values, uint64 [rows]; nulls, empty texts and empty lists differ."""
     hashes = np.zeros(rows.num_rows, np.uint64)
     for column in rows.columns:
         hashes = _mixed(hashes + _hashes(column) + GOLDEN)
@@ -66,6 +67,7 @@ def _mixed(values: np.ndarray) -> np.ndarray:
 
 
 def _hashes(array: pa.Array) -> np.ndarray:
+    """Hash each value of ``array``: uint64 [values]."""
     kind = array.type
     if pt.is_list(kind):
         hashes = _of_lists(array)
@@ -84,7 +86,7 @@ def _hashes(array: pa.Array) -> np.ndarray:
 
 
 def _of_words(array: pa.Array) -> np.ndarray:
-    """Hash values of a fixed width, which a decimal's 128 or 256 bits are too."""
+    """Hash values of a fixed width, decimals of 128 or 256 bits among them."""
     if pt.is_boolean(array.type):
         array = array.cast(pa.uint8())
     size = array.type.byte_width
@@ -98,7 +100,7 @@ def _of_words(array: pa.Array) -> np.ndarray:
 
 
 def _of_lists(array: pa.Array) -> np.ndarray:
-    """Hash lists by their elements' hashes, each mixed with its place, and their lengths."""
+    """Hash each list by its length and its elements' hashes, each mixed with the element's place."""
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     elements = _hashes(array.flatten())
     ends = np.cumsum(lengths)

@@ -1,7 +1,7 @@
-"""Arrow columns → the signature's columns, with the rules of JSON as far as they apply.
+"""Arrow columns → the signature's columns, by the rules of JSON values where they apply.
 
-Arrow's types are known before the values: a column of another kind fails every row, by one look. What differs from row to
-row (nulls, lengths, numbers too large) is found in whole columns, and only columns of lists that are not alike row by row.
+Arrow's types are known before the values: a column of an unfit type fails every row at once. What differs from row to row (nulls,
+lengths, numbers too large) is checked on whole columns; only lists of different lengths or with nulls are read row by row.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Errors = dict[int, RowError]
 
 
 def make_column(array: pa.Array, signature: Signature, spec: TensorSpec) -> tuple[Column, Errors]:
-    """Makes the column of input ``spec`` from one Arrow value a row.
+    """Make the column of input ``spec`` from one Arrow value a row.
 
-    Gives the column and, by row number, what is wrong with the rows whose cells mean nothing.
+    Returns the column (as many rows as ``array``, of the input's dtype) and the errors by row number; cells of failed rows are unspecified.
     """
     if pt.is_dictionary(array.type):
         array = array.dictionary_decode()
@@ -40,26 +40,26 @@ def make_column(array: pa.Array, signature: Signature, spec: TensorSpec) -> tupl
         valid = np.flatnonzero(is_valid)
         null = RowError.of_input(Code.NULL_VALUE, spec.name, f"expected {spec.dtype}, found null")
         errors: Errors = dict.fromkeys((int(row) for row in np.flatnonzero(~is_valid)), null)
-        some = array.take(pa.array(valid))
+        values = array.take(pa.array(valid))
     else:
-        some, valid, errors = array, np.arange(len(array)), {}
+        values, valid, errors = array, np.arange(len(array)), {}
     shapes = signature.row_shapes(spec)
     if len(shapes) == 1 and shapes[0] is not None and (len(shapes[0]) == depth or (depth == 0 and is_ones(shapes[0]))):
-        made = _dense(some, spec, shapes[0])
+        dense = _dense(values, spec, shapes[0])
     else:
-        made = None
-    column, more = made if made is not None else _by_row(some, spec, shapes)
-    errors |= {int(valid[row]): error for row, error in more.items()}
+        dense = None
+    column, value_errors = dense if dense is not None else _by_row(values, spec, shapes)
+    errors |= {int(valid[row]): error for row, error in value_errors.items()}
     return spread([column], [valid], len(array), numpy_dtype(spec.dtype)), errors
 
 
 def fits(kind: pa.DataType, dtype: str) -> bool:
-    """Whether values of an Arrow type, alone or in lists, can be values of an input of ``dtype``."""
+    """Return whether values of the Arrow type ``kind``, alone or in lists, can be values of an input of ``dtype``."""
     return _is_fit(_leaf(kind.value_type if pt.is_dictionary(kind) else kind)[0], dtype)
 
 
 def _leaf(kind: pa.DataType) -> tuple[pa.DataType, int]:
-    """The type of the innermost values, and how many lists they stand in."""
+    """Return the type of the innermost values, and how many levels of lists hold them."""
     depth = 0
     while pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
         kind, depth = kind.value_type, depth + 1
@@ -71,7 +71,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _is_fit(kind: pa.DataType, dtype: str) -> bool:
-    """Whether values of an Arrow type can be values of ``dtype``: no float is an integer, no text a number."""
+    """Return whether values of an Arrow type can be values of ``dtype``: no float is an integer, no text a number."""
     if pt.is_null(kind):
         return True
     if dtype == "string":
@@ -84,12 +84,13 @@ def _is_fit(kind: pa.DataType, dtype: str) -> bool:
 
 
 def _blank(count: int, signature: Signature, spec: TensorSpec) -> Column:
+    """Make a column of zeros for ``count`` rows, all of which fail."""
     shape = signature.row_shapes(spec)[0] or ()
     return np.zeros((count, *(dim or 0 for dim in shape)), numpy_dtype(spec.dtype))
 
 
 def _dense(array: pa.Array, spec: TensorSpec, shape: tuple[int | None, ...]) -> tuple[Column, Errors] | None:
-    """Rows of one known shape at once; None where a list has another length or holds a null."""
+    """Convert rows of one known shape at once; return None where a list has another length or holds a null."""
     flat = array
     dims = tuple(dim if dim is not None else -1 for dim in shape)
     if pt.is_nested(array.type):
@@ -110,12 +111,13 @@ def _dense(array: pa.Array, spec: TensorSpec, shape: tuple[int | None, ...]) -> 
 
 
 def _first_bad(flat: pa.Array, bad: np.ndarray, row: int, per_row: int) -> Any:
+    """Return the first of the ``per_row`` values of ``row`` that does not fit its dtype."""
     place = row * per_row + int(np.flatnonzero(bad[row * per_row : (row + 1) * per_row])[0])
     return flat[place].as_py()
 
 
 def _values(flat: pa.Array, spec: TensorSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Gives flat Arrow values as the input's dtype, and which do not fit it."""
+    """Convert flat Arrow values to the input's dtype; return them and a mask, bool [values], of those that do not fit it."""
     kind = flat.type
     target = numpy_dtype(spec.dtype)
     if spec.dtype == "string":
@@ -134,17 +136,18 @@ def _values(flat: pa.Array, spec: TensorSpec) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(over="ignore", invalid="ignore"):
         values = source.astype(target)
         infinite = np.isinf(values if target.kind == "f" else values.astype(np.float32))
-        # An infinity in the data is a value like any other.
+        # An infinity in the data is valid; only one that the conversion made is out of range.
         bad = infinite & ~np.isinf(source.astype(np.float64)) if infinite.any() else infinite
     return values, bad
 
 
 def _texts(flat: pa.Array) -> pa.Array:
-    """Gives dates, times and decimals as texts; Arrow has a placeholder for dates of more than five digits of a year."""
+    """Write dates, times and decimals as texts; Arrow writes a placeholder for dates whose year has more than five digits."""
     texts = pc.cast(flat, pa.string())
-    far = pc.starts_with(texts, pattern="<value out of range")
-    if pc.any(far).as_py():
-        texts = pc.replace_with_mask(texts, far, pa.array(list(map(str, python_values(flat.filter(far)))), pa.string()))
+    placeholders = pc.starts_with(texts, pattern="<value out of range")
+    if pc.any(placeholders).as_py():
+        dates = pa.array(list(map(str, python_values(flat.filter(placeholders)))), pa.string())
+        texts = pc.replace_with_mask(texts, placeholders, dates)
     return texts
 
 
@@ -154,7 +157,7 @@ def _objects(flat: pa.Array) -> np.ndarray:
 
 
 def _by_row(array: pa.Array, spec: TensorSpec, shapes: tuple[Shape, ...]) -> tuple[Column, Errors]:
-    """Rows whose shape the signature leaves open, or that are not alike: one by one, dense again where they agree."""
+    """Convert rows of unknown or differing shapes one by one, to a dense column where their shapes agree."""
     leaf, _ = _leaf(array.type)
     cells: list[np.ndarray] = []
     errors: Errors = {}
@@ -168,6 +171,11 @@ def _by_row(array: pa.Array, spec: TensorSpec, shapes: tuple[Shape, ...]) -> tup
 
 
 def _cell(value: Any, leaf: pa.DataType, spec: TensorSpec, shapes: tuple[Shape, ...]) -> np.ndarray:
+    """Convert one row's value to an array of one of ``shapes``.
+
+    Raises:
+      RowError: WRONG_SHAPE, NULL_VALUE or OUT_OF_RANGE.
+    """
     shape = regular_shape(value, spec.name)
     fitting = [one for one in shapes if one is None or _matches(shape, one)]
     if not fitting and shape == () and is_ones(shapes[0]):

@@ -1,7 +1,7 @@
 """Columns ↔ tensors by signature.
 
-Two ways lead to the same columns. ``json_type`` is the type a whole block of rows is parsed with (msgspec, in C);
-``values.normalize`` looks at one row's value and either gives what the typed parse would have given, or says what is wrong.
+Two ways lead to the same columns. ``json_type`` is the type that a whole block of rows is parsed with (msgspec, in C);
+``json_values.normalize`` takes one row's value and either returns what the typed parse would have returned, or raises the error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_DEPTH = 63
 
 @functools.cache
 def numpy_dtype(name: str) -> np.dtype:
-    """The NumPy dtype that feeds TensorFlow's ``name``; strings are objects."""
+    """Return the NumPy dtype of TensorFlow's dtype ``name``; strings are objects."""
     if name == "string":
         return np.dtype(object)
     return np.dtype(getattr(ml_dtypes, name)) if hasattr(ml_dtypes, name) else np.dtype(name)
@@ -48,7 +48,7 @@ def _scalar_type(dtype: str) -> Any:
 
 
 def json_type(signature: Signature, spec: TensorSpec) -> Any:
-    """The msgspec type of one row's value of input ``spec``; ``Any`` where the signature leaves the shape open."""
+    """Return the msgspec type of one row's value of input ``spec``; ``Any`` where the signature leaves the shape open."""
     shapes = signature.row_shapes(spec)
     if len(shapes) > 1 or shapes[0] is None:
         return Any
@@ -64,10 +64,10 @@ def json_type(signature: Signature, spec: TensorSpec) -> Any:
 
 
 def make_column(values: Sequence[Any] | np.ndarray, signature: Signature, spec: TensorSpec) -> tuple[Column, dict[int, RowError]]:
-    """Makes the column of input ``spec`` from one value a row, each of ``json_type`` or normalized.
+    """Make the column of input ``spec`` from one value a row, each of ``json_type`` or normalized.
 
-    Gives the column and, by row number, the rows whose numbers do not fit the dtype (their cells mean nothing). Values that
-    were packed into an array are the column.
+    Returns the column and, by row number, the errors of numbers that do not fit the dtype (cells of those rows are unspecified).
+    Values already in an array are the column.
     """
     if isinstance(values, np.ndarray):
         return values, {}
@@ -93,7 +93,11 @@ def make_column(values: Sequence[Any] | np.ndarray, signature: Signature, spec: 
 
 
 def _fill(flat: Iterable[Any], count: int, dtype: str) -> np.ndarray:
-    """Gives a flat array of ``count`` values; floats too large for ``dtype`` become infinite."""
+    """Make a flat array of ``count`` values; floats too large for ``dtype`` become infinite.
+
+    Raises:
+      OverflowError: an integer does not fit the array's dtype.
+    """
     if dtype == "string":
         array = np.empty(count, object)
         values = list(flat)
@@ -111,11 +115,12 @@ def _fill(flat: Iterable[Any], count: int, dtype: str) -> np.ndarray:
 
 
 def _as_complex(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Turn pairs along the last axis into complex numbers where ``dtype`` is complex."""
     return array.view(dtype)[..., 0] if dtype.startswith("complex") else array
 
 
 def _overflowed(array: np.ndarray, values: Sequence[Any], spec: TensorSpec) -> dict[int, RowError]:
-    """Rows that hold an infinity: JSON has none, so a number was too large."""
+    """Return the errors of rows that hold an infinity: JSON has none, so a number was too large."""
     if array.dtype.kind in "biuO":
         return {}
     finite = np.isfinite(array if array.dtype.kind == "f" else array.astype(np.float32))
@@ -126,7 +131,7 @@ def _overflowed(array: np.ndarray, values: Sequence[Any], spec: TensorSpec) -> d
 
 
 def _misfit(flat: Sequence[Any], dtype: str) -> Any:
-    """The first integer outside the bounds of ``dtype``."""
+    """Return the first integer outside the bounds of ``dtype``."""
     low, high = integer_bounds(dtype) or (0, 0)
     return next((value for value in flat if not low <= value <= high), None)
 
@@ -137,7 +142,7 @@ def _largest(value: Any) -> Any:
 
 
 def _column_by_row(values: Sequence[Any], spec: TensorSpec, dims: tuple[int, ...]) -> tuple[np.ndarray, dict[int, RowError]]:
-    """The slow twin of the block: some integer does not fit 64 bits, so find whose."""
+    """Make the column row by row, to find the rows whose integers do not fit: slower than the whole block at once."""
     rows, errors = [], {}
     for number, value in enumerate(values):
         flat = list(innermost(value))
@@ -151,7 +156,7 @@ def _column_by_row(values: Sequence[Any], spec: TensorSpec, dims: tuple[int, ...
 
 
 def _open_column(values: Sequence[Any], spec: TensorSpec, shapes: tuple[Shape, ...]) -> tuple[Column, dict[int, RowError]]:
-    """A column whose row shape the signature leaves open: dense when all rows agree, else ragged."""
+    """Make a column whose row shape the signature leaves open: dense where all rows have one shape, else ragged."""
     rows: list[np.ndarray] = []
     errors: dict[int, RowError] = {}
     for number, value in enumerate(values):
@@ -164,8 +169,13 @@ def _open_column(values: Sequence[Any], spec: TensorSpec, shapes: tuple[Shape, .
 
 
 def _row_array(value: Any, spec: TensorSpec, shapes: tuple[Shape, ...]) -> np.ndarray:
+    """Convert one row's value to an array.
+
+    Raises:
+      RowError: WRONG_SHAPE or OUT_OF_RANGE.
+    """
     shape = list(regular_shape(value, spec.name))
-    if 0 in shape:  # an empty list says nothing of the dimensions inside it
+    if 0 in shape:  # the dimensions inside an empty list are unknown
         full = [json_shape(one, spec.dtype) for one in shapes if one is not None and has_shape(value, json_shape(one, spec.dtype))]
         inner = full[0][len(shape) :] if full else (2,) if spec.dtype.startswith("complex") else ()
         shape += [dim or 0 for dim in inner]

@@ -1,4 +1,4 @@
-"""Texts in Arrow's kernels: columns as JSON, and what is UTF-8."""
+"""Arrow columns as JSON texts, and the test of UTF-8, in Arrow's kernels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ESCAPED_BYTES = np.isin(np.arange(256), [*range(0x20), *b'"\\'])  # by a byte's 
 
 
 def quote(strings: pa.Array) -> pa.Array:
-    """Gives each of ``strings`` as a JSON string, as msgspec writes it; null stays null."""
+    """Write each of ``strings`` as a JSON string, as msgspec does; null stays null."""
     quoted = pc.binary_join_element_wise('"', strings, '"', "")
     if not _escapes(strings):
         return quoted
@@ -25,13 +25,13 @@ def quote(strings: pa.Array) -> pa.Array:
 
 
 def _escapes(strings: pa.Array) -> bool:
-    """Whether some byte of all the texts must be escaped: a look at each text by itself takes ten times as long."""
+    """Return whether any byte of the texts must be escaped: to test each text by itself takes ten times as long."""
     data = strings.buffers()[2]
     return data is not None and bool(ESCAPED_BYTES[np.frombuffer(data, np.uint8)].any())
 
 
 def is_utf8(data: bytes) -> bool:
-    """Whether ``data`` is UTF-8, by a look at the bytes where they are: decoding would copy them."""
+    """Return whether ``data`` is UTF-8, without the copy that decoding makes."""
     if data.isascii():
         return True
     ends = pa.py_buffer(np.array([0, len(data)], np.int64))
@@ -48,7 +48,7 @@ def member_head(name: str) -> str:
 
 
 def members(columns: Iterable[tuple[str, pa.Array]]) -> list[str | pa.Array]:
-    """Return the members of an object a row, as parts for ``join_texts``: each column's texts, its name before them."""
+    """Return the parts, for ``join_texts``, of one object a row: each column's name, then its texts."""
     parts: list[str | pa.Array] = []
     for name, texts in columns:
         parts += [f"{', ' if parts else ''}{member_head(name)}", texts]
@@ -62,12 +62,12 @@ def join_members(columns: Iterable[tuple[str, pa.Array]], rows: int) -> pa.Array
 
 
 def join_texts(parts: Sequence[str | pa.Array]) -> pa.Array:
-    """Join texts a row, and those that are the same for all, to one text a row."""
+    """Join parts to one text a row: an array has a text a row, a string is the same in all rows."""
     return pc.binary_join_element_wise(*parts, "")
 
 
 def scalar_texts(array: pa.Array) -> pa.Array | None:
-    """Gives texts, integers or booleans as JSON texts, null as null; None for an array of another type."""
+    """Write texts, integers or booleans as JSON texts, null as null; return None for an array of another type."""
     if pt.is_integer(array.type) or pt.is_boolean(array.type):
         return pc.cast(array, pa.string())
     if pt.is_string(array.type) or pt.is_large_string(array.type):

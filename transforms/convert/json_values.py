@@ -1,4 +1,4 @@
-"""One row's value of one input: does it fit the signature, and why not?"""
+"""Check of one row's JSON value against one input of the signature."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TooLarge:
 
 
 def integer_bounds(dtype: str) -> tuple[int, int] | None:
-    """Gives the least and the greatest value of an integer dtype; None for any other."""
+    """Return the least and the greatest value of an integer dtype; None for any other."""
     if "int" not in dtype:
         return None
     bits = int(dtype.removeprefix("u").removeprefix("int"))
@@ -35,7 +35,7 @@ def integer_bounds(dtype: str) -> tuple[int, int] | None:
 
 
 def innermost(value: Any) -> Iterator[Any]:
-    """Gives the values that nested lists hold, in order; of what is no list itself."""
+    """Yield the innermost values of nested lists, in order; ``value`` itself where it is no list."""
     if isinstance(value, list):
         for item in value:
             yield from innermost(item)
@@ -44,7 +44,7 @@ def innermost(value: Any) -> Iterator[Any]:
 
 
 def normalize(value: Any, signature: Signature, spec: TensorSpec) -> Any:
-    """Gives ``value`` (plain JSON) as the typed parse gives it, or raises what is wrong with it.
+    """Return ``value`` (plain JSON) as the typed parse of ``from_json.json_type`` returns it.
 
     Raises:
       RowError: NULL_VALUE, WRONG_TYPE, WRONG_SHAPE, OUT_OF_RANGE or BAD_BASE64, naming input, expected and found.
@@ -67,12 +67,12 @@ def normalize(value: Any, signature: Signature, spec: TensorSpec) -> Any:
 
 
 def json_shape(shape: tuple[int | None, ...], dtype: str) -> tuple[int | None, ...]:
-    """The shape in JSON, where a complex number is a list of two."""
+    """Return the shape of a value in JSON, where a complex number is a list of two."""
     return (*shape, 2) if dtype.startswith("complex") else shape
 
 
 def _depth(value: Any) -> tuple[int, bool]:
-    """How deep lists stand in each other, and whether that ends at an empty one, so that it could be deeper."""
+    """Return how deep lists are nested, and whether the innermost is empty, so that it fits any greater depth."""
     depth = 0
     while isinstance(value, list):
         depth += 1
@@ -83,6 +83,7 @@ def _depth(value: Any) -> tuple[int, bool]:
 
 
 def has_shape(value: Any, shape: tuple[int | None, ...]) -> bool:
+    """Return whether the nested lists of ``value`` have ``shape``; a dimension None is any length."""
     if not shape:
         return not isinstance(value, list)
     if not isinstance(value, list) or shape[0] not in (None, len(value)):
@@ -97,6 +98,7 @@ def _check_scalars(value: Any, check: Callable[[Any], Any]) -> Any:
 
 
 def _describe(value: Any) -> str:
+    """Describe a value for a message: its kind, and its text of at most 40 characters."""
     if value is None:
         return "null"
     if isinstance(value, TooLarge):
@@ -123,7 +125,7 @@ def _wrong_shape(spec: TensorSpec, shapes: tuple[Shape, ...], value: Any) -> Row
 
 
 def _scalar_check(spec: TensorSpec) -> Callable[[Any], Any]:
-    """Gives the function that checks one innermost value of ``spec`` and gives it back."""
+    """Return the function that checks one innermost value of ``spec`` and returns it, or raises a RowError."""
     bounds = integer_bounds(spec.dtype)
 
     def refuse(value: Any) -> RowError:
@@ -174,11 +176,12 @@ def _scalar_check(spec: TensorSpec) -> Callable[[Any], Any]:
 
 
 def is_ones(shape: Shape) -> bool:
+    """Return whether a row of ``shape`` is one value in lists of one: then the value may come without its lists."""
     return bool(shape) and all(dim == 1 for dim in shape or ())
 
 
 def wrap(value: Any, depth: int) -> Any:
-    """A scalar feeds an input of shape [batch, 1]."""
+    """Wrap a scalar in ``depth`` lists, for an input of shape [batch, 1]; a list stays as it is."""
     if isinstance(value, list):
         return value
     for _ in range(depth):
@@ -187,6 +190,11 @@ def wrap(value: Any, depth: int) -> Any:
 
 
 def regular_shape(value: Any, name: str) -> tuple[int, ...]:
+    """Return the shape of nested lists, the value of input ``name``.
+
+    Raises:
+      RowError: WRONG_SHAPE, lists of one list differ in length or depth.
+    """
     if not isinstance(value, list):
         return ()
     inner = {regular_shape(item, name) for item in value}
@@ -195,5 +203,6 @@ def regular_shape(value: Any, name: str) -> tuple[int, ...]:
     return (len(value), *(inner.pop() if inner else ()))
 
 
-def out_of_range(spec: TensorSpec, found: Any) -> RowError:
-    return RowError.of_input(Code.OUT_OF_RANGE, spec.name, f"{_short(str(found))} does not fit {spec.dtype}")
+def out_of_range(spec: TensorSpec, value: Any) -> RowError:
+    """Make the error of a number that does not fit the dtype of input ``spec``."""
+    return RowError.of_input(Code.OUT_OF_RANGE, spec.name, f"{_short(str(value))} does not fit {spec.dtype}")

@@ -1,6 +1,6 @@
-"""The columns of a table of predictions, and the members of a line of them, known from signature and flags before any row is.
+"""The columns of a table of predictions, and the members of a line of JSON, as signature and flags define them.
 
-One rule for every format that has columns: ``key``, or for a composite key one column a field; one column an output, in the
+Every format with columns has the same: ``key``, or for a composite key one column a field; one column an output, in the
 signature's order; one column a passthrough field.
 """
 
@@ -74,7 +74,7 @@ class TableSpec:
 
 
 def make_table(signature: Signature, output: OutputSpec, key_fields: tuple[str, ...]) -> TableSpec:
-    """Gives the columns of the predictions of ``signature``.
+    """Make the columns of the predictions of ``signature``.
 
     Raises:
       SpecError: an output's rank is unknown, or two columns would have one name.
@@ -100,7 +100,7 @@ def _column(spec: TensorSpec, signature: Signature, format: str) -> OutputColumn
 
 
 def row_shape(spec: TensorSpec, signature: Signature) -> Shape:
-    """The shape of one row of output ``spec``; None where its rank is unknown."""
+    """Return the shape of one row of output ``spec``; None where its rank is unknown."""
     if spec.shape is None:
         return None
     if signature.batching is Batching.ROWWISE and not spec.is_batched:
@@ -109,9 +109,8 @@ def row_shape(spec: TensorSpec, signature: Signature) -> Shape:
 
 
 def difference(signature: Signature, example: Signature) -> str | None:
-    """Gives in what the outputs of ``signature`` are no rows of the columns that ``example`` has, or None."""
-    found, expected = _outputs(signature), _outputs(example)
-    if found == expected:
+    """Return why the outputs of ``signature`` do not fit the columns of ``example``, or None where they fit."""
+    if _outputs(signature) == _outputs(example):
         return None
     first, second = (", ".join(map(str, one.outputs)) for one in (signature, example))
     return f"its outputs are {first}, and the columns of the results are for {second}"
@@ -123,12 +122,12 @@ def _outputs(signature: Signature) -> dict[str, tuple[str, int | None]]:
 
 
 def check_members(signature: Signature, output: OutputSpec, key_fields: tuple[str, ...], column: str | None = None) -> None:
-    """Refuse lines of ``--output_style=aiplatform`` in which a name would stand twice: key, outputs and fields are side by side there.
+    """Refuse lines of ``--output_style=aiplatform`` with a duplicate name: key, outputs and fields are members of one object there.
 
     ``column`` is the field that gets the model's version. Other styles nest the outputs, and check their own names.
 
     Raises:
-      SpecError: naming the flag and what has its name already.
+      SpecError: names the flag and what else has that name.
     """
     if output.style != "aiplatform":
         return

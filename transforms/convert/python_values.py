@@ -1,4 +1,4 @@
-"""Arrow's values as Python's; dates, times and spans of time beyond Python's own as texts."""
+"""Arrow values as Python values; dates, times and durations outside Python's range as texts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
-# What ``as_py`` raises for a date before the year 1 or after 9999, and for a span of time of more than 10**9 days.
+# Raised by ``as_py`` for a date before the year 1 or after 9999, and for a duration of more than 10**9 days.
 BEYOND = (OverflowError, ValueError)
 
 
 def python_values(array: pa.Array) -> list[Any]:
-    """Return the values of ``array`` as Python's, as ``to_pylist`` does; what Python has no date for is a text of ISO 8601.
+    """Return the values of ``array`` as ``to_pylist`` does; dates outside Python's range are texts of ISO 8601.
 
-    Its year has as many digits as it takes, or a sign: infinity in a database becomes the last date of its type.
+    A text's year may have a sign or more than four digits: a database's infinity becomes the last date of its type.
     """
     try:
         values: list[Any] = array.to_pylist()
@@ -47,6 +47,6 @@ def _value(scalar: pa.Scalar) -> Any:
 
 
 def _iso(date: np.datetime64) -> str:
-    """Return a date as NumPy writes it, with four digits of a year before Christ, of which NumPy takes the sign for one."""
+    """Write a date as NumPy does, but with four digits in a negative year: NumPy counts the sign as a digit."""
     text = str(date)
     return f"-{text[1:].zfill(len(text))}" if text[0] == "-" and text.index("-", 1) < 5 else text

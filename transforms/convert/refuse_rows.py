@@ -1,4 +1,4 @@
-"""Which rows of a batch of predictions are written, and how many at once."""
+"""Select, split and refuse rows of a batch of predictions before they are written."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ VALUE_BYTES = 20
 
 
 def select(batch: PredictionBatch, rows: np.ndarray) -> PredictionBatch:
-    """Gives the batch with the predictions at ``rows`` only."""
+    """Return the batch with only the predictions at ``rows``, integers [n]."""
     outputs = {name: take(column, rows) for name, column in batch.outputs.items()}
     return dataclasses.replace(batch, kept=batch.kept[rows], outputs=outputs)
 
 
 def pieces(batch: PredictionBatch, piece_bytes: int) -> Iterator[PredictionBatch]:
-    """Cuts a batch, so that what is made of a piece has about ``piece_bytes`` as text."""
+    """Split a batch into batches of about ``piece_bytes`` of text each."""
     values = sum(_values_per_row(column) for column in batch.outputs.values())
     rows = max(1, int(piece_bytes // (VALUE_BYTES * max(1, values))))
     if 0 < len(batch) <= rows:
@@ -33,17 +33,17 @@ def pieces(batch: PredictionBatch, piece_bytes: int) -> Iterator[PredictionBatch
 
 
 def refuse(batch: PredictionBatch, code: Code, reasons: dict[int, str]) -> PredictionBatch:
-    """Gives the batch with the predictions of ``reasons``, messages by row number, failed."""
+    """Return the batch without the rows of ``reasons``, messages by row number; those rows fail with ``code``."""
     if not reasons:
         return batch
-    stays = np.ones(len(batch), bool)
-    stays[list(reasons)] = False
+    rest = np.ones(len(batch), bool)
+    rest[list(reasons)] = False
     failed = [batch.instances.failed_row(int(batch.kept[row]), RowError(code, reasons[row])) for row in sorted(reasons)]
-    return dataclasses.replace(select(batch, np.flatnonzero(stays)), failed=[*batch.failed, *failed])
+    return dataclasses.replace(select(batch, np.flatnonzero(rest)), failed=[*batch.failed, *failed])
 
 
 def refuse_non_finite(batch: PredictionBatch) -> PredictionBatch:
-    """Gives the batch without rows that hold NaN or an infinity; they are failed."""
+    """Return the batch without rows that hold NaN or an infinity; those rows fail."""
     reasons: dict[int, str] = {}
     for name, column in batch.outputs.items():
         message = f"output {name!r} is NaN or infinite, and --nan=error was given"
@@ -52,10 +52,11 @@ def refuse_non_finite(batch: PredictionBatch) -> PredictionBatch:
 
 
 def _values_per_row(column: Column) -> float:
+    """Estimate a row's values in ``column``, a string counted as one plus a value for each ``VALUE_BYTES`` of it."""
     if isinstance(column, Ragged):
         return sum(row.size for row in column.rows) / max(1, len(column))
     per_row = column.size / max(1, len(column))
     if column.dtype.kind != "O" or not column.size:
         return per_row
-    some = column.reshape(-1)[:: max(1, column.size // 100)]
-    return per_row * (1 + sum(len(value) for value in some) / len(some) / VALUE_BYTES)
+    sample = column.reshape(-1)[:: max(1, column.size // 100)]
+    return per_row * (1 + sum(len(value) for value in sample) / len(sample) / VALUE_BYTES)

@@ -1,4 +1,4 @@
-"""Batches of predictions → Arrow columns, made from NumPy's memory without a look at single values."""
+"""Batches of predictions → Arrow columns, from NumPy's memory, a column at a time."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from transforms.elements.columns import Column, Ragged
 from transforms.rows.codes import Code
 from transforms.rows.keys import split_keys
 
-# What is wrong with a column's values: messages by row number.
+# A check of a column's values returns messages by row number.
 Check = Callable[[Column, OutputColumn], dict[int, str]]
 
 
 def refuse_unfit(batch: PredictionBatch, table: TableSpec, *checks: Check) -> PredictionBatch:
-    """Gives the batch with the rows failed that some column can't hold: those of another shape or dtype, and those ``checks`` name."""
+    """Return the batch without rows that a column can't hold, by shape, dtype or one of ``checks``; those rows fail."""
     batch = _refuse(batch, table, (_wrong_type,))
     return _refuse(batch, table, checks)
 
@@ -38,7 +38,10 @@ def _refuse(batch: PredictionBatch, table: TableSpec, checks: Sequence[Check]) -
 
 
 def _wrong_type(values: Column, column: OutputColumn) -> dict[int, str]:
-    """A signature may lie about its outputs, and a row fed as a whole fixed batch gives a whole batch of predictions."""
+    """Return messages for rows of another dtype or rank than the signature says.
+
+    A signature may be wrong about its outputs, and a row fed as a whole fixed batch returns a whole batch of predictions.
+    """
     rows = values.rows if isinstance(values, Ragged) else [values[0]] * len(values)
     if isinstance(values, np.ndarray) and _is_fit(values[0], column):
         return {}
@@ -61,14 +64,14 @@ def _is_fit(value: np.ndarray, column: OutputColumn) -> bool:
 
 
 def not_utf8(values: Column, column: OutputColumn) -> dict[int, str]:
-    """Strings that a column of text can't hold."""
+    """Return messages for rows with strings that are not UTF-8, which a column of text can't hold."""
     if not column.is_text:
         return {}
     message = f"output {column.name!r}: not UTF-8, so no text; bytes are written where an output's name ends in _bytes, and by jsonl"
     if isinstance(values, np.ndarray) and _is_utf8(values):
         return {}
     rows = values.rows if isinstance(values, Ragged) else values.reshape(len(values), -1)
-    return {row: message for row, some in enumerate(rows) if not _is_utf8(some)}
+    return {row: message for row, strings in enumerate(rows) if not _is_utf8(strings)}
 
 
 def _is_utf8(values: np.ndarray) -> bool:
@@ -83,7 +86,7 @@ def _is_utf8(values: np.ndarray) -> bool:
 
 
 def output_array(values: Column, column: OutputColumn) -> pa.Array:
-    """Gives an output's column, each row of which fits, as Arrow's type for it; numbers where they lie, without a copy."""
+    """Convert an output's column, each row of which fits, to its Arrow type; numbers are not copied."""
     flat, shapes = flatten(values, column)
     array = scalar_array(flat, column)
     for axis in range(column.rank - 1, -1, -1):
@@ -92,9 +95,9 @@ def output_array(values: Column, column: OutputColumn) -> pa.Array:
 
 
 def flatten(values: Column, column: OutputColumn) -> tuple[np.ndarray, np.ndarray]:
-    """Gives all scalars of a column one after the other, and the shape of each row: ``[rows, rank]``.
+    """Return all scalars of a column as one flat array, and the shape of each row: int64 ``[rows, rank]``.
 
-    Leading dimensions of one that the signature does not have are dropped.
+    Leading dimensions of 1 that the signature does not have are dropped.
     """
     if isinstance(values, Ragged):
         shapes = np.array([row.shape[row.ndim - column.rank :] for row in values.rows], np.int64).reshape(len(values), column.rank)
@@ -104,7 +107,7 @@ def flatten(values: Column, column: OutputColumn) -> tuple[np.ndarray, np.ndarra
 
 
 def list_offsets(shapes: np.ndarray, axis: int) -> np.ndarray:
-    """Gives the offsets of the lists at depth ``axis`` of rows of ``shapes``."""
+    """Return the offsets, int32 [lists + 1], of the lists at depth ``axis`` of rows of ``shapes``."""
     if not shapes.strides[0]:  # all rows of one shape
         lists = len(shapes) * int(shapes[0, :axis].prod())
         return np.arange(lists + 1, dtype=np.int32) * np.int32(shapes[0, axis])
@@ -113,7 +116,7 @@ def list_offsets(shapes: np.ndarray, axis: int) -> np.ndarray:
 
 
 def scalar_array(flat: np.ndarray, column: OutputColumn) -> pa.Array:
-    """Gives scalars as Arrow's type for them."""
+    """Convert flat scalars to the Arrow type of ``column``'s scalars."""
     if column.dtype == "string":
         array = pa.array(flat.tolist(), pa.binary())
         return array.cast(pa.string()) if column.is_text else array
@@ -129,7 +132,7 @@ def scalar_array(flat: np.ndarray, column: OutputColumn) -> pa.Array:
 
 
 def text_columns(batch: PredictionBatch, table: TableSpec) -> tuple[dict[str, pa.Array], dict[str, pa.Array]]:
-    """Gives the columns of the key and those of the passthrough fields."""
+    """Return the columns of the key and those of the passthrough fields, as plain texts by name."""
     kept = pa.array(batch.kept)
     keys = batch.instances.keys.take(kept)
     key_columns = {name: as_text(texts) for name, texts in split_keys(keys, table.keys).items()}
@@ -138,7 +141,7 @@ def text_columns(batch: PredictionBatch, table: TableSpec) -> tuple[dict[str, pa
 
 
 def as_text(texts: pa.Array) -> pa.Array:
-    """Gives JSON texts as plain ones: a string is itself, anything else stays its JSON text, null is null."""
+    """Convert JSON texts to plain ones: a string to its value, null to null; any other value stays JSON text."""
     quoted = pc.starts_with(texts, pattern='"')
     plain = pc.binary_slice(texts.view(pa.binary()), 1, -1).view(pa.string())
     if not pc.all(quoted).as_py():
@@ -152,7 +155,7 @@ def as_text(texts: pa.Array) -> pa.Array:
 
 
 def make_columns(batch: PredictionBatch, table: TableSpec) -> pa.RecordBatch:
-    """Gives a batch, all rows of which fit, as columns of ``table.schema``."""
+    """Convert a batch, all rows of which fit, to the columns of ``table.schema``."""
     keys, passthrough = text_columns(batch, table)
     outputs = {column.name: output_array(batch.outputs[column.name], column) for column in table.outputs}
     return pa.RecordBatch.from_arrays([*keys.values(), *outputs.values(), *passthrough.values()], schema=table.schema)

@@ -21,7 +21,7 @@ NON_FINITE = {
 
 
 def finite_rows(column: Column) -> np.ndarray:
-    """Gives, for each row, whether it holds neither NaN nor an infinity."""
+    """Return a mask, bool [rows], of the rows that hold neither NaN nor an infinity."""
     if isinstance(column, Ragged):
         return np.array([finite_rows(row[np.newaxis])[0] for row in column.rows], bool)
     if column.dtype.kind in "biuO" or column.size == 0:
@@ -32,9 +32,9 @@ def finite_rows(column: Column) -> np.ndarray:
 
 
 def json_texts(column: Column, spec: TensorSpec, nan: str) -> pa.Array:
-    """Gives each row of ``column`` as JSON text: nested lists by shape, numbers at full precision.
+    """Write each row of ``column`` as JSON text: nested lists by shape, numbers at full precision.
 
-    Floats are the shortest text that reads back as the same value of their own dtype; NaN and infinities follow ``nan``.
+    A float is the shortest text that reads back as the same value of its dtype; ``nan`` says how NaN and infinities are written.
     Bytes are ``{"b64": ...}`` where the output's name ends in ``_bytes`` or they are not UTF-8. A complex number is
     the list of its two parts.
     """
@@ -69,7 +69,7 @@ def _float_texts(flat: np.ndarray, nan: str) -> pa.Array:
         whole = flat == np.rint(flat)  # infinities too
     finite = np.isfinite(flat)
     if (whole & finite).any():
-        # Arrow writes 1.0 as "1"; a float stays recognisable as one.
+        # Arrow writes 1.0 as "1", which reads back as an integer.
         mask = pa.array(whole & finite)
         texts = pc.replace_with_mask(texts, mask, pc.replace_substring_regex(texts.filter(mask), r"^(-?\d+)$", r"\1.0"))
     if not finite.all():
@@ -99,6 +99,7 @@ def _string_text(value: bytes | str) -> bytes:
 
 
 def _nest(texts: pa.Array, lists: int, length: int) -> pa.Array:
+    """Join each ``length`` texts to the text of a list, for ``lists`` lists."""
     offsets = pa.array(np.arange(lists + 1, dtype=np.int64) * length)
     nested = pa.LargeListArray.from_arrays(offsets, texts)
     return pc.binary_join_element_wise("[", pc.binary_join(nested, ", "), "]", "")
