@@ -92,11 +92,11 @@ def _build(folder: Path, *sizes: int) -> Path:
 
 # What a run of many imports before its first task, and nothing else: the other ways' clocks start when theirs are imported too.
 IMPORTS = """
-from transforms.imports import import_tensorflow
+from transforms.model.import_tensorflow import import_tensorflow
 import_tensorflow()
 import tensorflow as tf
 _ = tf.compat.v1.Session, tf.compat.v1.saved_model.load
-import pipeline.many
+import pipeline.preflight.tasks
 from benchmarks.measure import job_of
 job_of([])
 from benchmarks.many_run import print_usage

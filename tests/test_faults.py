@@ -125,7 +125,7 @@ def test_a_model_that_ends_the_process_is_named_with_its_rows(models: Models, tm
     text = said.read_text()
     assert f"ended by {number.name}" in text
     assert f"ran {models.get('slow')} on 5 rows of {data}, rows from 0 to {4 * len(line)} " in text
-    assert "--run_id=night --resume=true goes on" in text
+    assert "--run_id=night --resume=true keeps the splits that were finished" in text
     assert not (out / "manifest.json").exists()
     assert not list(crashes.folder().glob(f"{whole.pid}.*"))
 

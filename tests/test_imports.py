@@ -16,7 +16,7 @@ def run(code: str) -> None:
 def test_tensorflow_comes_without_keras_and_keras_when_it_is_asked_for() -> None:
     run("""
 import sys
-from transforms.imports import import_keras, import_tensorflow
+from transforms.model.import_tensorflow import import_keras, import_tensorflow
 
 import_tensorflow()
 assert not [name for name in sys.modules if name.partition(".")[0] == "keras"]
@@ -30,7 +30,7 @@ assert sys.modules["keras.src.optimizers"].Adam is tf.keras.optimizers.Adam
 def test_keras_that_is_there_already_stays() -> None:
     run("""
 import keras
-from transforms.imports import import_tensorflow
+from transforms.model.import_tensorflow import import_tensorflow
 
 import_tensorflow()
 import tensorflow as tf
@@ -57,7 +57,7 @@ def test_threads_that_import_tensorflow_at_once_all_get_it_whole() -> None:
     """As a worker's do, whose bundles begin together, or one when another has imported half of it."""
     code = """
 import sys, threading
-from transforms.imports import import_tensorflow
+from transforms.model.import_tensorflow import import_tensorflow
 
 go, found = threading.Barrier(7), []
 
