@@ -19,7 +19,7 @@ from transforms.specs.job import JobSpec
 
 
 class Rows(Protocol):
-    """The rows of a batch as they were read, each made only when asked for."""
+    """The rows of a batch as they were read, bytes a row, each created on access."""
 
     def __len__(self) -> int: ...
 
@@ -29,7 +29,7 @@ class Rows(Protocol):
 
 
 class RowTexts:
-    """The rows of a block as slices of it, cut out only when asked for."""
+    """The rows of a block as slices of it, each copied on access."""
 
     def __init__(self, data: bytes, starts: np.ndarray, stops: np.ndarray) -> None:
         self.data, self.starts, self.stops = data, starts, stops
@@ -48,11 +48,11 @@ class RowTexts:
 class InstanceBatch:
     """Rows of one file range, converted and keyed.
 
-    ``columns`` holds one column an input, each ``n`` rows; ``keys`` is ``n`` JSON texts, null where a row has no key and is about to
-    ``fail``; ``rows`` is the ``n`` rows as read; ``passthrough`` is ``n`` JSON texts a field. ``failed`` are the rows of the same bytes
-    that did not become instances. ``bytes`` is the input they all came from. ``job`` is whose they are, and ``seconds`` what reading
-    them took: set by the read step, whatever the format. The last batch of a split that is recorded has its ``end``, and no rows.
-    ``key_hashes`` tells keys apart where they are made but can stand twice: of all instances, then of failed rows, as they were read.
+    ``columns`` holds one column an input, each of ``n`` rows; ``keys`` is ``n`` JSON texts, null where a row has no key and is about to
+    ``fail``; ``rows`` is the ``n`` rows as read; ``passthrough`` is ``n`` JSON texts a field. ``failed`` are the rows of the same input
+    that did not become instances, and ``bytes`` is the size of that input. The read step sets ``job``, the job of the rows, and
+    ``seconds``, the time it took to read them. The last batch of a split that is recorded has the split's ``end``, and no rows.
+    ``key_hashes`` (uint64: all instances, then failed rows, in the order read) are set where made keys may repeat: a file list's.
     """
 
     order: tuple[str, int]
@@ -74,7 +74,7 @@ class InstanceBatch:
         return len(self.offsets)
 
     def take(self, index: np.ndarray) -> InstanceBatch:
-        """Gives the batch with those of its instances that stand at ``index``; its failed rows stay."""
+        """Return the batch with only its instances at ``index``, integers [n]; it keeps its failed rows."""
         places = pa.array(index)
         return dataclasses.replace(
             self,
@@ -83,7 +83,7 @@ class InstanceBatch:
             rows=self.rows.take(index),
             keys=self.keys.take(places),
             passthrough={name: column.take(places) for name, column in self.passthrough.items()},
-            key_hashes=None,  # they were compared when the rows were read
+            key_hashes=None,  # keys were compared when the rows were read
         )
 
     def failed_row(self, row: int, error: RowError) -> FailedRow:
@@ -92,7 +92,7 @@ class InstanceBatch:
         return FailedRow.of(error, self.source, int(self.offsets[row]), self.rows[row], key.encode())
 
     def fail(self, errors: Mapping[int, RowError]) -> InstanceBatch:
-        """Return the batch without the instances of ``errors``, by row number: they join its failed rows, which are in the file's order."""
+        """Return the batch without the instances of ``errors``, by row number: they join its failed rows, in the file's order."""
         if not errors:
             return self
         failed = [*self.failed, *(self.failed_row(row, error) for row, error in errors.items())]
@@ -104,8 +104,8 @@ class InstanceBatch:
 class PredictionBatch:
     """A batch with the model's outputs: row ``i`` of each output belongs to instance ``kept[i]``.
 
-    ``calls`` are the rows of each model call, ``seconds`` what they took, and ``load_seconds`` what loading each model took that
-    was loaded before them. ``compared`` is what a second model made of the same instances.
+    ``calls`` are the rows of each model call, and ``seconds`` the time of all of them; ``load_seconds`` has the time of each load of
+    a model before them. ``compared`` has a second model's predictions for the same instances.
     """
 
     instances: InstanceBatch
@@ -122,15 +122,15 @@ class PredictionBatch:
 
     @property
     def job(self) -> JobSpec:
-        """The job whose rows they are."""
+        """Return the job of the rows."""
         assert self.instances.job is not None
         return self.instances.job
 
 
 class BatchCoder(beam.coders.Coder):
-    """Coder of the two batch classes: they never leave a worker, so all that counts is a cheap size.
+    """Coder of the two batch classes, which never leave a worker: it makes their size cheap to estimate.
 
-    Beam estimates an element's size by encoding a sample of them; encoding a 4 MB batch costs more than predicting on it.
+    Beam estimates an element's size by encoding a sample of elements; encoding a 4 MB batch costs more than predicting on it.
     """
 
     def encode(self, value: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Columns as NumPy has them: one row an instance, dense or ragged."""
+"""Columns of NumPy arrays: one row an instance, dense or ragged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def cells_of(column: Column) -> list[np.ndarray]:
 
 
 def stack(cells: Sequence[np.ndarray], dtype: np.dtype, failed: Container[int] = ()) -> Column:
-    """Make a column of one array a row: dense where all have one shape, else ragged. Rows that have ``failed`` mean nothing."""
+    """Make a column of one array a row: dense where all have one shape, else ragged. Cells of ``failed`` rows are unspecified."""
     shapes = {cell.shape for row, cell in enumerate(cells) if row not in failed}
     if len(shapes) != 1:
         return Ragged(list(cells))
@@ -54,7 +54,7 @@ def join(columns: Sequence[Column]) -> Column:
 
 
 def spread(columns: Sequence[Column], places: Sequence[np.ndarray], count: int, dtype: np.dtype) -> Column:
-    """Put the rows of several columns at their ``places`` among ``count`` rows, of which the others mean nothing."""
+    """Put the rows of several columns at their ``places`` among ``count`` rows; the cells of the others are unspecified."""
     if len(columns) == 1 and len(places[0]) == count:
         return columns[0]
     pairs = list(zip(columns, places, strict=True))
@@ -74,5 +74,5 @@ def spread(columns: Sequence[Column], places: Sequence[np.ndarray], count: int, 
 
 
 def take(column: Column, index: np.ndarray) -> Column:
-    """Gives the rows of ``column`` at ``index``."""
+    """Return the rows of ``column`` at ``index``, integers [n]."""
     return column.take(index) if isinstance(column, Ragged) else column[index]

@@ -14,8 +14,8 @@ from transforms.rows.keys import readable
 class FailedRow:
     """A row that ended in the errors.
 
-    ``instance`` and ``key`` are JSON text; the key is empty where it is not known. ``field`` is the input of the signature that failed
-    it, where one did: ``check`` and the statistics use it, the published line has no place for it.
+    ``instance`` and ``key`` are JSON text; the key is empty where it is not known. ``field`` is the input of the signature whose value
+    is wrong, if it is one: ``check`` and the statistics use it, the published line does not hold it.
     """
 
     key: bytes
@@ -33,11 +33,11 @@ class FailedRow:
 
     @property
     def stage(self) -> Stage:
-        """Where in the flow the row ended."""
+        """Return the stage of the flow in which the row failed."""
         return self.code.stage
 
     def to_json(self) -> bytes:
-        """Gives one line of ``prediction.errors``, without its line end."""
+        """Write the row as one line of ``prediction.errors``, without its line end."""
         fields = (readable(self.source), self.offset, str(self.stage), str(self.code), self.message)
         source, offset, stage, code, message = (msgspec.json.encode(value) for value in fields)
         return b'{"key": %b, "source": %b, "offset": %b, "stage": %b, "code": %b, "message": %b, "instance": %b}' % (
@@ -52,7 +52,7 @@ class FailedRow:
 
 
 def is_json(row: bytes) -> bool:
-    """Whether a row is one JSON value in UTF-8."""
+    """Return whether a row is one JSON value in UTF-8."""
     try:
         row.decode("utf-8")
         msgspec.json.decode(row, type=msgspec.Raw)
@@ -62,10 +62,10 @@ def is_json(row: bytes) -> bool:
 
 
 def on_one_line(text: bytes) -> bytes:
-    """Gives JSON text without carriage returns: there they are space, but many readers end a line at one."""
+    """Replace carriage returns in JSON text by spaces: both are white space there, but many readers end a line at the former."""
     return text.replace(b"\r", b" ") if b"\r" in text else text
 
 
 def row_as_json(row: bytes) -> bytes:
-    """Gives a row as JSON text: itself where it is JSON, else ``{"b64": ...}``."""
+    """Return a row as JSON text: itself where it is JSON, else ``{"b64": ...}``."""
     return on_one_line(row) if is_json(row) else msgspec.json.encode({"b64": row})

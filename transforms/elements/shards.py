@@ -7,11 +7,11 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shard:
-    """A finished temporary file. ``kind`` is ``results`` or ``errors``; ``codes`` counts the latter, as
-    (stage, code, rows, an example's message). ``content`` is the digest of its rows, where they are for a table.
+    """A finished temporary file of ``rows`` rows and ``bytes`` bytes.
 
-    ``relative`` and ``source`` name the one input file in a mirrored layout, else they are empty. ``models`` counts the rows by
-    model's folder and version, where each row names its own.
+    ``kind`` is ``results`` or ``errors``; ``codes`` counts failed rows, as (stage, code, rows, an example's message). ``content`` is the
+    digest of rows for a table. ``relative`` and ``source`` name the one input file in a mirrored layout, else they are empty.
+    ``models`` counts the rows by model's folder and version, where each row names its model.
     """
 
     kind: str

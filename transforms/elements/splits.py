@@ -1,4 +1,4 @@
-"""What one worker reads in one go, and what the read step saw of it."""
+"""Splits, which one worker reads at once, and the read step's counts of their rows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from transforms.storage.pins import Pin
 class FileRange:
     """Bytes ``[start, stop)`` of one file; ``stop`` None: to its end (a compressed file has no known end).
 
-    ``relative`` is the file's path below the fixed part of the pattern that matched it; ``pin`` is what the whole file was when the
-    range was planned: who reads it compares.
+    ``relative`` is the file's path below the fixed part of the pattern that matched it. ``pin`` identifies the content of the whole file
+    when the range was planned: the reader compares it.
     """
 
     path: str
@@ -27,9 +27,9 @@ class FileRange:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Split:
-    """What one worker reads in one go: a range of a large file, or several whole small files.
+    """What one worker reads at once: a range of a large file, or several whole small files.
 
-    ``plan`` is its task's in a run of many; None where the run has one job.
+    ``plan`` is the plan of its task in a run of many; None where the run has one job.
     """
 
     ranges: tuple[FileRange, ...]
@@ -37,13 +37,13 @@ class Split:
 
     @property
     def order(self) -> tuple[str, int]:
-        """Where the split stands in the whole input."""
+        """Return the split's position in the whole input: the path and first byte of its first range."""
         return self.ranges[0].path, self.ranges[0].start
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SplitCount:
-    """What the read step saw of one split: the other half of the job's accounts. ``resumed``: an earlier launch saw it."""
+    """The read step's counts of one split, which the accounts compare with the written rows. ``resumed``: an earlier launch read it."""
 
     order: tuple[str, int]
     rows: int
@@ -56,7 +56,7 @@ class SplitCount:
 
 @dataclasses.dataclass(frozen=True)
 class SplitEnd:
-    """All of a split's rows have gone by: ``record`` is the name under which what they came to is kept, ``hashes`` their keys'."""
+    """Marks the end of a split: the name of its resume record, its counts, and the hashes of its keys."""
 
     record: str
     count: SplitCount
@@ -65,7 +65,7 @@ class SplitEnd:
 
 @dataclasses.dataclass(frozen=True, order=True, slots=True)
 class Incomplete:
-    """A file that could not be read as it was planned, so that nobody knows how many rows are missing: why, as its failed row has it."""
+    """A file that could not be read as planned: an unknown number of its rows is missing. ``code`` and ``message`` are its failed row's."""
 
     path: str
     code: Code
