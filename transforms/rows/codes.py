@@ -8,7 +8,7 @@ from transforms.specs.errors import NightshiftError
 
 
 class Stage(enum.StrEnum):
-    """Where in the flow a row ended."""
+    """A stage of the flow in which a row can fail."""
 
     READ = "read"
     KEY = "key"
@@ -50,7 +50,7 @@ class Code(enum.StrEnum):
 
     @property
     def stage(self) -> Stage:
-        """Where in the flow a row of this code ends."""
+        """Return the stage of the flow in which a row fails with this code."""
         return EXPLANATIONS[self][0]
 
 
@@ -91,15 +91,15 @@ EXPLANATIONS: dict[Code, tuple[Stage, str]] = {
 }
 
 
-# With one of these, nobody knows how many rows of the file are missing, so that nothing may be published.
+# With one of these an unknown number of the file's rows is missing, so nothing may be published.
 INCOMPLETE = frozenset((Code.FILE_DAMAGED, Code.FILE_CHANGED))
 
 
 class RowError(NightshiftError):
-    """One row's failure, on its way to becoming a ``FailedRow``.
+    """One row's failure, before it becomes a ``FailedRow``.
 
-    ``field`` is the input of the signature that it is about, the first of several; None where it is about the row or its key.
-    ``key`` is the row's key as JSON text, where it is known and the row is in no batch that has it.
+    ``field`` is the input of the signature that is wrong, the first of several; None where the row or its key is.
+    ``key`` is the row's key as JSON text, where it is known and no batch holds it.
     """
 
     def __init__(self, code: Code, message: str, field: str | None = None, key: bytes = b"") -> None:
@@ -108,9 +108,9 @@ class RowError(NightshiftError):
 
     @classmethod
     def of_input(cls, code: Code, name: str, message: str) -> RowError:
-        """Make the error of a value of input ``name``, which the message names first."""
+        """Make the error of a value of input ``name``; its message begins with that name."""
         return cls(code, f"input {name!r}: {message}", name)
 
     def with_key(self, key: bytes) -> RowError:
-        """Return the same error, of the row whose key is ``key``."""
+        """Return the same error with ``key``, the row's key as JSON text."""
         return RowError(self.code, self.message, self.field, key)

@@ -1,4 +1,4 @@
-"""Instance keys: taken from fields or made from the row's place, and checked to be unique by their hashes alone."""
+"""Instance keys: taken from fields or made from the row's file and offset, and compared by their hashes alone."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import xxhash
 
 from transforms.rows.codes import Code, RowError
 
-# Listed in the manifest at most; their number is counted whole.
+# The most that the manifest lists; all are counted.
 LISTED_DUPLICATES = 1000
-# What stands in a text for a byte that is not UTF-8.
+# How a text holds a byte that is not UTF-8.
 BYTE_TEXT = re.compile(r"\\(?=x[0-9a-f]{2})")
 # First bytes of JSON texts that can't be keys: of a list, an object and null.
 NO_SCALAR = np.frombuffer(b"[{n", np.uint8)
@@ -43,12 +43,12 @@ def take_key(tokens: Sequence[bytes], fields: Sequence[str]) -> bytes:
 
 
 def _plain(token: bytes) -> bytes:
-    """One spelling a string: ``"\\u0061"`` and ``"a"`` are one key. Numbers keep their digits: 1 and 1.0 are two."""
+    """Write a key's strings in one spelling: ``"\\u0061"`` and ``"a"`` are one key. Numbers keep their digits: 1 and 1.0 are two."""
     return msgspec.json.encode(msgspec.json.decode(token)) if b"\\" in token else token
 
 
 def take_keys(tokens: Sequence[bytes]) -> pa.Array | None:
-    """Gives the keys of a block of rows with one key field at once, as bytes, or None when some row's needs a look."""
+    """Return the keys of a block of rows with one key field, as bytes; None where a row's key is missing, no scalar or has an escape."""
     keys = pa.array(tokens, pa.binary())
     _, offsets, texts = keys.buffers()
     if not len(keys) or texts is None:
@@ -63,7 +63,7 @@ def take_keys(tokens: Sequence[bytes]) -> pa.Array | None:
 def take_each(columns: Sequence[Sequence[bytes]], fields: Sequence[str]) -> tuple[pa.Array, dict[int, RowError]]:
     """Take the key of each row from the JSON texts of its key fields: a column a field, empty where a row lacks it.
 
-    Returns the keys as JSON texts and, by row number, why a row has none: there the key is null.
+    Returns the keys as JSON texts, null where a row has none, and the errors of those rows by row number.
     """
     keys = take_keys(columns[0]) if len(fields) == 1 else None
     if keys is not None:
@@ -80,12 +80,12 @@ def take_each(columns: Sequence[Sequence[bytes]], fields: Sequence[str]) -> tupl
 
 
 def join_keys(parts: Sequence[pa.Array]) -> pa.Array:
-    """Join the JSON texts of each key field, none of them null, to a key a row: the one field's text, or a list of them."""
+    """Join the JSON texts of the key fields, none null, to a key a row: the text of a single field, or a list of several."""
     return parts[0] if len(parts) == 1 else pc.binary_join_element_wise("[", pc.binary_join_element_wise(*parts, ", "), "]", "")
 
 
 def split_keys(keys: pa.Array, fields: Sequence[str]) -> dict[str, pa.Array]:
-    """Split keys into the JSON texts of each key field, as they were joined; without key fields there are none."""
+    """Split keys into the JSON texts of each key field, by name: the reverse of ``join_keys``; empty without key fields."""
     if len(fields) < 2:
         return dict.fromkeys(fields, keys)
     decoder = msgspec.json.Decoder(list[msgspec.Raw])
@@ -94,41 +94,41 @@ def split_keys(keys: pa.Array, fields: Sequence[str]) -> dict[str, pa.Array]:
 
 
 def make_key(source: str, offset: int) -> bytes:
-    """Makes the key of the one row that begins at ``offset`` of file ``source``: ``"source:offset"``, as JSON text."""
+    """Make the key of the row that begins at byte ``offset`` of file ``source``: ``"source:offset"``, as JSON text."""
     return msgspec.json.encode(f"{path_text(source)}:{offset}")
 
 
 def make_keys(source: str, offsets: np.ndarray) -> pa.Array:
-    """Makes one key a row, ``"source:offset"``: the same on every run over the same file.
+    """Make one key a row, ``"source:offset"``: the same on every run over the same file.
 
-    No two are equal, so that they are not compared as keys of fields are, by a shuffle of their hashes: a file is read once and in ranges
-    that do not overlap (``PlanSplits``), rows of one file have offsets of their own, and ``path_text`` gives no two paths one text.
+    All are unique, so unlike keys of fields they need no shuffle of their hashes to compare them: a file is read once and in ranges
+    that do not overlap (``PlanSplits``), each row of a file has its own offset, and ``path_text`` differs for any two paths.
     """
     prefix = msgspec.json.encode(path_text(source))[:-1].decode()
     return pc.binary_join_element_wise(f"{prefix}:", pc.cast(pa.array(offsets), pa.string()), '"', "")
 
 
 def path_text(path: str) -> str:
-    """Return a path as a key has it: ``readable``, and different for any two paths.
+    """Return the text of a path in a key: ``readable``, and different for any two paths.
 
-    Where a name really holds what stands for a byte that is not UTF-8, a backslash, an x and two digits, the backslash is written out too.
+    Where a name itself holds a backslash, an x and two digits, the form of a byte that is not UTF-8, that backslash is escaped too.
     """
     return readable(BYTE_TEXT.sub(r"\\x5c", path))
 
 
 def readable(text: str) -> str:
-    """A local path whose bytes are not UTF-8 holds lone surrogates, which JSON can't: they are written out as ``\\xff``."""
+    """Write bytes of a local path that are not UTF-8 as ``\\xff``: Python has lone surrogates for them, which JSON can't hold."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def hash_keys(keys: pa.Array) -> np.ndarray:
-    """Gives the 64-bit hash (XXH3) of each key's JSON text."""
+    """Return the 64-bit hash (XXH3) of each key's JSON text: uint64 [keys]."""
     return np.fromiter(map(xxhash.xxh3_64_intdigest, keys.cast(pa.binary()).to_pylist()), np.uint64, len(keys))
 
 
 @dataclasses.dataclass(frozen=True)
 class Duplicates:
-    """Keys that stand more than once: how many, and the hashes of the first of them."""
+    """Keys of more than one row: how many, and the hashes of the first of them."""
 
     count: int
     hashes: tuple[int, ...]
@@ -136,7 +136,7 @@ class Duplicates:
 
 @dataclasses.dataclass(frozen=True, order=True)
 class DuplicateKey:
-    """One place where a duplicated key stands."""
+    """One row whose key another row has too."""
 
     key: str
     source: str

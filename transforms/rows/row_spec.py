@@ -1,4 +1,4 @@
-"""What a job takes from a row: the fields of its signature, its keys and what is passed through."""
+"""The fields that a job takes from a row: its signature's inputs, its key's fields, and those it passes through."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from transforms.specs.signature import Signature, TensorSpec
 
 @dataclasses.dataclass(frozen=True)
 class RowSpec:
-    """What is taken from a row: the signature's inputs, the key's fields, fields to pass through (``*``: all).
+    """The fields that a job takes from a row: the signature's inputs, the key's fields, fields to pass through (``*``: all).
 
-    Rows that name their models in ``model_field`` are read whole: what each model takes from them is not known before.
+    Rows that name their models in ``model_field`` are read whole, since each model's inputs are known only once it is loaded.
     """
 
     signature: Signature
@@ -28,7 +28,7 @@ class RowSpec:
 
     @functools.cached_property
     def left_out(self) -> frozenset[str]:
-        """The fields that ``*`` does not pass through: the key's, and those that a line of the output has itself."""
+        """Return the fields that ``*`` does not pass through: the key's, and those that each line of the output has anyway."""
         return frozenset((*self.key_fields, *self.own_fields))
 
     def made_key(self, source: str, offset: int) -> bytes:
@@ -37,7 +37,7 @@ class RowSpec:
 
     @property
     def lone_string(self) -> TensorSpec | None:
-        """The signature's only input if it takes one string a row: then a row may be that string, raw."""
+        """Return the signature's only input if it takes one string a row: then a row may be that string, raw; else None."""
         inputs = self.signature.inputs
         if len(inputs) != 1 or inputs[0].dtype != "string":
             return None
@@ -46,9 +46,9 @@ class RowSpec:
 
 
 def row_spec(job: JobSpec) -> RowSpec:
-    """Gives what the job takes from a row."""
+    """Return the fields that ``job`` takes from a row."""
     own = OWN_FIELDS[job.output.style]
-    if job.output.style == "aiplatform":  # outputs stand beside the fields passed through: no name may stand twice
+    if job.output.style == "aiplatform":  # outputs and fields passed through are members of one object: names must be unique
         own = (*own, *(spec.name for spec in job.model.signature.outputs))
     added = {VARIANT} if job.compare.share is not None else set()
     if job.route is not None and job.route.column is not None:
