@@ -1,4 +1,4 @@
-"""The errors of the program, as one tree; in brackets the exit status of a run that ends with one, where it is another than above.
+"""The errors of the program, as one tree; in brackets the exit status of a run that ends with one, where its parent's differs.
 
 * NightshiftError (1)
   x RefusedError (2)
@@ -43,13 +43,13 @@ class NightshiftError(Exception):
 
 
 class RefusedError(NightshiftError):
-    """A run, or a task of one, can't start as it was asked for; the message says what is wrong and what to do."""
+    """A run, or a task of one, that can't start as requested; the message says what is wrong and what to do."""
 
     exit_status = 2
 
 
 class UnpublishableError(NightshiftError):
-    """Results can't be published, and another try would not change that."""
+    """Results that can't be published, not by another try either."""
 
 
 class ModelError(RefusedError):
@@ -65,13 +65,21 @@ class SpecError(RefusedError):
 
 
 def check_choice(flag: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raises SpecError where ``value`` is not one of ``allowed``."""
+    """Check that ``value``, of ``flag``, is one of ``allowed``.
+
+    Raises:
+      SpecError: it is not.
+    """
     if value not in allowed:
         raise SpecError(flag, f"{value!r} is not one of {', '.join(allowed)}")
 
 
 def check_names(flag: str, names: tuple[str, ...]) -> None:
-    """Raises SpecError where a name is empty or stands twice."""
+    """Check that no name in ``names``, of ``flag``, is empty or a duplicate.
+
+    Raises:
+      SpecError: one is.
+    """
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise SpecError(flag, f"{', '.join(twice)} is named twice")

@@ -1,4 +1,4 @@
-"""The job as frozen, checked values: no Beam, no TensorFlow, no flags past this point."""
+"""The job as frozen, checked values, without Beam, TensorFlow or flags."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transforms.specs.signature import Signature
 from transforms.specs.table_name import is_table, parse_table
 
 if TYPE_CHECKING:
-    import pyarrow as pa  # which --help and a typo do not wait for
+    import pyarrow as pa  # not imported at run time, so that --help and typos answer at once
 
 INPUT_FORMATS = ("jsonl", "csv", "tf-record", "parquet", "avro", "file-list", "bigquery")
 OUTPUT_FORMATS = ("jsonl", "parquet", "bigquery", "csv", "tf-record")
@@ -45,12 +45,12 @@ class InputSpec:
 
     @property
     def is_bigquery(self) -> bool:
-        """Whether rows come from a table or query of BigQuery, not from files."""
+        """Return whether rows come from a table or query of BigQuery, not from files."""
         return self.query is not None or any(map(is_table, self.patterns))
 
     @property
     def source(self) -> str:
-        """What is read, for a person: the query's flag or the patterns."""
+        """Return the input's name for messages: the query's flag or the patterns."""
         return "--input_query" if self.query is not None else ",".join(self.patterns)
 
     def __post_init__(self) -> None:
@@ -103,8 +103,8 @@ class KeySpec:
 class OutputSpec:
     """Where predictions and failed rows go, and in what shape.
 
-    With a ``table`` of BigQuery, ``folder`` is where its shards are staged, and the manifest stays; ``field_types`` are the types of
-    fields of the input, as far as they are known before the start.
+    With a ``table`` of BigQuery, ``folder`` stages its shards and keeps the manifest. ``field_types`` are the types of the input's
+    fields that are known before the start.
     """
 
     folder: str
@@ -175,13 +175,13 @@ class OutputSpec:
 
     @property
     def errors(self) -> str:
-        """The folder of the failed rows."""
+        """Return the folder of the failed rows."""
         return self.errors_folder or self.folder
 
 
 @dataclasses.dataclass(frozen=True)
 class BigQuerySpec:
-    """In whose name BigQuery works: ``project`` pays for jobs and sessions (None: the credentials' own), ``location`` is where jobs run."""
+    """How BigQuery is used: ``project`` pays for jobs and sessions (None: the credentials' own), ``location`` is where jobs run."""
 
     project: str | None = None
     location: str | None = None
@@ -204,8 +204,8 @@ class JobSpec:
 
     ``launch`` tells two launches of one ``run_id`` apart. Key hashes are compared in ``key_buckets`` parts.
     With ``report``, statistics of the rows are gathered, and written with a report beside the manifest. With an ``identity``, finished
-    splits are recorded in staging, and ``resumed`` are the staging folders of launches before, whose records count. ``staging`` holds the
-    unfinished files of many tasks, where each would else make folders of its own.
+    splits are recorded in staging, and ``resumed`` are the staging folders of earlier launches, whose records count. ``staging`` is a
+    folder for the unfinished files of many tasks; None: the task's own.
     """
 
     input: InputSpec
@@ -247,19 +247,19 @@ class JobSpec:
 
     @property
     def folder(self) -> str:
-        """The folder that gets the manifest."""
+        """Return the folder that gets the manifest."""
         return self.output.folder
 
     @property
     def output_signature(self) -> Signature:
-        """The signature whose outputs the results have: the model's, or an example's, where rows name theirs and results have columns."""
+        """Return the signature of the results' outputs: the model's, or an example's where rows name models and results have columns."""
         return self.route.example if self.route is not None and self.route.example is not None else self.model.signature
 
     def staging_in(self, folder: str) -> str:
-        """The folder that holds this launch's unfinished files of ``folder``: inside of it, or the one of many tasks."""
+        """Return the folder for this launch's unfinished files of ``folder``: inside it, or the one of many tasks."""
         return self.staging or staging_in(folder, self.run_id, self.launch)
 
 
 def staging_in(folder: str, run_id: str, launch: str) -> str:
-    """The folder inside ``folder`` that holds the unfinished files of one launch of a run."""
+    """Return the folder inside ``folder`` for the unfinished files of one launch of a run."""
     return f"{folder.rstrip('/')}/{STAGING}/{run_id}/{launch}"

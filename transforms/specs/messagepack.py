@@ -17,14 +17,14 @@ _ENCODER = msgspec.msgpack.Encoder()
 
 
 class Interned:
-    """Base of frozen dataclasses that thousands of elements hold alike: a process has one object for each value that it is sent.
+    """Base of frozen dataclasses that thousands of elements share: a process has one object for each value that it receives.
 
-    It travels as the bytes that it was packed to once: then a comparison of bytes is all that it takes to receive it again.
+    A value is packed once, and sent as those bytes: to receive it again costs one comparison of bytes.
     """
 
     @functools.cached_property
     def packed(self) -> bytes:
-        """The value's bytes, which ``unpack`` reads."""
+        """Return the value's bytes, which ``unpack`` reads."""
         kind: Any = type(self)
         return packer(kind).pack(self)
 
@@ -34,12 +34,12 @@ class Interned:
 
 @functools.lru_cache(KEPT)
 def unpack(kind: Any, packed: bytes) -> Any:
-    """Return the interned value of ``kind`` whose bytes are ``packed``: the same object as long as it is kept."""
+    """Return the interned value of ``kind`` whose bytes are ``packed``: the same object while it is in the cache."""
     return packer(kind).unpack(packed)
 
 
 class _Form(NamedTuple):
-    """How values of one type are packed: the type that msgspec reads in their place, and the ways there and back (None: themselves)."""
+    """How values of one type are packed: the type that msgspec reads instead, and the functions to it and back (None: no conversion)."""
 
     type: Any
     pack: Callable[[Any], Any] | None = None
@@ -47,7 +47,7 @@ class _Form(NamedTuple):
 
 
 def _form(kind: Any) -> _Form:
-    """Return the form of a field of type ``kind``: interned values are bytes, and dataclasses that hold some are tuples of their fields."""
+    """Return the form of a field of type ``kind``: interned values are bytes, and dataclasses that hold them are tuples of their fields."""
     if _is_interned(kind):
         return _Form(bytes, lambda value: value.packed, functools.partial(unpack, kind))
     if isinstance(kind, types.UnionType):
@@ -62,13 +62,13 @@ def _is_interned(kind: Any) -> bool:
 def _union_form(kind: types.UnionType) -> _Form:
     inner, *others = [one for one in kind.__args__ if one is not types.NoneType]
     form = _Form(kind) if others else _form(inner)
-    there, back = form.pack, form.unpack
-    if there is None or back is None:
+    pack, unpack = form.pack, form.unpack
+    if pack is None or unpack is None:
         return _Form(kind)
     return _Form(
         form.type | None,
-        lambda value: None if value is None else there(value),
-        lambda message: None if message is None else back(message),
+        lambda value: None if value is None else pack(value),
+        lambda message: None if message is None else unpack(message),
     )
 
 
@@ -82,19 +82,19 @@ def _dataclass_form(kind: Any) -> _Form:
     unpackers = [form.unpack for form in forms]
 
     def pack(value: Any) -> tuple[Any, ...]:
-        return tuple([getattr(value, name) if there is None else there(getattr(value, name)) for name, there in packers])
+        return tuple([getattr(value, name) if convert is None else convert(getattr(value, name)) for name, convert in packers])
 
-    def back(message: tuple[Any, ...]) -> Any:
-        return kind(*[value if there is None else there(value) for value, there in zip(message, unpackers, strict=True)])
+    def unpack(message: tuple[Any, ...]) -> Any:
+        return kind(*[value if convert is None else convert(value) for value, convert in zip(message, unpackers, strict=True)])
 
-    return _Form(types.GenericAlias(tuple, tuple(form.type for form in forms)), pack, back)
+    return _Form(types.GenericAlias(tuple, tuple(form.type for form in forms)), pack, unpack)
 
 
 class Packer:
     """Packs the values of one class, a dataclass or a struct of msgspec's.
 
-    MessagePack has no place for text that is not UTF-8, which a file's name may be, nor for integers beyond 64 bits: a value that holds
-    some is written as JSON, which begins with a bracket or brace, as no map, array or bytes of MessagePack do.
+    MessagePack can't hold text that is not UTF-8, such as a file's name, nor integers beyond 64 bits: a value with either is written
+    as JSON. JSON begins with a bracket or brace, which no map, array or bytes of MessagePack do.
     """
 
     def __init__(self, kind: type) -> None:
@@ -110,10 +110,10 @@ class Packer:
             return json.dumps(msgspec.to_builtins(message)).encode()
 
     def unpack(self, packed: bytes) -> Any:
-        """Read what ``pack`` returned.
+        """Read a value from the bytes that ``pack`` returned.
 
         Raises:
-          msgspec.DecodeError: it is something else.
+          msgspec.DecodeError: the bytes are something else.
         """
         message = self._convert(packed) if packed[:1] in (b"{", b"[") else self.decoder.decode(packed)
         return message if self.form.unpack is None else self.form.unpack(message)
@@ -124,5 +124,5 @@ class Packer:
 
 @functools.cache
 def packer(kind: Any) -> Packer:
-    """Return the packer of ``kind``; a process has one."""
+    """Return the packer of ``kind``, one in a process."""
     return Packer(kind)

@@ -1,4 +1,4 @@
-"""Parts of messages: the line of a foreign error that a person reads, a long text cut."""
+"""Parts of messages: the first line of a foreign error, a long text cut."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ def first_line(error: BaseException) -> str:
 
 
 def text_lines(text: str) -> list[str]:
-    """Return the lines of ``text`` that hold something, without the space around them."""
+    """Return the lines of ``text`` that are not blank, without the space around them."""
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def cut(text: str, most: int) -> str:
-    """Return ``text``, or its beginning and an ellipsis, in ``most`` characters."""
+    """Return ``text``, cut to ``most`` characters with an ellipsis at the end where it is longer."""
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -1,4 +1,4 @@
-"""Which models run on the rows, as frozen, checked values."""
+"""The models that run on the rows, as frozen, checked values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transforms.specs.signature import Signature
 
 @dataclasses.dataclass(frozen=True)
 class Structure(Interned):
-    """What a model computes but for its variables' values, and those: pairs of the graph's node and the checkpoint's entry."""
+    """A model without its variables' values: a digest of its computation, and pairs of a variable's graph node and checkpoint entry."""
 
     digest: str
     variables: tuple[tuple[str, str], ...]
@@ -19,9 +19,9 @@ class Structure(Interned):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """One signature of one SavedModel folder; ``threads`` is TensorFlow's, ``fingerprint`` what its files were when they were checked.
+    """One signature of one SavedModel folder; ``threads`` is TensorFlow's, ``fingerprint`` identifies its files when they were checked.
 
-    Models of one ``structure`` compute the same but for the values of their variables; None where that is not known.
+    Models of one ``structure`` differ only in the values of their variables; None where that is not known.
     """
 
     location: str
@@ -40,10 +40,10 @@ class ModelSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ModelRequest:
-    """The model that is asked for, before it is looked for; ``threads`` is TensorFlow's.
+    """The model that the flags name, before it is located; ``threads`` is TensorFlow's.
 
-    ``location`` is a SavedModel folder, a folder of numbered versions, or a model of Vertex AI's registry. None of the others chooses: the
-    highest version, the only signature, any tags, a computed batch size.
+    ``location`` is a SavedModel folder, a folder of numbered versions, or a model of Vertex AI's registry. Where another field is None,
+    the program chooses: the highest version, the only signature, any tags, a computed batch size.
     """
 
     location: str
@@ -55,13 +55,13 @@ class ModelRequest:
     threads: int = 1
 
 
-# In a run of many, each task's own location takes the place of this one.
+# In a run of many, each task's own location replaces this one.
 EACH_TASKS_MODEL = ModelRequest("{model}")
 
 
 @dataclasses.dataclass(frozen=True)
 class RouteSpec:
-    """Each row's ``field`` takes the place of ``{field}`` in the location of ``models``, which then is one model's folder.
+    """How rows name their models: a row's ``field`` replaces ``{field}`` in the location of ``models``, which gives the model's folder.
 
     ``column`` is the field of the results that gets the model's version. Where the results have columns, they are the outputs of
     ``example``, the signature of one of the models.
@@ -78,7 +78,7 @@ class RouteSpec:
 
     @property
     def template(self) -> str:
-        """The location of the models, with the placeholder in it."""
+        """Return the location of the models, with the placeholder in it."""
         return self.models.location
 
     @property
@@ -92,9 +92,9 @@ VARIANT = "model_variant"
 
 @dataclasses.dataclass(frozen=True)
 class CompareSpec:
-    """What a run is held against: the ``statistics.json`` of an earlier run, and a second model on the same rows.
+    """What a run is compared with: the ``statistics.json`` of an earlier run, and a second model on the same rows.
 
-    A limit of None only warns. With a ``share`` the second model predicts that part of the keys in the first one's place.
+    A limit of None only warns. With a ``share`` (0 to 1) the second model predicts that share of the keys instead of the first.
     """
 
     baseline: str | None = None

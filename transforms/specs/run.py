@@ -1,4 +1,4 @@
-"""A run as frozen, checked values: what its tasks have in common, and what each becomes."""
+"""A run of many tasks as frozen, checked values: what its tasks have in common, and the plan of each."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Task:
     key_field: str | None = None
 
     def as_line(self) -> dict[str, Any]:
-        """Gives the fields that were given, as a line of a model map."""
+        """Return the fields that have a value, as a line of a model map."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "number" and value is not None}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Plan:
-    """What a task became: the model that was found for it, or the reason why it can't run. A run of one job has one plan, of no task.
+    """A task's model, or the reason why the task can't run. A run of one job has one plan, without a task.
 
     Key hashes are compared in ``key_buckets`` parts. ``published`` is the manifest of a task that an earlier launch of the run
-    has done already.
+    has completed.
     """
 
     task: Task | None = None
@@ -47,11 +47,11 @@ TASKS_A_FOLDER = 1000
 
 @dataclasses.dataclass(frozen=True)
 class RunSpec:
-    """A run of many tasks: where they stand as data, and what they have in common.
+    """A run of many tasks: the file that lists them, and what they have in common.
 
-    ``tasks`` is a file of JSON-lines that the launch wrote, so that the graph is the same for one task and for 100,000. The
-    run's ``folder`` gets its manifest; every task's output is a tree of its own with its own gate. ``models`` is what the tasks ask of
-    their models alike.
+    ``tasks`` is a file of JSON-lines that the launch wrote, so that the graph is the same for one task and for 100,000. The run's
+    ``folder`` gets its manifest; every task's output is a tree of its own with its own gate. ``models`` has what all tasks require of
+    their models.
     """
 
     tasks: str
@@ -74,14 +74,14 @@ class RunSpec:
     resume: bool = False
 
     def staging_in(self, folder: str) -> str:
-        """The folder inside ``folder`` that holds this launch's unfinished files."""
+        """Return the folder inside ``folder`` for this launch's unfinished files."""
         return staging_in(folder, self.run_id, self.launch)
 
     def staging_of(self, output: OutputSpec, task: Task) -> str | None:
-        """The folder for a task's unfinished files, shared with other tasks; None where the task writes outside of the run's folder.
+        """Return the folder for a task's unfinished files, shared with other tasks; None where the task writes outside the run's folder.
 
-        Making and removing three folders a task took a seventh of the time of a small one. Buckets have none to make, and there a
-        folder of a task's own is shorter to list.
+        To make and remove three folders a task took a seventh of a small task's time. Buckets have no folders to make, and there a
+        task's own prefix is shorter to list.
         """
         inside = not paths.is_remote(self.folder) and all(
             folder.startswith(self.folder.rstrip("/") + "/") for folder in (output.folder, output.errors)
@@ -108,7 +108,7 @@ class RunSpec:
         return dataclasses.replace(self.output, folder=resolve(task.output, self.folder))
 
     def job_of(self, plan: Plan) -> JobSpec:
-        """The job that a task with a model comes to. Plans travel, and not their jobs, which are alike but for little."""
+        """Make the job of ``plan``, which has a task and a model. Plans are sent between workers, not their jobs, which hardly differ."""
         task, model = plan.task, plan.model
         assert task is not None
         assert model is not None
@@ -131,14 +131,14 @@ class RunSpec:
 
 
 def resolve(output: str, folder: str) -> str:
-    """Gives a task's output folder: itself where it is absolute, else below the run's folder."""
+    """Return a task's output folder: itself where it is absolute, else below the run's folder."""
     if paths.is_remote(output) or output.startswith("/"):
         return output.rstrip("/") or output
     return paths.join(folder, output.strip("/"))
 
 
 def job_of(spec: JobSpec | RunSpec, plan: Plan | None) -> JobSpec:
-    """The job that ``spec`` is, or the one of many that ``plan`` stands for."""
+    """Return ``spec`` where it is a job, else the job of ``plan``."""
     if isinstance(spec, JobSpec):
         return spec
     assert plan is not None

@@ -1,4 +1,4 @@
-"""A signature: which tensors a model takes and gives, and how it takes rows."""
+"""A signature: the tensors that a model takes and returns, and how it takes rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DTYPES = {
 
 
 def shape_text(shape: Shape) -> str:
-    """Return a shape as people read it: ``[?,3]``, and ``[?]`` where not even the rank is known."""
+    """Write a shape for messages: ``[?,3]``, and ``[?]`` where not even the rank is known."""
     return "[?]" if shape is None else "[" + ",".join("?" if dim is None else str(dim) for dim in shape) + "]"
 
 
@@ -39,7 +39,7 @@ class Batching(enum.Enum):
 class TensorSpec:
     """One input or output: its alias, the graph's tensor, dtype and shape (None: unknown rank or dimension).
 
-    Rows are read and written alike for signatures that differ in the names of their graphs' tensors only: these are not compared.
+    Tensors' names in the graph are not compared: signatures that differ only in them read and write rows alike.
     """
 
     name: str
@@ -52,7 +52,7 @@ class TensorSpec:
 
     @property
     def is_batched(self) -> bool:
-        """Whether the first dimension is free, so that it counts rows."""
+        """Return whether the first dimension is free, so that it counts rows."""
         return self.shape is None or (len(self.shape) > 0 and self.shape[0] is None)
 
 
@@ -67,7 +67,7 @@ class Signature(Interned):
 
     @property
     def batching(self) -> Batching:
-        """How rows may be fed, by the inputs' first dimensions."""
+        """Return how many rows a call takes, by the inputs' first dimensions."""
         if all(spec.is_batched for spec in self.inputs):
             return Batching.FREE
         first = {spec.shape[0] if spec.shape else None for spec in self.inputs}
@@ -75,14 +75,14 @@ class Signature(Interned):
 
     @property
     def fixed_rows(self) -> int:
-        """Rows a call of a ``FIXED`` signature."""
+        """Return the number of rows in a call of a ``FIXED`` signature."""
         shape = self.inputs[0].shape
         assert shape is not None
         assert shape[0] is not None
         return shape[0]
 
     def row_shapes(self, spec: TensorSpec) -> tuple[Shape, ...]:
-        """The shapes one row's value may have for input ``spec``.
+        """Return the shapes that one row's value may have for input ``spec``.
 
         With a fixed first dimension there are two readings: the row is one of a batch, or the row is the whole tensor.
         """
@@ -94,7 +94,7 @@ class Signature(Interned):
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row's tensors in and out, as far as the signature tells (unknown dimensions count as 1)."""
+        """Estimate the bytes of one row's inputs and outputs from the signature (unknown dimensions count as 1)."""
         return sum(
             math.prod(d or 1 for d in (spec.shape or ())[1:]) * (16 if spec.dtype == "string" else 4) for spec in self.inputs + self.outputs
         )

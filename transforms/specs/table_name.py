@@ -12,7 +12,7 @@ NAME = re.compile(r"bq://(?P<project>(?:[a-z0-9.-]+:)?[a-z0-9-]+)\.(?P<dataset>\
 
 
 def is_table(path: str) -> bool:
-    """Whether ``path`` names something in BigQuery."""
+    """Return whether ``path`` names a table or dataset of BigQuery."""
     return path.startswith(SCHEME)
 
 
@@ -29,28 +29,28 @@ class TableName:
 
     @property
     def dotted(self) -> str:
-        """The name as the client library takes it."""
+        """Return the name in the form of the client library."""
         return f"{self.project}.{self.dataset}.{self.table}"
 
     @property
     def resource(self) -> str:
-        """The name as the Storage Read API takes it."""
+        """Return the name in the form of the Storage Read API."""
         return f"projects/{self.project}/datasets/{self.dataset}/tables/{self.table}"
 
 
 def parse_table(text: str) -> TableName:
-    """Reads ``bq://project.dataset.table``.
+    """Parse a table's name, ``bq://project.dataset.table``.
 
     Raises:
-      ValueError: it is none, and what is expected.
+      ValueError: it is no table's name; the message says what is expected.
     """
-    found = NAME.fullmatch(text)
-    if found is None or not found["table"]:
+    match = NAME.fullmatch(text)
+    if match is None or not match["table"]:
         raise ValueError(f"{text!r} is not the name of a table; expected {SCHEME}project.dataset.table")
-    return TableName(found["project"], found["dataset"], found["table"])
+    return TableName(match["project"], match["dataset"], match["table"])
 
 
 def name_or_default(text: str) -> str:
-    """Gives the name of the table for an output that names a dataset alone: its ``predictions``."""
-    found = NAME.fullmatch(text)
-    return f"{text}.{PREDICTIONS}" if found and not found["table"] else text
+    """Return the table's name for an output: for a dataset alone, its table ``predictions``."""
+    match = NAME.fullmatch(text)
+    return f"{text}.{PREDICTIONS}" if match and not match["table"] else text
