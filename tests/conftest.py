@@ -29,9 +29,12 @@ _claims = side_by_side.Claims(Path(os.environ[side_by_side.CLAIMS])) if side_by_
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """Leave out what a process beside this one runs: True says that the test is dealt with."""
-    return True if _claims is not None and not _claims.is_ours(item.path) else None
+    if _claims is None or _claims.is_ours(item.path):
+        return None
+    item.session._setupstate.teardown_exact(nextitem)  # of the tests before, what was kept for this one
+    return True
 
 
 @atexit.register
