@@ -1,4 +1,4 @@
-"""The engine that runs a pipeline: a job is sent, waited for, and cancelled when its launch is interrupted."""
+"""The engine that runs a pipeline: submits a job, waits for it, and cancels it when its launch is interrupted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.preflight import job as preflight
 from transforms.specs.messages import first_line
 
 LOG = logging.getLogger("nightshift")
-# Flink and Dataflow take some seconds to end a job; a scheduler that sent SIGTERM kills after 10 to 30 s, and a person gives up sooner.
+# Flink and Dataflow take some seconds to end a job; a scheduler that sent SIGTERM kills after 10 to 30 s.
 CANCEL_SECONDS = 20.0
 POLL_SECONDS = 0.2
 
@@ -26,9 +26,9 @@ class StillRunningError(KeyboardInterrupt):
 
 
 def run(pipeline: beam.Pipeline, options: PipelineOptions, on_interrupt: Callable[[], None], complain: Callable[[str], None]) -> None:
-    """Run ``pipeline`` to its end; where it only becomes a template, send it.
+    """Run ``pipeline`` to its end; only submit it where it becomes a template.
 
-    Where the launch is interrupted while another process runs the job, ``on_interrupt`` is called, then the job is cancelled.
+    When the launch is interrupted while another process runs the job, call ``on_interrupt``, then cancel the job.
 
     Raises:
       KeyboardInterrupt: interrupted, and no job is running any more; a ``StillRunningError`` where one may be.
@@ -47,7 +47,7 @@ def run(pipeline: beam.Pipeline, options: PipelineOptions, on_interrupt: Callabl
 
 
 class _Job:
-    """A job on an engine, sent and waited for by a thread, so that an interruption finds it whatever the engine's client is doing."""
+    """A job on an engine; a thread submits it and waits for it, so that an interruption need not wait for the engine's client."""
 
     def __init__(self, pipeline: beam.Pipeline, options: PipelineOptions) -> None:
         self.pipeline, self.options = pipeline, options
@@ -63,19 +63,27 @@ class _Job:
             self.sent.set()
             if not preflight.is_template(self.options):
                 self.result.wait_until_finish()
-        except BaseException as error:  # raised again where it is waited for
+        except BaseException as error:  # ``wait`` raises it again
             self.failure = error
         finally:
             self.sent.set()
 
     def wait(self) -> None:
-        """Wait for the job's end; raise what the engine raised."""
+        """Wait for the job's end.
+
+        Raises:
+          BaseException: whatever the engine raised.
+        """
         self.thread.join()
         if self.failure is not None:
             raise self.failure
 
     def cancel(self, complain: Callable[[str], None]) -> None:
-        """Cancel the job; return where it had ended by itself."""
+        """Cancel the job; return only where it had already ended.
+
+        Raises:
+          KeyboardInterrupt: it is cancelled, or was never sent; a ``StillRunningError`` where it may run on.
+        """
         complain("interrupted; the job is being cancelled on the engine")
         end = time.monotonic() + CANCEL_SECONDS
         self.sent.wait(CANCEL_SECONDS)
@@ -108,7 +116,7 @@ class _Job:
 
 
 class _Cancelling(threading.Thread):
-    """Asks an engine to cancel a job and sees how the job ends; a thread, since an engine that is gone never answers."""
+    """Cancels a job on an engine and polls its state to the end; a thread, since an engine that is gone never answers."""
 
     def __init__(self, result: Any, end: float) -> None:
         super().__init__(name="cancel", daemon=True)
@@ -127,12 +135,13 @@ class _Cancelling(threading.Thread):
 
 
 def _job_id(result: Any) -> str:
-    found = getattr(result, "job_id", None) or getattr(result, "_job_id", None) or ""
-    return str(found() if callable(found) else found)
+    """Return the engine's id of a job, a method or an attribute of ``result``; empty where it has none."""
+    job_id = getattr(result, "job_id", None) or getattr(result, "_job_id", None) or ""
+    return str(job_id() if callable(job_id) else job_id)
 
 
 class _OwnWords(logging.Filter):
-    """Drops a portable engine's messages, which are stacks of its workers: what a person can use of them is printed at the end."""
+    """Drops a portable engine's messages, stacks of its workers; the useful line of them is printed at the end."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return record.module != "portable_runner"

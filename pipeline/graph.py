@@ -1,4 +1,4 @@
-"""The whole job on one screen: from patterns to published output."""
+"""The pipeline's graph on one screen: from patterns to published output."""
 
 from __future__ import annotations
 

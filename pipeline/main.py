@@ -1,4 +1,4 @@
-"""The one way in: console script, ``python -m pipeline.main``, Flex Template. Which command, and nothing else."""
+"""The entry point of the console script, ``python -m pipeline.main`` and the Flex Template: it only chooses the command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LOG = logging.getLogger("nightshift")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command in the calling process and return its exit status.
 
-    ``argv`` is the command and its flags; without a command the command is ``run``, as a Flex Template's launcher calls.
+    ``argv`` is the command and its flags; without a command it is ``run``, as a Flex Template's launcher calls it.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments.pop(0) if arguments and not arguments[0].startswith("-") else "run"
@@ -53,7 +53,7 @@ def _run_or_check(command: str, arguments: list[str]) -> int:
 
 
 def _other_command(command: str, arguments: list[str]) -> int:
-    """Run a command that needs only its own imports: a typo and ``--help`` wait for nothing heavy."""
+    """Run a command that needs only its own imports, so that typos and ``--help`` import nothing heavy."""
     quiet_logs(False)
     if command == "serve":
         from pipeline.serve.service import serve
@@ -84,7 +84,7 @@ def _work() -> int:
     stopping.interrupt_on_signals()
     try:
         return main()
-    except Exception as error:  # a fault of the program itself: the last place where it can be said in one line
+    except Exception as error:  # a fault of the program itself: the last place that can report it in one line
         LOG.debug("where it failed", exc_info=True)
         complain(f"a fault of nightshift: {type(error).__name__}: {error}; --verbose=true shows where. Please report it")
         return NightshiftError.exit_status

@@ -31,7 +31,7 @@ LOG = logging.getLogger("nightshift")
 
 
 def run(options: RunOptions, complain: Callable[[str], None] = to_terminal) -> int:
-    """Run the job that ``options`` describe and return its exit status; ``complain`` takes the one message of what is wrong."""
+    """Run the job that ``options`` describe and return its exit status; ``complain`` gets the message of a failure."""
     try:
         beam_options = start(options)
         with temporary_folders.folder_of_run() as folder:
@@ -41,7 +41,7 @@ def run(options: RunOptions, complain: Callable[[str], None] = to_terminal) -> i
 
 
 def status_of(error: NightshiftError | OSError, complain: Callable[[str], None]) -> int:
-    """Say what went wrong, and return the exit status."""
+    """Pass the message of ``error`` to ``complain``, and return its exit status."""
     if isinstance(error, NightshiftError):
         complain(str(error))
         return error.exit_status
@@ -56,22 +56,22 @@ def start(options: RunOptions) -> PipelineOptions:
       UsageError: Beam refuses one of its own flags, or does not have the engine.
     """
     quiet_logs(options.verbose)
-    # Only now, when the flags are known to be good: importing Beam takes seconds, TensorFlow more.
+    # Imported only now that the flags are checked: Beam takes seconds, TensorFlow more.
     from apache_beam.io.filesystems import FileSystems
     from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions, StandardOptions, TypeOptions
 
     beam_options = PipelineOptions(list(options.beam))
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    with contextlib.redirect_stderr(io.StringIO()) as output:
         try:
             beam_options.get_all_options()
-        except SystemExit:  # its parser's answer to a bad value, as soon as the value is asked for
-            raise UsageError(said.getvalue().strip().rpartition("error: ")[2]) from None
+        except SystemExit:  # Beam's parser exits at the first read of a bad value
+            raise UsageError(output.getvalue().strip().rpartition("error: ")[2]) from None
     _check_runner(beam_options.view_as(StandardOptions).runner)
     beam_options.view_as(SetupOptions).save_main_session = False
     # DirectRunner would first try to download Prism, a runner that needs workers of its own; pipelines that allow
-    # "unsafe triggers" stay in this process, and a pipeline without triggers has none to fear.
+    # "unsafe triggers" stay in this process, and this pipeline has no triggers.
     beam_options.view_as(TypeOptions).allow_unsafe_triggers = True
-    FileSystems.set_options(beam_options)  # preflight's first look at a bucket decides this process's credentials
+    FileSystems.set_options(beam_options)  # before preflight's first access to a bucket, which fixes this process's credentials
     return beam_options
 
 
@@ -90,14 +90,14 @@ def _run_in(folder: Path, options: RunOptions, beam_options: PipelineOptions, co
     from pipeline.preflight import job as preflight
     from pipeline.preflight import tasks
 
-    spec, found = tasks.prepare(options, beam_options) if options.tasks_flag else preflight.prepare(options, beam_options)
+    spec, input_found = tasks.prepare(options, beam_options) if options.tasks_flag else preflight.prepare(options, beam_options)
     if options.resume and _is_done(spec, complain):
         return DONE
     if preflight.is_local(beam_options):
         spec = dataclasses.replace(spec, progress_folder=str(folder / "progress"))
         (folder / "progress").mkdir()
     try:
-        return _execute(spec, found, beam_options, complain, folder)
+        return _execute(spec, input_found, beam_options, complain, folder)
     except KeyboardInterrupt as interrupt:
         from pipeline import engine
 
@@ -110,16 +110,16 @@ def _run_in(folder: Path, options: RunOptions, beam_options: PipelineOptions, co
 
 
 def _execute(
-    spec: JobSpec | RunSpec, found: InputFound, beam_options: PipelineOptions, complain: Callable[[str], None], folder: Path
+    spec: JobSpec | RunSpec, input_found: InputFound, beam_options: PipelineOptions, complain: Callable[[str], None], folder: Path
 ) -> int:
-    """Run the pipeline to its end, report, and return the exit status; the manifest, not the engine, says how it ended."""
+    """Run the pipeline to its end, print the summary, and return the exit status, which the manifest decides, not the engine."""
     import apache_beam as beam
 
     from pipeline import engine, graph, summary
     from pipeline.preflight import job as preflight
     from transforms.output import publisher
 
-    # The collector would walk all that TensorFlow and Beam have made, again and again while the graph is built.
+    # While the graph is built, the collector would repeatedly scan all objects of TensorFlow and Beam.
     gc.freeze()
     failure: Exception | None = None
     with stopping.noticed() as stops:
@@ -127,27 +127,27 @@ def _execute(
             with temporary_folders.beside(folder):  # Beam makes a folder of its own as soon as there is a pipeline
                 pipeline = beam.Pipeline(options=beam_options)
             graph.build(pipeline, spec)
-            with summary.show_progress(spec.progress_folder, found):
+            with summary.show_progress(spec.progress_folder, input_found):
                 engine.run(pipeline, beam_options, lambda: _stop_publishing(spec, complain), complain)
             if preflight.is_template(beam_options):
                 LOG.info("the template is written; the job's output will go to %s", spec.folder)
                 return DONE
         except KeyboardInterrupt:
             if publisher.published_by(spec) is None:
-                raise  # else it came too late
+                raise  # otherwise it came after the publishing
         except Exception as error:  # whatever an engine raises when a job fails
-            if stops:  # the local runner makes an error of its own of Ctrl-C while a bundle is under way
+            if stops:  # the local runner turns Ctrl-C during a bundle into an error of its own
                 raise KeyboardInterrupt from error
             failure = error
-    report = publisher.ended(spec)
-    if report is None:
+    manifest = publisher.ended(spec)
+    if manifest is None:
         what = "was cut off while it published" if publisher.is_cut_off(spec) else "failed and nothing was published"
         complain(f"the job {what}: {_crashed(spec) or summary.cause(failure, _noted(spec))}")
         _leave_staging(spec, complain)
         LOG.debug("what the engine said", exc_info=failure)
         return NightshiftError.exit_status
-    summary.print_summary(report, spec)
-    return DONE if report["status"] == "done" else publisher.GateShutError.exit_status
+    summary.print_summary(manifest, spec)
+    return DONE if manifest["status"] == "done" else publisher.GateShutError.exit_status
 
 
 def _stop_publishing(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> None:
@@ -161,7 +161,7 @@ def _stop_publishing(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -
 
 
 def _noted(spec: JobSpec | RunSpec) -> str | None:
-    """Return why a worker could not start, in its own words."""
+    """Return a worker's own message on why it could not start; None where no worker left one."""
     from transforms.runtime import worker_causes
 
     try:
@@ -171,33 +171,34 @@ def _noted(spec: JobSpec | RunSpec) -> str | None:
 
 
 def _crashed(spec: JobSpec | RunSpec) -> str | None:
-    """Return what a worker's process on this machine was predicting when it died: an engine says only that it is gone."""
+    """Return what a worker's process on this machine was predicting when it died; the engine reports only that it is gone."""
     from transforms.model.crashes import find_crashes
 
-    found = {str(crash): path for path, crash in find_crashes() if crash.launch == spec.launch}
-    for path in found.values():
+    crashes = {str(crash): path for path, crash in find_crashes() if crash.launch == spec.launch}
+    for path in crashes.values():
         path.unlink(missing_ok=True)
-    return f"a worker's process died, killed or crashed, while it ran {'; another, '.join(found)}" if found else None
+    return f"a worker's process died, killed or crashed, while it ran {'; another, '.join(crashes)}" if crashes else None
 
 
 def _is_done(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> bool:
     """Return whether the run to resume is already complete; say that, or that there is nothing to resume."""
     from pipeline import summary
-    from transforms.output import manifest, publisher
+    from transforms.output import publisher
+    from transforms.output.manifest import find_done
 
     is_table = isinstance(spec, JobSpec) and spec.output.table is not None
-    report = manifest.find_done(spec.folder, spec.run_id, dict(spec.flags), is_table)
-    if report is not None:
+    manifest = find_done(spec.folder, spec.run_id, dict(spec.flags), is_table)
+    if manifest is not None:
         publisher.sweep(spec)
         complain(f"run {spec.run_id} is done already")
-        summary.print_summary(report, spec)
+        summary.print_summary(manifest, spec)
     elif isinstance(spec, JobSpec) and not spec.resumed:
         complain(f"nothing of run {spec.run_id} is there to go on with, in {spec.folder}: all of it is predicted")
-    return report is not None
+    return manifest is not None
 
 
 def _leave_staging(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> None:
-    """Say how to resume where splits are finished; else delete all that is staged."""
+    """Keep the staged files and print how to resume, where splits are finished; delete them otherwise."""
     from transforms.many.tasks import folders
     from transforms.output import publisher
     from transforms.staging import removal, split_records

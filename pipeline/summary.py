@@ -1,4 +1,4 @@
-"""What a person sees: progress while a local run works, and the manifest as a short summary."""
+"""The terminal output of a run: progress of a local run, and a short summary of the manifest."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def show_progress(folder: str | None, found: InputFound) -> Iterator[None]:
-    """Shows rows, rows/s, failed, elapsed and the share of input bytes, until the run ends.
+def show_progress(folder: str | None, input_found: InputFound) -> Iterator[None]:
+    """Show rows, rows/s, failed rows, elapsed time and the share of input bytes while the ``with`` block runs.
 
-    On a terminal a bar; elsewhere a line now and then.
+    On a terminal that is a bar; elsewhere a line every ``LINE_EVERY_SECONDS``. Without ``folder``, nothing is shown.
     """
     if folder is None:
         yield
         return
     stop = threading.Event()
     show = _bar if sys.stderr.isatty() else _lines
-    thread = threading.Thread(target=show, args=(folder, found, stop), daemon=True)
+    thread = threading.Thread(target=show, args=(folder, input_found, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -55,13 +55,13 @@ def show_progress(folder: str | None, found: InputFound) -> Iterator[None]:
         thread.join()
 
 
-def _bar(folder: str, found: InputFound, stop: threading.Event) -> None:
+def _bar(folder: str, input_found: InputFound, stop: threading.Event) -> None:
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.fields[rows]:,} rows"),
         _Rate(), TextColumn("{task.fields[failed]:,} failed"), TimeElapsedColumn(),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("starting", total=found.bytes if found.whole else None, rows=0, failed=0)
+        task = progress.add_task("starting", total=input_found.bytes if input_found.whole else None, rows=0, failed=0)
         while True:
             ended = stop.wait(0.2)
             rows, _, failed, size = read_progress(folder)
@@ -71,94 +71,97 @@ def _bar(folder: str, found: InputFound, stop: threading.Event) -> None:
                 return
 
 
-def _lines(folder: str, found: InputFound, stop: threading.Event) -> None:
+def _lines(folder: str, input_found: InputFound, stop: threading.Event) -> None:
     started = time.monotonic()
     while not stop.wait(LINE_EVERY_SECONDS):
         rows, _, failed, size = read_progress(folder)
         seconds = time.monotonic() - started
-        share = f", {size / found.bytes:.0%} of the input" if found.whole and found.bytes else ""
+        share = f", {size / input_found.bytes:.0%} of the input" if input_found.whole and input_found.bytes else ""
         LOG.info("%s rows, %s rows/s, %s failed, %.0f s%s", f"{rows:,}", f"{rows / seconds:,.0f}", f"{failed:,}", seconds, share)
 
 
-def print_summary(report: dict[str, Any], spec: JobSpec | RunSpec) -> None:
-    """Prints what the run came to, from its manifest."""
+def print_summary(manifest: dict[str, Any], spec: JobSpec | RunSpec) -> None:
+    """Print the outcome of the run from its manifest."""
     failures: Failures = {}
-    lines = [f"{report['status']}: run {report['run_id']}"]
+    lines = [f"{manifest['status']}: run {manifest['run_id']}"]
     with guarded(SUMMARY, failures):
-        lines = _job_lines(report, spec) if isinstance(spec, JobSpec) else _run_lines(report, spec)
-    lines += [f"  warning: {line}" for line in (*report.get("warnings", ()), *warnings(failures))]
+        lines = _job_lines(manifest, spec) if isinstance(spec, JobSpec) else _run_lines(manifest, spec)
+    lines += [f"  warning: {line}" for line in (*manifest.get("warnings", ()), *warnings(failures))]
     say("\n".join(map(one_line, lines)))
 
 
-def _run_lines(report: dict[str, Any], run: RunSpec) -> list[str]:
-    counts, tasks = report["counts"], report["tasks"]
+def _run_lines(manifest: dict[str, Any], run: RunSpec) -> list[str]:
+    counts, tasks = manifest["counts"], manifest["tasks"]
     lines = [
-        f"{'done' if report['status'] == 'done' else 'FAILED'}: run {report['run_id']}, {report['seconds']} s",
+        f"{'done' if manifest['status'] == 'done' else 'FAILED'}: run {manifest['run_id']}, {manifest['seconds']} s",
         f"  tasks      {tasks['count']:>12,}   {tasks['done']:,} done, {tasks['failed']:,} failed",
         f"  read       {counts['read']:>12,}",
         f"  predicted  {counts['predicted']:>12,}",
         f"  failed     {counts['failed']:>12,}",
     ]
     folder = run.folder.rstrip("/")
-    if report["status"] != "done":
-        lines += [f"  {report['reason']}", f"  run the failed tasks again: --retry_failed={folder}/manifest.json"]
+    if manifest["status"] != "done":
+        lines += [f"  {manifest['reason']}", f"  run the failed tasks again: --retry_failed={folder}/manifest.json"]
     lines.append(f"  a line a task in {folder}/tasks-*.jsonl")
     return [*lines, f"  report in {folder}/report.html"] if run.report != "false" else lines
 
 
-def _job_lines(report: dict[str, Any], job: JobSpec) -> list[str]:
+def _job_lines(manifest: dict[str, Any], job: JobSpec) -> list[str]:
     output, errors = job.output.folder, job.output.errors
-    counts = report["counts"]
+    counts = manifest["counts"]
     lines = [
-        f"{'done' if report['status'] == 'done' else 'FAILED'}: run {report['run_id']}, {report['seconds']} s",
-        f"  read       {counts['read']:>12,}   from {_source(report['input'])}",
+        f"{'done' if manifest['status'] == 'done' else 'FAILED'}: run {manifest['run_id']}, {manifest['seconds']} s",
+        f"  read       {counts['read']:>12,}   from {_source(manifest['input'])}",
         f"  predicted  {counts['predicted']:>12,}",
         f"  failed     {counts['failed']:>12,}",
     ]
-    if "resumed" in report:
-        lines[1] += f"; {report['resumed']['rows_taken_up']:,} by an earlier launch of the run"
-    for row in report["errors"]:
+    if "resumed" in manifest:
+        lines[1] += f"; {manifest['resumed']['rows_taken_up']:,} by an earlier launch of the run"
+    for row in manifest["errors"]:
         lines.append(f"    {row['count']:>10,} {row['code']} at {row['stage']}, such as: {row['message']}")
-    if report["keys"]["duplicated"]:
-        lines.append(f"  keys that occur more than once: {report['keys']['duplicated']:,}; manifest.json lists them")
+    if manifest["keys"]["duplicated"]:
+        lines.append(f"  keys that occur more than once: {manifest['keys']['duplicated']:,}; manifest.json lists them")
     if counts["failed"]:
-        place = report.get("errors_table") or f"{errors.rstrip('/')}/{ERRORS}-*"
+        place = manifest.get("errors_table") or f"{errors.rstrip('/')}/{ERRORS}-*"
         lines.append(f"  failed rows in {place}")
-    if report["status"] == "done":
-        lines.append(f"  predictions in {report.get('table') or output.rstrip('/') + '/'}")
+    if manifest["status"] == "done":
+        lines.append(f"  predictions in {manifest.get('table') or output.rstrip('/') + '/'}")
     else:
-        lines.append(f"  nothing was published: {report['reason']}")
-        if report.get("kept_results"):
-            lines.append(f"  the results of run {report['kept_results']['run_id']} are left as they were, without _SUCCESS")
-    lines += _differences(report, output)
+        lines.append(f"  nothing was published: {manifest['reason']}")
+        if manifest.get("kept_results"):
+            lines.append(f"  the results of run {manifest['kept_results']['run_id']} are left as they were, without _SUCCESS")
+    lines += _differences(manifest, output)
     if job.report:
         lines.append(f"  report in {output.rstrip('/')}/report.html")
     return lines
 
 
-def _differences(report: dict[str, Any], output: str) -> list[str]:
-    """What a person should know of the drift from an earlier run, and of a second model."""
+def _differences(manifest: dict[str, Any], output: str) -> list[str]:
+    """Return the summary's lines on the drift from an earlier run, and on a second model."""
     lines = []
-    if "drift" in report:
-        limit = report["drift"]["warned_above"]
-        far = [one for one in report["drift"]["features"] if one["drift"] > limit and not one.get("note", "").startswith("too few")]
-        lines.append(f"  drift from {report['drift']['baseline']}: {len(far)} of {report['drift']['count']} features above {limit}")
-        lines += [f"    {one['drift']:>10.3f} {one['data']} {one['feature']!r}, {one.get('note') or one['measure']}" for one in far[:NAMED]]
-    if "comparison" in report:
-        said = report["comparison"]
-        lines.append(f"  agreement with {said['model']}: {said['agreement']:.2%} of {said['rows'] + said['only_first_predicted']:,} rows")
-        if said.get("lines"):
+    if "drift" in manifest:
+        limit = manifest["drift"]["warned_above"]
+        drifted = [one for one in manifest["drift"]["features"] if one["drift"] > limit and not one.get("note", "").startswith("too few")]
+        lines.append(f"  drift from {manifest['drift']['baseline']}: {len(drifted)} of {manifest['drift']['count']} features above {limit}")
+        lines += [
+            f"    {one['drift']:>10.3f} {one['data']} {one['feature']!r}, {one.get('note') or one['measure']}" for one in drifted[:NAMED]
+        ]
+    if "comparison" in manifest:
+        comparison = manifest["comparison"]
+        rows = comparison["rows"] + comparison["only_first_predicted"]
+        lines.append(f"  agreement with {comparison['model']}: {comparison['agreement']:.2%} of {rows:,} rows")
+        if comparison.get("lines"):
             lines.append(f"  both predictions of each in {output.rstrip('/')}/prediction.comparison-*")
     return lines
 
 
-def _source(found: dict[str, Any]) -> str:
-    if "query" in found:
+def _source(source: dict[str, Any]) -> str:
+    if "query" in source:
         return "the query"
-    return found["patterns"][0] if is_table(found["patterns"][0]) else f"{found['files']} files"
+    return source["patterns"][0] if is_table(source["patterns"][0]) else f"{source['files']} files"
 
 
-# What engines say of workers that are missing, and what a person can do: the reason is in a log that the launch can't see.
+# Engines' messages on missing workers, each with advice: the reason is in a log that the launch can't read.
 ADVICE = {
     "No client connected within timeout": "a worker did not start, and the log of the worker pool at --environment_config says why. Often "
     "the 'python' on the pool's PATH lacks this program, or two TaskManagers share one pool: each needs its own",
@@ -168,9 +171,9 @@ ADVICE = {
 
 
 def cause(failure: BaseException | None, noted: str | None = None) -> str:
-    """Return the last line of an engine's error that a person can use: our own message, without the engine's stack.
+    """Return the useful line of an engine's error: our own message, without the engine's stack.
 
-    ``noted`` is what a worker wrote down that could not start; an engine may report something else.
+    ``noted`` is the message of a worker that could not start; the engine may report something else.
     """
     text = str(failure or "").strip()
     lines = text_lines(text)

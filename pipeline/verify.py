@@ -1,4 +1,4 @@
-"""``nightshift verify``: is what lies in an output folder what its manifest says, every byte? At any time after a run."""
+"""``nightshift verify``: compares the files in an output folder with its manifest, every byte, at any time after a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ exit status: 0 all is right; 2 there is no manifest that can be read; 3 somethin
 
 @dataclasses.dataclass
 class _Seen:
-    """What was compared so far."""
+    """Counts of what was compared."""
 
     outputs: int = 0
     files: int = 0

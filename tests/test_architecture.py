@@ -62,6 +62,15 @@ IMPERATIVE_ROOMS: tuple[str, ...] = (
     "pipeline.check",
     "pipeline.dataflow",
     "pipeline.serve",
+    "transforms.convert",
+    "transforms.elements",
+    "transforms.rows",
+    "transforms.specs",
+    "transforms.formats",
+    "pipeline.flags",
+    "pipeline.preflight",
+    "pipeline.summary",
+    "pipeline",
 )  # fmt: skip
 # The first word of a noun phrase or a clause, a verb in the third person ("Gives"), or no word at all.
 NO_VERB = re.compile(

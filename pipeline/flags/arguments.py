@@ -1,4 +1,4 @@
-"""The command line of every command, read alike: ``--name=value`` or ``--name value``."""
+"""Parser of every command's command line: ``--name=value`` or ``--name value``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Arguments:
     beam: tuple[str, ...] = ()
 
     def split(self, flags: Iterable[Flag]) -> tuple[Arguments, Arguments]:
-        """Return the arguments that are of ``flags``, and all others."""
+        """Split the arguments into those of ``flags`` and all others."""
         names = {flag.name for flag in flags}
         own = tuple(pair for pair in self.given if pair[0] in names)
         return Arguments(own), Arguments(tuple(pair for pair in self.given if pair[0] not in names), self.beam)
@@ -31,7 +31,7 @@ class Arguments:
 def read_arguments(argv: Sequence[str], flags: Iterable[Flag], command: str, with_beams: bool) -> Arguments:
     """Read ``argv`` (without program and command), whose flags are ``flags`` and, ``with_beams``, Beam's where none of ours has the name.
 
-    What is no flag and no flag's value is named by its place, never by its text, which may be a secret.
+    A message names an argument that is neither flag nor value by its position, never by its text, which may be a secret.
 
     Raises:
       UsageError: an unknown flag, or one without a value.
@@ -66,10 +66,10 @@ def read_arguments(argv: Sequence[str], flags: Iterable[Flag], command: str, wit
 
 
 def read_values(flags: Sequence[Flag], given: Iterable[tuple[str, str]], required: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the values of ``flags``, by name; defaults for what is not ``given``.
+    """Read the values of ``flags``, by name, from ``given``, pairs of name and text; a flag that is not given has its default.
 
     Raises:
-      UsageError: a bad value, a flag twice, one of ``required`` missing.
+      UsageError: a bad value, a duplicate flag, one of ``required`` missing.
     """
     by_name = {flag.name: flag for flag in flags}
     values = {flag.name: flag.default for flag in flags}
@@ -86,13 +86,18 @@ def read_values(flags: Sequence[Flag], given: Iterable[tuple[str, str]], require
 
 
 def _beam_switch(name: str, equals: str, text: str) -> list[str]:
-    """A flag of Beam's without a value; a template's launcher can only give it as ``--name=true``, which Beam refuses."""
+    """Write a switch of Beam's without its value: a template's launcher can only give it as ``--name=true``, which Beam refuses.
+
+    Raises:
+      UsageError: the value is neither true nor false.
+    """
     if equals and text.lower() not in ("true", "false"):
         raise UsageError(f"--{name}={text}: expected --{name}, --{name}=true or --{name}=false")
     return [] if text.lower() == "false" else [f"--{name}"]
 
 
 def _nearest(name: str, known: Mapping[str, Flag], command: str, with_beams: bool) -> str:
+    """Return the end of the message on an unknown flag: the flag with the most similar name, or how to list the flags."""
     close = difflib.get_close_matches(name.replace("-", "_"), [*known], 1, 0.6)
     if not close and with_beams:
         close = difflib.get_close_matches(name, sorted(beam_flags()), 1, 0.8)
@@ -101,9 +106,12 @@ def _nearest(name: str, known: Mapping[str, Flag], command: str, with_beams: boo
 
 @functools.cache
 def beam_flags() -> dict[str, bool]:
-    """The flags of the installed Beam, and whether each is a switch without a value.
+    """Return the flags of the installed Beam, and whether each is a switch without a value.
 
-    Read from its source, and only where a flag is not ours: importing it takes seconds, and a typo should not; parsing it takes 0.13 s.
+    They are read from Beam's source, and only where a flag is not ours: to import it takes seconds, to parse this file 0.13 s.
+
+    Raises:
+      UsageError: Beam is not installed.
     """
     spec = importlib.util.find_spec("apache_beam")
     if spec is None or spec.origin is None:

@@ -20,6 +20,11 @@ DIRECTIVES = "YmdyjHMSGVuUWaAbB%"
 
 
 def read_zone(text: str) -> zoneinfo.ZoneInfo:
+    """Read a time zone's name.
+
+    Raises:
+      ValueError: no zone has it.
+    """
     try:
         return zoneinfo.ZoneInfo(text)
     except (zoneinfo.ZoneInfoNotFoundError, OSError) as error:
@@ -27,17 +32,17 @@ def read_zone(text: str) -> zoneinfo.ZoneInfo:
 
 
 def moment(date: datetime.date | None, zone: datetime.tzinfo) -> datetime.datetime:
-    """Gives the moment that ``{date}`` stands for: now in ``zone``, or the beginning of ``date``."""
+    """Return the moment whose day replaces ``{date}``: now in ``zone``, or the beginning of ``date``."""
     if date is None:
         return datetime.datetime.now(zone)
     return datetime.datetime.combine(date, datetime.time(), zone)
 
 
 def fill(flag: str, text: str, at: datetime.datetime) -> str:
-    """Gives ``text`` with its dates filled in.
+    """Replace the dates in ``text``, the value of ``flag``, by the day of ``at``.
 
     Raises:
-      SpecError: something that looks like a date is none.
+      SpecError: a text in braces looks like a date but is none.
     """
     if flag not in FILLED:
         return text

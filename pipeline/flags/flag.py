@@ -1,4 +1,4 @@
-"""One flag: name, group, value and default; and what reads the values."""
+"""One flag: name, group, value and default; and the parsers of values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class UsageError(RefusedError):
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """One flag of ours; ``allowed`` is what a person reads of its values, ``parse`` what reads them."""
+    """One flag of ours; ``allowed`` describes its values for messages and help, ``parse`` reads them."""
 
     name: str
     group: str
@@ -27,6 +27,11 @@ class Flag:
     choices: tuple[str, ...] = ()
 
     def read(self, text: str) -> Any:
+        """Read the flag's value from its text.
+
+        Raises:
+          UsageError: the text is no value of the flag.
+        """
         if "\0" in text:  # from a file of --job; no file's name can have it
             raise UsageError(f"--{self.name}: expected text without NUL")
         if not _is_utf8(text):
@@ -54,7 +59,7 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-# --- what reads a flag's text; a ValueError becomes a message with the values that are allowed ---------------------------------
+# --- parsers of a flag's text; a ValueError becomes a message with the allowed values ------------------------------------------
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -70,6 +75,7 @@ def whole_names(text: str) -> tuple[str, ...]:
 
 
 def boolean(text: str) -> bool:
+    """Read ``true`` or ``false``, in any case."""
     words = {"true": True, "false": False}
     if text.lower() not in words:
         raise ValueError(text)
@@ -77,6 +83,8 @@ def boolean(text: str) -> bool:
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
+    """Return the parser of a whole number from ``low`` to ``high``."""
+
     def parse(text: str) -> int:
         value = int(text)
         if not low <= value <= high:
@@ -87,6 +95,8 @@ def integer(low: int, high: int) -> Callable[[str], int]:
 
 
 def number(low: float, high: float) -> Callable[[str], float]:
+    """Return the parser of a number from ``low`` to ``high``."""
+
     def parse(text: str) -> float:
         value = float(text)
         if not low <= value <= high:
@@ -97,6 +107,8 @@ def number(low: float, high: float) -> Callable[[str], float]:
 
 
 def choice(*allowed: str) -> Callable[[str], str]:
+    """Return the parser of one of the texts ``allowed``."""
+
     def parse(text: str) -> str:
         if text not in allowed:
             raise ValueError(text)

@@ -25,7 +25,7 @@ from transforms.specs.errors import NightshiftError
 
 
 class _FieldError(NightshiftError):
-    """What was expected in a field's place."""
+    """A field of another type or value; the message is what was expected."""
 
 
 def _text(value: Any) -> str:
@@ -35,7 +35,7 @@ def _text(value: Any) -> str:
 
 
 def _count(value: Any) -> str:
-    """A whole number; the services write 64-bit ones as texts."""
+    """Read a whole number; the services write 64-bit ones as texts."""
     if isinstance(value, bool) or not isinstance(value, str | int) or not re.fullmatch(r"[0-9]+", str(value)):
         raise _FieldError("a whole number")
     return str(value)
@@ -60,9 +60,9 @@ def _one_of(names: Mapping[str, str]) -> Callable[[Any], str]:
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """One field: the ``flag`` it becomes and what ``read``s its value, or why it is ``refused``, or neither: it changes nothing here.
+    """One field: the ``flag`` it becomes and the function that ``read``s its value, or why it is ``refused``; with neither it is ignored.
 
-    A refused field whose ``flag`` stands on the command line is passed over; one whose value is in ``harmless`` always.
+    A refused field is ignored where the command line has its ``flag``, or its value is in ``harmless``.
     """
 
     flag: str | None = None
@@ -171,12 +171,12 @@ AI_PLATFORM = {
         ("labels", "create_time", "start_time", "end_time", "state", "error_message", "prediction_output", "etag", "job_position"), IGNORED
     ),
 }
-# A flag that takes the place of another of the file's when it stands on the command line.
+# By a flag of the file, the flags that replace it when the command line has them.
 ALSO_WON_BY = {"input": ("input_query", "model_map"), "input_format": ("input_query", "model_map"), "model": ("model_map",)}
 
 
 def expand(argv: Sequence[str]) -> list[str]:
-    """Gives ``argv`` with the flags that the file of ``--job`` stands for; what ``argv`` gives itself wins.
+    """Return ``argv`` with the flags of the file of ``--job`` added; flags in ``argv`` itself win.
 
     Raises:
       UsageError: the file can't be read, or a field of it can't be done here.
@@ -187,7 +187,7 @@ def expand(argv: Sequence[str]) -> list[str]:
     given = {argument[2:].partition("=")[0] for argument in argv if argument.startswith("--")}
     body = _read(path, argv)
     table, style = _table(path, body)
-    found: dict[str, tuple[str, str]] = {}
+    texts: dict[str, tuple[str, str]] = {}  # by flag: the field's place, the flag's text
     ignored = []
     for place, name, value in _fields(path, body, table):
         field = _softened(table[name], name, value)
@@ -197,17 +197,17 @@ def expand(argv: Sequence[str]) -> list[str]:
         elif field.flag is None:
             ignored.append(place)
         elif value is not None and value != "" and value != []:
-            if field.flag in found:
-                raise UsageError(f"--job={path}: {found[field.flag][0]} and {place} both say --{field.flag}; leave one of them out")
-            found[field.flag] = place, _value(path, place, field, value)
+            if field.flag in texts:
+                raise UsageError(f"--job={path}: {texts[field.flag][0]} and {place} both say --{field.flag}; leave one of them out")
+            texts[field.flag] = place, _value(path, place, field, value)
     if ignored:
         complain(f"--job={path}: changes nothing here: {', '.join(ignored)}")
-    flags = {flag: text for flag, (_, text) in found.items() if not given & {flag, *ALSO_WON_BY.get(flag, ())}}
+    flags = {flag: text for flag, (_, text) in texts.items() if not given & {flag, *ALSO_WON_BY.get(flag, ())}}
     return [*argv, *(f"--{flag}={text}" for flag, text in _with_style(flags, style, argv, given).items())]
 
 
 def _job_in(argv: Sequence[str]) -> str | None:
-    """The value of ``--job``, given as ``--job=FILE`` or ``--job FILE``."""
+    """Return the value of ``--job``, given as ``--job=FILE`` or ``--job FILE``; None without it."""
     for number, argument in enumerate(argv):
         if argument.startswith("--job="):
             return argument.partition("=")[2]
@@ -217,7 +217,11 @@ def _job_in(argv: Sequence[str]) -> str | None:
 
 
 def _read(path: str, argv: Sequence[str]) -> dict[str, Any]:
-    """Reads the file, local or gs://."""
+    """Read the job's body from the file, local or gs://.
+
+    Raises:
+      UsageError: the file can't be read, or is no JSON object.
+    """
     try:
         body = json.loads(_read_remote(path, argv) if "://" in path else Path(path).read_bytes())
     except OSError as error:
@@ -231,7 +235,7 @@ def _read(path: str, argv: Sequence[str]) -> dict[str, Any]:
 
 
 def _read_remote(path: str, argv: Sequence[str]) -> bytes:
-    from apache_beam.io.filesystems import FileSystems  # seconds, which a local file need not wait for
+    from apache_beam.io.filesystems import FileSystems  # takes seconds, and a local file does not need it
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from transforms.storage import files
@@ -242,7 +246,11 @@ def _read_remote(path: str, argv: Sequence[str]) -> bytes:
 
 
 def _table(path: str, body: Mapping[str, Any]) -> tuple[Mapping[str, Field], str]:
-    """Gives the fields of the service that ``body`` is for, and the style of that service's output."""
+    """Return the table of fields of the service whose job ``body`` is, and the style of that service's output.
+
+    Raises:
+      UsageError: it is neither service's.
+    """
     names = {_snake(name) for name in body}
     if names & {"input_config", "output_config", "instance_config"}:
         return VERTEX, "vertex"
@@ -255,7 +263,11 @@ def _table(path: str, body: Mapping[str, Any]) -> tuple[Mapping[str, Field], str
 
 
 def _fields(path: str, body: Mapping[str, Any], table: Mapping[str, Field], above: tuple[str, ...] = ()) -> Iterator[tuple[str, str, Any]]:
-    """Gives each field as it is written, by its name in ``table``, and its value."""
+    """Yield each field of ``body``: its place as the file spells it, its name in ``table``, and its value.
+
+    Raises:
+      UsageError: a field that ``table`` does not have, or with a value instead of an object.
+    """
     for key, value in body.items():
         place = ".".join([*above, key])
         name = ".".join(map(_snake, [*above, key]))
@@ -281,7 +293,7 @@ def _above(name: str) -> Iterator[str]:
 
 
 def _softened(field: Field, name: str, value: Any) -> Field:
-    """A container that only serves SavedModels does nothing that isn't done here."""
+    """Return ``field``, or ``IGNORED`` for a container that only serves SavedModels, which is done here anyway."""
     image = value.get("imageUri", value.get("image_uri", "")) if isinstance(value, dict) else ""
     return IGNORED if name.endswith("container_spec") and PLAIN_CONTAINER.search(str(image)) else field
 
@@ -294,7 +306,7 @@ def _value(path: str, place: str, field: Field, value: Any) -> str:
 
 
 def _with_style(flags: dict[str, str], style: str, argv: Sequence[str], given: set[str]) -> dict[str, str]:
-    """Adds the service's style where predictions are lines of JSON; a table's URI without its scheme gets it."""
+    """Add the service's style to ``flags`` where predictions are lines of JSON, and its scheme to a table's URI without one."""
     if flags.get("input_format") == "bigquery" and "input" in flags and "://" not in flags["input"]:
         flags["input"] = "bq://" + flags["input"]
     chosen = {name: text for name, _, text in (argument[2:].partition("=") for argument in argv if argument.startswith("--"))} | flags

@@ -67,10 +67,10 @@ class RunOptions:
 
     @property
     def tasks_flag(self) -> str | None:
-        """The flag that names the tasks of a run of many; None for a run of one job."""
+        """Return the flag that names the tasks of a run of many; None for a run of one job."""
         return next((name for name in MANY if self.value_of(name)), None)
 
     def value_of(self, flag: str) -> object:
-        """Return the value of the flag of that name, where the name is not known when this is written."""
+        """Return the value of the flag named ``flag``, for code that has the name in a variable."""
         value: object = getattr(self, flag)
         return value

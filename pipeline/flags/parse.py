@@ -1,4 +1,4 @@
-"""Arguments → the options of a run, checked as far as that needs no look at the world."""
+"""Arguments → the options of a run, with all checks that need no access to files, models or services."""
 
 from __future__ import annotations
 
@@ -45,7 +45,11 @@ def make_options(arguments: Arguments) -> RunOptions:
 
 
 def _required(values: Mapping[str, object]) -> tuple[str, ...]:
-    """The flags that must be given beside those that are; a run of many takes models and inputs from its tasks."""
+    """Return the required flags; a run of many takes models and inputs from its tasks.
+
+    Raises:
+      UsageError: flags of a run of many and of one model together.
+    """
     many = [name for name in MANY if values[name]]
     if not many:
         return REQUIRED

@@ -10,7 +10,7 @@ from transforms.specs.models import EACH_TASKS_MODEL, VARIANT, CompareSpec, Mode
 
 
 def check_specs(options: RunOptions) -> None:
-    """Make every spec once, so that what is wrong with one is said before anything heavy is imported.
+    """Check the options by making every spec once, before anything heavy is imported.
 
     Raises:
       SpecError: a value out of its range, or flags that don't go together.
@@ -24,6 +24,7 @@ def check_specs(options: RunOptions) -> None:
 
 
 def input_spec(options: RunOptions) -> InputSpec:
+    """Make the spec of the input; its patterns are a placeholder where tasks name their own."""
     patterns = options.input if options.tasks_flag is None else ("each task's own",)
     return InputSpec(
         patterns, options.input_format, options.include_fields, options.exclude_fields, options.input_query, options.row_restriction
@@ -44,6 +45,11 @@ def model_request(options: RunOptions, threads: int) -> ModelRequest:
 
 
 def route_spec(options: RunOptions, threads: int = 1) -> RouteSpec | None:
+    """Make the spec of how rows name their models; None where they do not.
+
+    Raises:
+      SpecError: flags that don't go together.
+    """
     if options.model_field is None:
         if options.model_column is not None:
             raise SpecError("model_column", "is for rows that name their models: give --model_field too")
@@ -54,7 +60,11 @@ def route_spec(options: RunOptions, threads: int = 1) -> RouteSpec | None:
 
 
 def compare_spec(options: RunOptions) -> CompareSpec:
-    """What the run is held against; its second model is found in preflight."""
+    """Make the spec of what the run is compared with, without the second model, which preflight locates.
+
+    Raises:
+      SpecError: flags that don't go together.
+    """
     for name, needed in (
         ("max_drift", "baseline"),
         ("compare_version", "compare_model"),
@@ -104,6 +114,7 @@ def bigquery_spec(options: RunOptions, project: str | None) -> BigQuerySpec:
 
 
 def output_spec(options: RunOptions) -> OutputSpec:
+    """Make the spec of the output; a dataset's name becomes its table's."""
     table = table_name.name_or_default(options.output) if table_name.is_table(options.output) else None
     passed = options.passthrough_fields
     if options.compare_share is not None and "*" not in passed:

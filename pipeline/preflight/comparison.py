@@ -1,4 +1,4 @@
-"""What a run is held against, looked at before it starts: an earlier run's statistics, and a second model."""
+"""What a run is compared with, checked before it starts: an earlier run's statistics, and a second model."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from transforms.specs.signature import Signature
 
 
 def compare_spec(options: RunOptions, model: ModelSpec, threads: int) -> CompareSpec:
-    """Gives what the run is compared with.
+    """Make the spec of what the run is compared with: read the baseline and locate the second model.
 
     Raises:
       BaselineError: the earlier run has no statistics.
-      ModelError: the second model is not there or can't be read.
-      SpecError: the second model takes other inputs, or gives other outputs, so that the two can't be compared row by row.
+      ModelError: the second model does not exist or can't be read.
+      SpecError: the second model has other inputs or outputs, so that the two can't be compared row by row.
     """
     spec = specs_of.compare_spec(options)
     if spec.baseline is not None:

@@ -1,4 +1,4 @@
-"""Before anything runs: is the model there and callable, does the input match something, can the output be written?"""
+"""Checks of a job before it starts: its model exists and can run, its input matches files, its output can be written."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class PreflightError(RefusedError):
 
 @dataclasses.dataclass(frozen=True)
 class InputFound:
-    """What the patterns matched, at launch; ``whole`` False: there are more files than were looked at."""
+    """What the patterns matched, at launch; ``whole`` False: there are more files than the first ``LOOKED_AT_FILES``."""
 
     files: int
     bytes: int
@@ -67,12 +67,12 @@ class InputFound:
 
 
 def prepare(options: RunOptions, beam_options: PipelineOptions, probe_output: bool = True) -> tuple[JobSpec, InputFound]:
-    """Gives the job and what its input is, having checked all that can be known before it starts.
+    """Make the job and the summary of its input from the options, with every check that is possible before the start.
 
     ``probe_output`` False writes nothing, not even the file that shows that the output can be written.
 
     Raises:
-      RefusedError: naming what is wrong, and what to do.
+      RefusedError: a check fails; the message says what is wrong and what to do.
     """
     check_engine(options, beam_options)
     import_tensorflow()
@@ -110,7 +110,7 @@ def prepare(options: RunOptions, beam_options: PipelineOptions, probe_output: bo
                 types = {name: kind for name, kind in types.items() if name != route.column}
             job = dataclasses.replace(job, output=dataclasses.replace(job.output, field_types=tuple(types.items())))
             check_table(job)
-        make_encoder(job)  # refuses what the output's format can't hold
+        make_encoder(job)  # refuses outputs that the format can't hold
         if route is None:
             models = (options.model, model.location, options.compare_model)
             refuse_in_models(filter(None, models), (job.output.folder, job.output.errors))
@@ -130,11 +130,16 @@ def prepare(options: RunOptions, beam_options: PipelineOptions, probe_output: bo
 
 
 def make_run_id(now: datetime.datetime) -> str:
+    """Make the id of a run from its start, with four random hexadecimal digits."""
     return now.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:4]
 
 
 def _find_launches(job: JobSpec) -> tuple[str, ...]:
-    """Gives what earlier launches of the run have left to take up."""
+    """Find the staging folders of the run's earlier launches, whose finished splits count.
+
+    Raises:
+      SpecError: the job can't be resumed.
+    """
     reason = "the streams of a table are others on every launch" if job.input.is_bigquery else None
     if not job.identity:
         raise SpecError("resume", f"is for a run of one model on files: {reason or 'two models or a model a row are predicted in one go'}")
@@ -194,18 +199,18 @@ def check_path(what: str, path: str | None, runner: str | None) -> None:
 
 
 def is_local(beam_options: PipelineOptions) -> bool:
-    """Whether the job runs on this machine, in this process or its children."""
+    """Return whether the job runs on this machine, in this process or its children."""
     runner = beam_options.view_as(StandardOptions).runner
     return runner is None or runner.rsplit(".", 1)[-1].lower() in ("directrunner", "fnapirunner", "switchingdirectrunner")
 
 
 def memory_bytes(options: RunOptions) -> int | None:
-    """The memory that a process's models may take; None: a share of the worker's."""
+    """Return the bytes of memory for a process's models; None: a share of the worker's memory."""
     return options.model_memory_mb << 20 if options.model_memory_mb else None
 
 
 def processes(beam_options: PipelineOptions) -> int:
-    """How many processes of one worker load models."""
+    """Return how many processes of one worker load models."""
     return max(1, machine.cores() // threads(beam_options)) if not is_local(beam_options) or _many_processes(beam_options) else 1
 
 
@@ -214,7 +219,7 @@ def _many_processes(beam_options: PipelineOptions) -> bool:
 
 
 def threads(beam_options: PipelineOptions) -> int:
-    """TensorFlow's threads a process: with a process a core, one; more would only be in each other's way."""
+    """Return the number of TensorFlow's threads in a process: one where each core has a process, else the cores a process."""
     if not is_local(beam_options):
         return 1
     direct = beam_options.view_as(DirectOptions)
@@ -223,7 +228,11 @@ def threads(beam_options: PipelineOptions) -> int:
 
 
 def _check_fields(job: JobSpec) -> None:
-    """Refuses field lists that no row could satisfy."""
+    """Refuse field lists that no row could satisfy.
+
+    Raises:
+      SpecError: naming the flag and the fields.
+    """
     signature = job.model.signature
     inputs = [spec.name for spec in signature.inputs]
     spec = job.input
@@ -291,7 +300,11 @@ def _refuse_replaced(found: FoundFile, outputs: tuple[str, ...], output: OutputS
 
 
 def _check_formats(job: JobSpec, found: InputFound) -> None:
-    """Refuses what the formats can't give the model, as the first file of each pattern shows it."""
+    """Refuse input whose format lacks what the model needs, by the first file of each pattern.
+
+    Raises:
+      PreflightError: naming the file and the reason.
+    """
     for path in found.first:
         format = format_of(path, job.input.format)
         if job.route is not None:
@@ -313,7 +326,11 @@ def _refuse_output_in(pattern: str, outputs: tuple[str, ...]) -> None:
 
 
 def _staged(output: OutputSpec, temporary: str | None) -> OutputSpec:
-    """Gives the output with the folder where a table's shards are staged."""
+    """Return the output with the folder that stages a table's shards; a folder's output unchanged.
+
+    Raises:
+      SpecError: there is no folder of Cloud Storage to stage them in.
+    """
     if output.table is None:
         return output
     if not (temporary or "").startswith("gs://"):
@@ -329,10 +346,10 @@ def _check_disposition(job: JobSpec) -> None:
 
 
 def finish_publishing(*folders: str) -> None:
-    """Finish first what a run left to be done that was cut off while it published there; no run is under way then.
+    """Finish the publishing of a run that was cut off in it; no other run publishes to ``folders`` meanwhile.
 
     Raises:
-      PreflightError: its journal can't be followed, or the folder can't be written.
+      PreflightError: the run's journal can't be followed, or the folder can't be written.
     """
     try:
         if any(journal.read(folder) is not None for folder in folders):
@@ -345,7 +362,7 @@ def finish_publishing(*folders: str) -> None:
 
 
 def refuse_in_models(models: Iterable[str], outputs: Iterable[str]) -> None:
-    """Refuse an output in a model's folder: the model would be another one from then on, and a folder of digits one of its versions.
+    """Refuse an output in a model's folder: it would change the model, and a folder of digits would become a version of it.
 
     Raises:
       PreflightError: naming both.
@@ -354,14 +371,14 @@ def refuse_in_models(models: Iterable[str], outputs: Iterable[str]) -> None:
     real = functools.cache(files.place)  # of the folders above: 100,000 tasks lie side by side
     for output in outputs:
         above, _, name = output.rstrip("/").rpartition("/")
-        there = paths.join(real(above), name) if above and not (paths.is_remote(output) or os.path.islink(output)) else files.place(output)
-        model = next((places[above] for above in _with_parents(there) if above in places), None)
+        place = paths.join(real(above), name) if above and not (paths.is_remote(output) or os.path.islink(output)) else files.place(output)
+        model = next((places[above] for above in _with_parents(place) if above in places), None)
         if model is not None:
             raise PreflightError(f"the output folder {output} lies in the model's folder {model}, which it would change: give another")
 
 
 def _with_parents(place: str) -> Iterator[str]:
-    """Give a folder and those above it, the nearest first."""
+    """Yield a folder and those above it, the nearest first."""
     yield place
     while "/" in place:
         place = place.rpartition("/")[0]
@@ -374,7 +391,7 @@ def _check_output(job: JobSpec) -> None:
 
 
 def _look_at_output(job: JobSpec) -> None:
-    """Refuse a folder of this machine that can't be written or made, as the folder above it shows; nothing is written."""
+    """Refuse a local folder that can't be written or made, by the permissions of the nearest existing folder; write nothing."""
     for folder in dict.fromkeys((job.output.folder, job.output.errors)):
         if not paths.is_remote(folder):
             above = next(path for path in _with_parents(files.place(folder)) if os.path.lexists(path))
@@ -385,7 +402,7 @@ def _look_at_output(job: JobSpec) -> None:
 
 
 def check_writable(folder: str, staging: str) -> None:
-    """Writes a file into ``staging``, which lies in ``folder``, and takes it away.
+    """Check that ``folder`` can be written: write a file into ``staging``, a folder inside it, and delete it.
 
     Raises:
       PreflightError: it can't be written.
@@ -401,10 +418,10 @@ def check_writable(folder: str, staging: str) -> None:
 
 
 def is_dataflow(beam_options: PipelineOptions) -> bool:
-    """Whether Dataflow runs the job."""
+    """Return whether Dataflow runs the job."""
     return (beam_options.view_as(StandardOptions).runner or "").rsplit(".", 1)[-1].lower() == "dataflowrunner"
 
 
 def is_template(beam_options: PipelineOptions) -> bool:
-    """Whether this launch only makes a template of the job, as a Flex Template's launcher does."""
+    """Return whether this launch only makes a template of the job, as a Flex Template's launcher does."""
     return beam_options.view_as(GoogleCloudOptions).template_location is not None

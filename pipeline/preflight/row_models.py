@@ -1,4 +1,4 @@
-"""Rows that name their models: what can be seen of the models before the rows are read."""
+"""Rows that name their models: what is known of the models before the rows are read."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from transforms.specs.models import ModelSpec, RouteSpec
 from transforms.specs.signature import Signature
 from transforms.storage import files
 
-# Models that are looked at until one tells the columns of the results.
+# The most models that are tried to get the columns of the results from one.
 LOOKED_AT = 100
 
 
 def stand_in_model(route: RouteSpec) -> ModelSpec:
-    """Gives what stands where a job has its model.
+    """Make the model spec of a job whose rows name their models.
 
     Raises:
-      ModelError: there is nothing where the models should be.
+      ModelError: the folder of the models does not exist or is empty.
     """
     folder = fixed_folder(route)
     if folder and not is_registered(route.template) and not files.list_children(folder):
@@ -31,11 +31,11 @@ def stand_in_model(route: RouteSpec) -> ModelSpec:
 
 
 def with_columns(job: JobSpec) -> JobSpec:
-    """Gives the job with the columns of its results, where they have some: a model's outputs, and the version that ran if it is asked for.
+    """Return the job with the columns of its results, if its format has columns: a model's outputs, and the field of the model's version.
 
     Raises:
       ModelError: no model can be read.
-      SpecError: the models can't be looked at before the rows.
+      SpecError: the models are not known before the rows, or the version's field is an output.
     """
     route, output = job.route, job.output
     if route is None or output.format == "jsonl":
@@ -53,7 +53,11 @@ def with_columns(job: JobSpec) -> JobSpec:
 
 
 def _find_example(route: RouteSpec, format: str) -> Signature:
-    """Gives the signature of the first model, by name, that can be read."""
+    """Return the signature of the first model, by name, that can be read.
+
+    Raises:
+      ModelError, SpecError: as ``with_columns``.
+    """
     if is_registered(route.template):
         raise SpecError(
             "model_field", f"--output_format={format} has columns, and the models of a registry are not known before the rows: write jsonl"
@@ -61,9 +65,9 @@ def _find_example(route: RouteSpec, format: str) -> Signature:
     folder = fixed_folder(route)
     segment = route.template[len(folder) :].lstrip("/").partition("/")[0]
     named = re.compile(re.escape(segment).replace(re.escape(route.placeholder), "(.+)"))
-    found = sorted(match.group(1) for name in files.list_children(folder or ".") if (match := named.fullmatch(name)))
+    names = sorted(match.group(1) for name in files.list_children(folder or ".") if (match := named.fullmatch(name)))
     reason = "there is none"
-    for name in found[:LOOKED_AT]:
+    for name in names[:LOOKED_AT]:
         try:
             return locate_model(request_of(route, folder_of(route, name))).signature
         except RefusedError as error:

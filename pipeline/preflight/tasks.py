@@ -30,19 +30,19 @@ from pipeline.preflight.job import (
 from transforms.bigquery.client import ERRORS, client, reason
 from transforms.many.tasks import OPTIONAL, REQUIRED, TaskError, check_tasks, make_tasks, read_tasks, write_tasks
 from transforms.model.import_tensorflow import import_tensorflow
-from transforms.output import manifest
+from transforms.output.manifest import read_manifest
 from transforms.specs.run import RunSpec, Task, resolve
 from transforms.specs.table_name import is_table, parse_table
 from transforms.storage import files, paths
 
 
 def prepare(options: RunOptions, beam_options: PipelineOptions) -> tuple[RunSpec, InputFound]:
-    """Gives the run and what its input is: tasks that are tasks, and outputs that are apart.
+    """Make the run and the summary of its input from the options; check its tasks, and that their outputs do not overlap.
 
-    Models and inputs are looked at by the workers, task by task: one that is missing fails its task alone.
+    The workers check models and inputs, task by task: a missing one fails its task alone.
 
     Raises:
-      RefusedError: naming the line of the tasks that is wrong, and what to do.
+      RefusedError: a check fails; the message names the line of the tasks that is wrong and what to do.
     """
     check_engine(options, beam_options)
     import_tensorflow()
@@ -71,7 +71,7 @@ def prepare(options: RunOptions, beam_options: PipelineOptions) -> tuple[RunSpec
         tasks = list(check_tasks(_tasks(options, beam_options.view_as(GoogleCloudOptions).project), run))
     except OSError as error:
         raise PreflightError(str(error)) from error
-    runner = runner_elsewhere(beam_options)  # asked once: Beam's options are parsed anew each time, 14 ms a path
+    runner = runner_elsewhere(beam_options)  # called once, not for each path: it parses Beam's options, which takes 14 ms
     for task in tasks if runner is not None else ():
         for name, places in (("model", (task.model,)), ("input", run.input_of(task).patterns)):
             for path in places:
@@ -93,7 +93,11 @@ def prepare(options: RunOptions, beam_options: PipelineOptions) -> tuple[RunSpec
 
 
 def _table_rows(name: str, project: str | None, location: str | None) -> Iterator[tuple[int, Any]]:
-    """Gives the rows of a table of tasks, with their numbers; columns without a value are left out."""
+    """Yield the rows of a table of tasks with their numbers, from 1, without columns that are null.
+
+    Raises:
+      TaskError: the table can't be read, or lacks a column.
+    """
     columns = [*REQUIRED, *OPTIONAL]
     try:
         table = client(project, location).get_table(parse_table(name).dotted)
@@ -120,12 +124,16 @@ def _tasks(options: RunOptions, project: str | None) -> Iterator[Task]:
 
 
 def _failed_tasks(path: str) -> Iterator[Task]:
-    """Gives the tasks that failed in the run whose manifest is at ``path``."""
-    report = manifest.read_manifest(path)
-    if report is None or "tasks" not in report:
+    """Return the tasks that failed in the run whose manifest is at ``path``.
+
+    Raises:
+      TaskError: there is no such manifest.
+    """
+    manifest = read_manifest(path)
+    if manifest is None or "tasks" not in manifest:
         raise TaskError(f"--retry_failed={path}: expected the manifest.json of a run of many tasks, found none there")
     folder = path.rpartition("/")[0] or "."
-    return make_tasks(_failed_lines(folder, report["tasks"]["files"]), path)
+    return make_tasks(_failed_lines(folder, manifest["tasks"]["files"]), path)
 
 
 def _failed_lines(folder: str, names: list[str]) -> Iterator[tuple[int, Any]]:

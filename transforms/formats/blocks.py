@@ -35,12 +35,12 @@ class Block:
     too_long: bool = False
 
     def place(self, start: Any) -> Any:
-        """Gives where in the file what stands at ``start`` in the block (one or an array of them) begins."""
+        """Return the offset in the file of ``start`` in the block, one or an array of them."""
         return self.offset + start
 
 
 def compression_of(path: str) -> str | None:
-    """Gives ``gzip``, ``bzip2`` or ``zstd`` by the path's extension, else None."""
+    """Return ``gzip``, ``bzip2`` or ``zstd`` by the path's extension, else None."""
     return COMPRESSIONS.get(path.rsplit(".", 1)[-1].lower()) if "." in path else None
 
 
@@ -103,7 +103,7 @@ class _Unpacked(io.RawIOBase):
 
 
 def read_blocks(piece: FileRange) -> Iterator[Block]:
-    """Gives the lines that begin in ``[piece.start, piece.stop)``, in blocks of about ``BLOCK_BYTES``.
+    """Yield the lines that begin in ``[piece.start, piece.stop)``, in blocks of about ``BLOCK_BYTES``.
 
     A line belongs to the range that holds its first byte. A byte order mark at the file's beginning is left out.
     A line longer than ``MAX_ROW_BYTES`` (give or take a block) comes as a block of its own that holds its beginning, ``too_long``.
@@ -176,7 +176,7 @@ def _blocks(cursor: Cursor, piece: FileRange) -> Iterator[Block]:
 
 
 def _skip_line(cursor: Cursor) -> bytes:
-    """Reads past the next line end; gives what was read beyond it."""
+    """Read past the next line end; return what was read beyond it."""
     while data := cursor.read(64 << 10):
         end = data.find(b"\n") + 1
         if end:
@@ -185,7 +185,7 @@ def _skip_line(cursor: Cursor) -> bytes:
 
 
 def _owned(data: bytes, start: int, stop: int | None) -> bytes:
-    """Cuts off the lines that begin at ``stop`` or later."""
+    """Cut off the lines that begin at ``stop`` or later."""
     if stop is None or start + len(data) <= stop:
         return data
     end = data.find(b"\n", max(0, stop - start - 1)) + 1

@@ -44,7 +44,7 @@ def contradiction(path: str, format: str, magic: bytes, unreadable: Mapping[byte
 
 
 def _broken(path: str) -> str | None:
-    """What is wrong with the first byte of a compressed file, decompressed; None: nothing."""
+    """Return what is wrong with the first byte of a compressed file, decompressed, or None."""
     try:
         with open_stream(FileRange(path, 0, None, 0, path)) as stream, decoding(0, "its first bytes do not unpack"):
             stream.read(1)

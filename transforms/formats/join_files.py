@@ -17,7 +17,7 @@ class Sink(Protocol):
 
 
 def concatenate(paths: Sequence[str], stream: Sink, skip_bytes: int = 0) -> None:
-    """Writes the files at ``paths`` to ``stream``, in order; all but the first without their first ``skip_bytes``."""
+    """Write the files at ``paths`` to ``stream``, in order; all but the first without their first ``skip_bytes``."""
     for place, path in enumerate(paths):
         with files.open_raw(path) as source:
             if place:

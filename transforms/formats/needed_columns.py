@@ -54,7 +54,7 @@ def twin_in(kind: pa.DataType) -> str | None:
 
 
 def refuse_columns(spec: RowSpec, path: str, columns: Mapping[str, Sequence[pa.DataType]]) -> str | None:
-    """Gives why a job can't use the columns of the file ``path``, or None.
+    """Return why a job can't use the columns of the file ``path``, or None.
 
     ``columns`` gives for each column the types that its values may have; one that fits is enough.
     """

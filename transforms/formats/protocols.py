@@ -35,7 +35,7 @@ class Encoder(Protocol):
 
     @property
     def content(self) -> str:
-        """The digest of the rows of the file (``transforms.convert.content_digest``), where a load needs it; else empty."""
+        """Return the digest of the rows of the file (``transforms.convert.content_digest``), where a load needs it; else empty."""
         ...
 
     def open(self, stream: Sink) -> None:

@@ -37,7 +37,7 @@ BATCH_TENSOR_BYTES = 64 << 20
 
 
 def json_text(value: Any) -> bytes:
-    """Gives a value out of Arrow as JSON text.
+    """Return a value out of Arrow as JSON text.
 
     Bytes are ``{"b64": ...}``, decimals numbers with all their digits, dates and times ISO 8601 texts, NaN and infinities
     ``null``, and a map, which Arrow gives as pairs, a list of lists of two.
@@ -84,7 +84,7 @@ class TableRows:
 
 
 def needed_columns(spec: RowSpec, there: Sequence[str]) -> list[str]:
-    """Gives those of a table's columns that a job needs, in the table's order; the others are not read."""
+    """Return those of a table's columns that a job needs, in the table's order; the others are not read."""
     if "*" in spec.passthrough_fields or spec.model_field is not None:
         return list(there)
     wanted = {tensor.name for tensor in spec.signature.inputs} | {*spec.key_fields, *spec.passthrough_fields}
@@ -92,7 +92,7 @@ def needed_columns(spec: RowSpec, there: Sequence[str]) -> list[str]:
 
 
 def batch_rows(spec: RowSpec, row_bytes: float) -> int:
-    """Gives how many rows make a batch, where one takes ``row_bytes`` in the file."""
+    """Return how many rows make a batch, where one takes ``row_bytes`` in the file."""
     tensors = BATCH_TENSOR_BYTES // max(1, spec.signature.row_bytes)
     return max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1.0, row_bytes)), tensors))
 
@@ -104,7 +104,7 @@ class TableBatcher:
         self.spec = spec
 
     def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        """Gives a batch without rows."""
+        """Return a batch without rows."""
         columns = [pa.array([], pa.string()) for _ in self.spec.signature.inputs]
         table = pa.RecordBatch.from_arrays(columns, [tensor.name for tensor in self.spec.signature.inputs])
         return self.batch(table, np.empty(0, np.int64), piece, order, 0)
@@ -143,7 +143,7 @@ class TableBatcher:
         return FailedRow.of(error, piece.path, offset, instance, self.spec.made_key(piece.path, offset))
 
     def batch(self, table: pa.RecordBatch, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int) -> InstanceBatch:
-        """Gives the rows of ``table`` as instances and failed rows; ``offsets`` are their places in the file."""
+        """Return the rows of ``table`` as instances and failed rows; ``offsets`` are their places in the file."""
         twins = find_twins(self.spec, table.schema.names) or find_nested_twins(self.spec, table.schema)
         if twins is not None:
             return self.fail(table, offsets, piece, order, size_bytes, RowError(Code.COLUMN_TWICE, f"{twins}"))
@@ -171,7 +171,7 @@ class TableBatcher:
     def fail(
         self, table: pa.RecordBatch, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int, error: RowError
     ) -> InstanceBatch:
-        """Gives a batch in which all rows of ``table`` have failed, unlooked at, so that only keys that are made are known."""
+        """Return a batch in which all rows of ``table`` have failed; their fields are not read, so only made keys are known."""
         rows = TableRows(table)
         failed = [self._lost(error, rows[row], int(offset), piece) for row, offset in enumerate(offsets)]
         return dataclasses.replace(self.nothing(piece, order), failed=failed, bytes=size_bytes)
@@ -179,7 +179,7 @@ class TableBatcher:
     def _without(
         self, table: pa.RecordBatch, wrong: np.ndarray, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int
     ) -> InstanceBatch:
-        """Gives the batch of the rows but those that hold a text that is none, which fail."""
+        """Return the batch without the rows of ``wrong``, whose text is not UTF-8; those fail."""
         kept = np.delete(np.arange(table.num_rows), wrong)
         batch = self.batch(table.take(pa.array(kept)), offsets[kept], piece, order, size_bytes)
         error = RowError(Code.NOT_UTF8, "the row holds a text that is not UTF-8: write such a column as binary")
@@ -207,7 +207,7 @@ class TableBatcher:
 
 
 def _rows_not_utf8(table: pa.RecordBatch) -> np.ndarray:
-    """Gives the rows with a text that is not UTF-8: neither Parquet nor Avro is held to it by its writer, or by Arrow's reader."""
+    """Return the rows with a text that is not UTF-8: neither writers of Parquet and Avro nor Arrow's reader check that."""
     columns = [column for column in map(_decoded, table.columns) if not _is_valid(column)]
     rows = range(table.num_rows) if columns else ()
     return np.array([row for row in rows if not all(_is_valid(column.slice(row, 1)) for column in columns)], np.int64)
@@ -222,7 +222,7 @@ def _is_valid(column: pa.Array) -> bool:
 
 
 def _as_bytes(column: pa.Array) -> pa.Array:
-    """A column of texts as the bytes that they are; one that holds texts deeper is left out."""
+    """Return a column of texts as their bytes; a nested one as nulls."""
     column = _decoded(column)
     if pt.is_string(column.type) or pt.is_large_string(column.type):
         return column.cast(pa.large_binary())
@@ -230,7 +230,7 @@ def _as_bytes(column: pa.Array) -> pa.Array:
 
 
 def without_dictionaries(table: pa.RecordBatch) -> pa.RecordBatch:
-    """Gives a table whose columns hold their values, so that a few of its rows take no more than they are."""
+    """Return a table whose columns hold their values, so that a few of its rows take no more than they are."""
     if not any(map(pt.is_dictionary, table.schema.types)):
         return table
     return pa.RecordBatch.from_arrays(list(map(_decoded, table.columns)), table.schema.names)
@@ -246,7 +246,7 @@ def _decoded(column: pa.Array) -> pa.Array:
 
 
 def _texts(column: pa.Array | None, rows: int) -> pa.Array:
-    """A column's values as JSON texts; empty texts where the table has no such column."""
+    """Return a column's values as JSON texts; empty texts where the table has no such column."""
     if column is None:
         return pa.array([""] * rows, pa.string())
     texts = scalar_texts(column)

@@ -61,7 +61,7 @@ def is_small(size_bytes: int) -> bool:
 
 
 def split_file(found: FoundFile, format: Format) -> Iterator[FileRange]:
-    """Cuts a file into ranges of about ``SPLIT_BYTES``, if its format and compression allow that.
+    """Cut a file into ranges of about ``SPLIT_BYTES``, if its format and compression allow that.
 
     A large file of CSV is searched for a quote first: with one in it a line end may be part of a field, and the file is left whole.
     """

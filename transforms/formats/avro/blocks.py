@@ -114,7 +114,7 @@ def unbounded(schema: Any, inside: tuple[str, ...] = (), types: dict[str, Any] |
 
 
 def _is_empty(schema: Any, types: dict[str, Any]) -> bool:
-    """Whether every value of a type takes no byte."""
+    """Return whether every value of a type takes no byte."""
     if isinstance(schema, str):
         return schema == "null" or (schema in types and _is_empty(types[schema], types))
     if isinstance(schema, list):

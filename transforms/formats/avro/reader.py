@@ -26,7 +26,7 @@ DENSE_BLOCK, MAX_DENSE_ROWS = 1 << 62, 1 << 22
 
 
 def why_not(spec: RowSpec, path: str) -> str | None:
-    """Gives why a job can't use the file ``path``, as its schema shows, or None; a damaged one is seen when it is read."""
+    """Return why a job can't use the file ``path``, as its schema shows, or None; a damaged one is seen when it is read."""
     try:
         with open_source(FileRange(path, 0, None, 0, path)) as stream:
             schema = read_header(stream).schema
@@ -149,7 +149,7 @@ def _column(values: list[Any]) -> pa.Array:
 
 
 def _find(stream: BinaryIO, marker: bytes, start: int) -> int | None:
-    """Gives the place of the first sync marker at ``start`` or later."""
+    """Return the place of the first sync marker at ``start`` or later."""
     stream.seek(start)
     place, window = start, b""
     while data := stream.read(1 << 20):

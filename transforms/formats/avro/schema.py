@@ -62,7 +62,7 @@ def _types(schema: Any, named: dict[str, pa.DataType]) -> list[pa.DataType]:
 
 
 def _type(schema: dict[str, Any]) -> pa.DataType | None:
-    """The one type of a schema that is no array; None where it is another schema."""
+    """Return the one type of a schema that is not an array; None where it is another schema."""
     kind, logical = schema["type"], schema.get("logicalType")
     if logical == "decimal" and schema["precision"] <= LONGEST_DECIMAL:
         of = pa.decimal128 if schema["precision"] <= 38 else pa.decimal256
@@ -92,7 +92,7 @@ def twins_of(spec: RowSpec, schema: Any) -> str | None:
 
 
 def _twin_in(kind: Any) -> str | None:
-    """The name of two fields of one record, at any depth of a type."""
+    """Return the name of two fields of one record, at any depth of a type, or None."""
     if isinstance(kind, list):
         return next((found for one in kind if (found := _twin_in(one)) is not None), None)
     if not isinstance(kind, dict):

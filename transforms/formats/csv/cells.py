@@ -37,7 +37,7 @@ class Cells:
         self.shape = -1, width
 
     def plain_rows(self, places: dict[int, str]) -> np.ndarray:
-        """Tells which rows hold numbers and booleans in the columns ``places`` (of a dtype each) as JSON writes them.
+        """Return which rows hold numbers and booleans in the columns ``places`` (of a dtype each) as JSON writes them.
 
         Only what Arrow would take without a word is looked for; what else is wrong with a field it refuses itself.
         """
@@ -52,7 +52,7 @@ class Cells:
         return rows & ~self._doubtful()
 
     def _plain_fields(self, test: Test, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-        """Tells which fields, given by where they start and stop, pass a test."""
+        """Return which fields, by where they start and stop, pass a test: a mask."""
         good = test(starts, stops)
         if b'"' in self.data and not good.all():
             fields = np.nonzero(~good)
@@ -61,7 +61,7 @@ class Cells:
         return good
 
     def _test(self, kind: str) -> Test:
-        """Gives what tells, of where fields start and stop, which of them are of a kind."""
+        """Return a test: (starts, stops) → mask of the fields that read as ``kind``."""
         if kind == "bool":
             return self._are_booleans
         begins, is_digit = self._numbers_begin(kind), self.is_digit
@@ -73,11 +73,11 @@ class Cells:
 
     @functools.cached_property
     def is_digit(self) -> np.ndarray:
-        """Marks the bytes that are digits."""
+        """Return a mask of the bytes that are digits."""
         return self.view - np.uint8(ZERO) < 10  # unsigned: what is below zero is large
 
     def _numbers_begin(self, kind: str) -> np.ndarray:
-        """Marks the bytes at which a number of JSON may begin; not ``-0``, an integer there, of which a float is 0.0, not -0.0."""
+        """Return where a number of JSON may begin, a mask of bytes; not ``-0``, an integer there, of which a float is 0.0, not -0.0."""
         view, is_digit = self.view, self.is_digit
         is_zero = view == ZERO
         begins = is_digit & ~is_zero
@@ -92,7 +92,7 @@ class Cells:
         return begins
 
     def _bare_points(self, columns: list[int]) -> np.ndarray:
-        """Gives the rows with a field in ``columns`` that holds ``.e``, which Arrow takes for ``.0e``."""
+        """Return the rows with a field in ``columns`` that holds ``.e``, which Arrow takes for ``.0e``."""
         view = self.view[: len(self.data)]
         places = np.flatnonzero((view[:-1] == POINT) & (view[1:] | CASE == ord("e")))
         rows, found = np.divmod(np.searchsorted(self.stops, places), self.shape[1])
@@ -100,7 +100,7 @@ class Cells:
         return rows[np.isin(found, columns) & (rows < len(self.stops) // self.shape[1])]
 
     def _doubtful(self) -> np.ndarray:
-        """Tells which rows hold a carriage return outside of quotes, or bytes that are not UTF-8."""
+        """Return which rows hold a carriage return outside of quotes, or bytes that are not UTF-8."""
         doubtful = np.zeros(len(self.right), bool)
         if b"\r" in self.data:  # Arrow takes one for a line end
             view = self.view[: len(self.data)]
@@ -115,7 +115,7 @@ class Cells:
 
 
 def _kind(dtype: str) -> str:
-    """What is looked for in the fields of an input of ``dtype``."""
+    """Return what the fields of an input of ``dtype`` are tested for."""
     if "int" in dtype:
         return "unsigned" if dtype.startswith("u") else "integer"
     return "bool" if dtype == "bool" else "float"

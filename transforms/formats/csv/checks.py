@@ -13,7 +13,7 @@ from transforms.storage import files
 
 
 def missing_columns(path: str, spec: RowSpec) -> list[str]:
-    """Gives the inputs, key fields and field of the model's name for which the header of ``path`` has no column; without a row, none.
+    """Return the inputs, key fields and field of the model's name for which the header of ``path`` has no column; without a row, none.
 
     Raises:
       DamagedFileError: the file does not begin as CSV.
@@ -25,7 +25,7 @@ def missing_columns(path: str, spec: RowSpec) -> list[str]:
 
 
 def _names(path: str) -> tuple[str, ...]:
-    """The names of a file's columns; none where it has no row."""
+    """Return the names of a file's columns; none where it has no row."""
     whole = FileRange(path, 0, None, 0, path)
     header = read_header(whole) if compression_of(path) is None else _packed_header(whole)
     return () if header is None else header.names
@@ -39,12 +39,12 @@ def _packed_header(whole: FileRange) -> Header | None:
 
 
 def impossible_inputs(spec: RowSpec) -> list[TensorSpec]:
-    """Gives the inputs that no field of CSV can feed: a field is one value, not a list of them and not a complex number."""
+    """Return the inputs that no field of CSV can feed: a field is one value, not a list of them and not a complex number."""
     return [tensor for tensor in spec.signature.inputs if tensor.dtype.startswith("complex") or not _takes_scalar(spec, tensor)]
 
 
 def why_not(spec: RowSpec, path: str) -> str | None:
-    """Gives why a job can't read the file ``path``, or None."""
+    """Return why a job can't read the file ``path``, or None."""
     impossible = impossible_inputs(spec)
     if impossible:
         return f"a field of CSV is one value, and the model wants {', '.join(map(str, impossible))}; give the rows as JSON-lines"
@@ -64,7 +64,7 @@ def _takes_scalar(spec: RowSpec, tensor: TensorSpec) -> bool:
 
 
 def holds_quote(path: str) -> bool:
-    """Whether a quote stands anywhere in the file: then a line end may stand inside a field."""
+    """Return whether the file holds a quote anywhere: then a line end may be inside a field."""
     with files.open_raw(path) as stream:
         while data := stream.read(BLOCK_BYTES):
             if b'"' in data:

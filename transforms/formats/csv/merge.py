@@ -12,7 +12,7 @@ from transforms.elements.columns import join, take
 
 
 def merge(one: InstanceBatch, two: InstanceBatch, rows: Rows, offsets: np.ndarray) -> InstanceBatch:
-    """Joins two batches; ``rows`` are all rows of the block and ``offsets`` where they begin."""
+    """Join two batches; ``rows`` are all rows of the block and ``offsets`` where they begin."""
     failed = sorted((*one.failed, *two.failed), key=lambda row: row.offset)
     if not len(one) or not len(two):
         return dataclasses.replace(one if len(one) else two, failed=failed)

@@ -100,14 +100,14 @@ class RowParser:
         self.guarded = {self.places[name]: tensor.dtype for name, tensor in self.values.items() if can_parse}
 
     def _types(self) -> dict[str, pa.DataType]:
-        """How Arrow is to read each column that is needed; what is wanted as text and as number is read as text first."""
+        """Return how Arrow reads each needed column; one needed as text and as number is read as text first."""
         types = dict.fromkeys(self.texts, pa.string())
         for tensor in self.spec.signature.inputs:
             types.setdefault(tensor.name, _arrow_type(tensor.dtype))
         return {name: types[name] for name in sorted(types, key=self.places.__getitem__)}
 
     def parse(self, block: RowBlock, found: PlainRows, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        """Gives all rows of ``block``, as instances or failed rows."""
+        """Return all rows of ``block``, as instances or failed rows."""
         rows = CsvRows(block.texts, block.malformed, self.header, frozenset(self.values))
         offsets = block.offsets
         empty = dataclasses.replace(self.lines.parse_nothing(piece, order), bytes=_span(block.texts))
@@ -137,7 +137,7 @@ class RowParser:
     # --- rows that Arrow may parse ---
 
     def find_plain(self, block: RowBlock) -> PlainRows:
-        """Gives the rows that are plainly what the signature asks for."""
+        """Return the rows that are plainly what the signature asks for."""
         rows = np.flatnonzero(~block.malformed)
         if self.types and len(rows):
             texts, separators = adjoin(block.texts.take(rows) if block.malformed.any() else block.texts, block.separators)
@@ -150,7 +150,7 @@ class RowParser:
         return PlainRows(rows[:0], memoryview(b""))
 
     def _plain_rows(self, texts: RowTexts, separators: np.ndarray) -> np.ndarray:
-        """Tells which rows Arrow reads as the rules have it, in pieces that stay in the processor's cache."""
+        """Return which rows Arrow reads by our rules, tested in slices that stay in the processor's cache."""
         firsts = np.searchsorted(texts.starts, np.arange(texts.starts[0], texts.stops[-1], PIECE_BYTES))
         found = []
         for first, last in itertools.pairwise(np.append(firsts, len(texts))):
@@ -161,7 +161,7 @@ class RowParser:
         return np.concatenate(found)
 
     def _parse(self, data: memoryview) -> pa.Table | None:
-        """Parses rows in one call; None where one of them needs a look of its own."""
+        """Parse rows in one call; return None where one of them must be parsed alone."""
         places = [str(self.places[name]) for name in self.types]
         names = [str(place) for place in range(len(self.header.names))]
         try:
@@ -189,7 +189,7 @@ class RowParser:
         return pa.table(columns)
 
     def _plain_batch(self, table: pa.Table, rows: CsvRows, offsets: np.ndarray, empty: InstanceBatch) -> InstanceBatch:
-        """Gives the rows that Arrow parsed."""
+        """Make a batch of the rows that Arrow parsed."""
         columns: dict[str, Column] = {}
         errors: dict[int, RowError] = {}
         for tensor in self.spec.signature.inputs:
@@ -221,7 +221,7 @@ class RowParser:
     # --- rows that need a look ---
 
     def _other_batch(self, rows: CsvRows, offsets: np.ndarray, empty: InstanceBatch) -> InstanceBatch:
-        """Reads rows as the JSON objects that they stand for."""
+        """Read rows as JSON objects with a member a column."""
         refused: dict[int, RowError] = {}
         objects: dict[int, bytes] = {}
         for row in range(len(rows)):
@@ -265,7 +265,7 @@ def _span(texts: RowTexts) -> int:
 
 
 def _arrow_type(dtype: str) -> pa.DataType:
-    """The type that holds every value of ``dtype``; floats are rounded from doubles, as those of JSON are."""
+    """Return the Arrow type that holds every value of ``dtype``; floats are rounded from doubles, as those of JSON are."""
     if dtype in ("string", "bool"):
         return pa.string() if dtype == "string" else pa.bool_()
     if "int" in dtype:

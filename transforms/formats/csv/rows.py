@@ -51,7 +51,7 @@ class RowBlock:
 
     @property
     def offsets(self) -> np.ndarray:
-        """Where each row begins in the file."""
+        """Return where each row begins in the file."""
         return self.offset + self.texts.starts if self.scattered is None else self.scattered
 
     def slice(self, first: int, last: int) -> RowBlock:
@@ -62,7 +62,7 @@ class RowBlock:
 
 
 def read_rows(piece: FileRange) -> Iterator[RowBlock]:
-    """Gives the rows that begin in a range, in blocks of some MB; a row whose quotes are open waits for the next block.
+    """Yield the rows that begin in a range, in blocks of some MB; a row whose quotes are open waits for the next block.
 
     A quote that is not closed in 256 MiB, or in the whole file, is malformed.
 
@@ -95,7 +95,7 @@ def read_rows(piece: FileRange) -> Iterator[RowBlock]:
 
 
 def find_rows(data: bytes, offset: int, last: bool) -> tuple[RowBlock, int]:
-    """Gives the rows of ``data``, without line ends and empty lines, and where the one begins whose quotes are still open.
+    """Return the rows of ``data``, without line ends and empty lines, and where the row with still open quotes begins.
 
     ``last``: nothing comes after ``data``, so that a quote that stays open is malformed.
     """
@@ -123,7 +123,7 @@ class Separators(NamedTuple):
 
 
 def find_separators(data: bytes) -> Separators:
-    """Gives where the fields of rows end, if their quotes are well placed."""
+    """Return where the fields of rows end, or None where a quote is out of place."""
     view = np.frombuffer(data, np.uint8)
     has_quote = b'"' in data
     is_open, quotes, at_borders = False, 0, 0
@@ -158,7 +158,7 @@ def _block(
 
 
 def _well_placed(view: np.ndarray, quotes: np.ndarray) -> bool:
-    """Whether every quote opens, closes or is doubled: of each two the first stands where a field begins or after another, and so on."""
+    """Return whether every quote opens, closes or is doubled: of each two the first is at a field's begin or after another, and so on."""
     opening, closing = quotes[::2], quotes[1::2]
     padded = np.concatenate((view, np.array([NEWLINE, NEWLINE], np.uint8)))  # also found at place -1
     before, after = padded[opening - 1], padded[closing + 1]
@@ -167,7 +167,7 @@ def _well_placed(view: np.ndarray, quotes: np.ndarray) -> bool:
 
 
 def _scan(data: bytes, offset: int, last: bool) -> tuple[RowBlock, int]:
-    """The slow twin of ``find_rows``: some quote is out of place, so find whose."""
+    """Find the rows as ``find_rows`` does where some quote is out of place, slowly, and whose it is."""
     starts, stops, malformed = [], [], []
     place = 0
     while place < len(data):
@@ -183,7 +183,7 @@ def _scan(data: bytes, offset: int, last: bool) -> tuple[RowBlock, int]:
 
 
 def inside(marks: np.ndarray, is_open: bool = False) -> np.ndarray:
-    """Tells for each place whether an odd number of ``marks`` stand at it or before it: a third of the time of xor's own ``accumulate``.
+    """Return for each place whether an odd number of ``marks`` is at it or before it: a third of the time of xor's own ``accumulate``.
 
     Within words of 64 places by doubling shifts, then from word to word. ``is_open``: one more stands before all places.
     """
@@ -199,7 +199,7 @@ def inside(marks: np.ndarray, is_open: bool = False) -> np.ndarray:
 
 
 def adjoin(texts: RowTexts, separators: np.ndarray | None) -> tuple[RowTexts, np.ndarray]:
-    """Gives well-formed rows one after another, a newline between each two, and where the fields of their data end."""
+    """Return well-formed rows one after another, a newline between each two, and where the fields of their data end."""
     starts, stops = texts.starts, texts.stops
     if separators is not None and np.array_equal(starts[1:], stops[:-1] + 1):
         return texts, separators
@@ -210,7 +210,7 @@ def adjoin(texts: RowTexts, separators: np.ndarray | None) -> tuple[RowTexts, np
 
 
 def split_row(text: bytes) -> list[bytes]:
-    """Gives the fields of a row that is not malformed, without their quotes."""
+    """Return the fields of a row that is not malformed, without their quotes."""
     if b'"' not in text:
         return text.split(b",")
     fields, place = [], -1
@@ -232,12 +232,12 @@ class Header:
 
     @property
     def places(self) -> dict[str, int]:
-        """Each name's column; of two columns of one name, which no one may need, the last."""
+        """Return each name's column; of two columns of one name, which no one may need, the last."""
         return {name: place for place, name in enumerate(self.names)}
 
 
 def take_header(rows: RowBlock) -> Header:
-    """Gives the header that is the first row of ``rows``.
+    """Return the header that is the first row of ``rows``.
 
     Raises:
       DamagedFileError: it is none.
@@ -253,7 +253,7 @@ def take_header(rows: RowBlock) -> Header:
 
 
 def read_header(piece: FileRange) -> Header | None:
-    """Gives the header of the uncompressed file of a range, from a look at its beginning; None where it holds no row.
+    """Return the header of the uncompressed file of a range, from a look at its beginning; None where it holds no row.
 
     Raises:
       DamagedFileError: the first row is no header.
@@ -300,7 +300,7 @@ class CsvRows:
         return CsvRows(self.texts.take(index), self.malformed[index], self.header, self.values)
 
     def as_object(self, row: int) -> bytes:
-        """Gives a row as a JSON object.
+        """Return a row as a JSON object.
 
         Raises:
           RowError: NOT_UTF8, or NOT_CSV where a quote is out of place or the fields are not as many as the header's.

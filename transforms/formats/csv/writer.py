@@ -44,7 +44,7 @@ class CsvEncoder:
         self._header = _text(pa.Table.from_batches([], self.table.schema).rename_columns(names.to_pylist()), header=True)
 
     def _flat(self, column: OutputColumn) -> OutputColumn:
-        """Gives the column as one of single values, which one of shape ``[1]`` is.
+        """Return the column as one of single values; one of shape ``[1]`` is flattened.
 
         Raises:
           SpecError: a row's value is more than one.
@@ -82,7 +82,7 @@ class CsvEncoder:
         concatenate(paths, stream, skip_bytes=len(self._header))
 
     def _field(self, values: pa.Array) -> pa.Array:
-        """Gives an output's values as Arrow writes them: bytes in base64, numbers that are not finite by ``--nan``."""
+        """Return an output's values as Arrow writes them: bytes in base64, numbers that are not finite by ``--nan``."""
         if pa.types.is_binary(values.type):
             return pa.array([base64.b64encode(value).decode() for value in values.to_pylist()], pa.string())
         if pa.types.is_floating(values.type) and self.output.nan == "null":

@@ -31,7 +31,7 @@ READ_AT_ONCE = 8
 
 
 def why_not(spec: RowSpec, path: str) -> str | None:
-    """Gives why a job can't take a list of files, or None."""
+    """Return why a job can't take a list of files, or None."""
     if spec.lone_string is None:
         inputs = ", ".join(map(str, spec.signature.inputs))
         return f"{path}: a file of a file-list is one string, and signature {spec.signature.name} takes {inputs}"
@@ -52,7 +52,7 @@ class _Listed:
 
     @property
     def identity(self) -> bytes:
-        """What tells the file from others: where it is, not how this line spells it; of one that is not there, the line."""
+        """Return what identifies the file: its place, however this line spells it; of one that does not exist, the line."""
         return os.fsencode(self.text if self.found is None else self.found.place)
 
 
@@ -142,7 +142,7 @@ def _listed(data: bytes, offset: int, starts: np.ndarray, stops: np.ndarray) -> 
 
 
 def _not_found(path: str, error: OSError) -> RowError:
-    """Gives the failure of a file that is not there or may not be read; a storage that does not answer is raised on, and retried."""
+    """Return the failure of a file that does not exist or may not be read; the error of a storage that does not answer is raised again."""
     refused = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError)
     if isinstance(error, gcs.StorageError):
         cause = error.__cause__
@@ -153,7 +153,7 @@ def _not_found(path: str, error: OSError) -> RowError:
 
 
 def _grouped(listed: Iterator[_Listed]) -> Iterator[list[_Listed]]:
-    """Gives groups of files that are read together: some MB of them, or one larger."""
+    """Yield groups of files that are read together: some MB of them, or one larger."""
     group: list[_Listed] = []
     size = 0
     for one in listed:

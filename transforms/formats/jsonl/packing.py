@@ -36,7 +36,7 @@ CODES = {
 
 
 def pieces(data: bytes) -> Iterator[memoryview]:
-    """Gives ``data`` in pieces of whole lines of about ``PIECE_BYTES``."""
+    """Yield ``data`` in slices of whole lines, each of about ``PIECE_BYTES``."""
     view, start = memoryview(data), 0
     while start < len(data):
         stop = data.find(b"\n", start + PIECE_BYTES) + 1 or len(data)
@@ -82,7 +82,7 @@ class Gatherer:
         self._take = {name: attrgetter(attribute) if attribute else None for name, attribute in attributes.items()}
 
     def add(self, rows: Sequence[Any]) -> None:
-        """Takes the values out of ``rows``.
+        """Take the values out of ``rows``.
 
         Raises:
           OverflowError, struct.error: a number is too large for its dtype.
@@ -104,7 +104,7 @@ class Gatherer:
         return map(take, rows) if take else rows
 
     def values(self) -> dict[str, Sequence[Any] | np.ndarray]:
-        """Gives a list of values an input, or its column where it was packed."""
+        """Return a list of values an input, or its column where it was packed."""
         found: dict[str, Sequence[Any] | np.ndarray] = dict(self._lists)
         if self._scalars and self._packing:
             table = np.frombuffer(b"".join(self._records), self._packing.dtype)

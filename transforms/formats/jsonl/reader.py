@@ -64,7 +64,7 @@ class LineParser:
         self.max_rows = max(1, BATCH_TENSOR_BYTES // max(1, spec.signature.row_bytes))
 
     def parse(self, block: Block, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
-        """Gives the batches of ``block``: every line that is not blank is in one of them, as instance or failed row."""
+        """Yield the batches of ``block``: every line that is not blank is in one of them, as instance or failed row."""
         if block.too_long:
             whole = RowTexts(block.data, np.array([0]), np.array([len(block.data)]))
             yield self._batch(block, whole, piece, order)
@@ -76,7 +76,7 @@ class LineParser:
             yield self._batch(block, texts, piece, order)
 
     def parse_nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        """Gives a batch without rows."""
+        """Return a batch without rows."""
         nothing = np.empty(0, np.int64)
         return self._batch(Block(0, b""), RowTexts(b"", nothing, nothing), piece, order)
 
@@ -122,7 +122,7 @@ class LineParser:
         return take_each([parsed.tokens.get(field, ()) for field in fields], fields)
 
     def _parse_block(self, texts: RowTexts) -> _Parsed | None:
-        """Parses all lines in one call; None where a line needs a look of its own.
+        """Parse all lines in one call; return None where a line must be parsed alone.
 
         The parser reads values, not lines: it would take ``{"x":1}{"x":2}`` for two rows and an object over two lines
         for one. That every line begins and ends as one value does, and that there are as many values as lines, rules
@@ -161,7 +161,7 @@ class LineParser:
 
 
 def find_lines(data: bytes, keep_space: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Gives where the lines of ``data`` start and stop, without line ends and blank lines.
+    """Return where the lines of ``data`` start and stop, without line ends and blank lines.
 
     Also without the space around them, unless it is kept for a model that takes a line as it stands.
     """
@@ -188,7 +188,7 @@ def find_lines(data: bytes, keep_space: bool = False) -> tuple[np.ndarray, np.nd
 
 
 def _filled(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Leaves out lines of no bytes."""
+    """Leave out lines of no bytes."""
     filled = stops > starts
     return (starts, stops) if filled.all() else (starts[filled], stops[filled])
 

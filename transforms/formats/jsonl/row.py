@@ -57,7 +57,7 @@ class RowReader:
         self._fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
     def _make_struct(self) -> tuple[type[msgspec.Struct] | None, dict[str, str]]:
-        """A struct with a field an input (typed) and one a token field (raw); a field that is both is raw.
+        """Make a struct with a field an input (typed) and one a token field (raw); a field that is both is raw.
 
         Its first fields are those that go into one packed record a row. None where a name would be escaped in JSON, which a
         struct's field can't be: then each row is looked at.
@@ -78,7 +78,7 @@ class RowReader:
         return msgspec.defstruct("TypedRow", fields, gc=False), attributes
 
     def parse_typed(self, data: bytes, count: int) -> tuple[dict[str, Sequence[Any] | np.ndarray], dict[str, Sequence[bytes]]] | None:
-        """Parses ``count`` lines that are all objects, all lists or all strings: values by input, texts by field.
+        """Parse ``count`` lines that are all objects, all lists or all strings: values by input, texts by field.
 
         None where a row needs a look of its own.
         """
@@ -96,7 +96,7 @@ class RowReader:
     def _gather(
         self, decoder: msgspec.json.Decoder[Any], data: bytes, count: int, packing: Packing | None
     ) -> tuple[dict[str, Sequence[Any] | np.ndarray], dict[str, Sequence[bytes]]] | None:
-        """Parses ``data`` piece by piece.
+        """Parse ``data`` slice by slice.
 
         Raises:
           msgspec.DecodeError, RowError: some value does not fit its input.
@@ -124,7 +124,7 @@ class RowReader:
         return {spec.name: self._normalized(values[spec.name], spec) for spec in self.spec.signature.inputs}, tokens
 
     def _normalized(self, values: Sequence[Any] | np.ndarray, spec: TensorSpec) -> Sequence[Any] | np.ndarray:
-        """Gives values that the parse could not type, since the signature leaves their shape open, checked one by one.
+        """Return values that the parse could not type, since the signature leaves their shape open, checked one by one.
 
         Raises:
           RowError: one of them does not fit.
@@ -134,13 +134,13 @@ class RowReader:
         return [normalize(value, self.spec.signature, spec) for value in values]
 
     def _all_fields(self, fields: dict[str, msgspec.Raw]) -> bytes:
-        """The fields of a row as JSON text ``"a": 1, "b": 2``, without the key's and those the output has itself."""
+        """Return the fields of a row as JSON text ``"a": 1, "b": 2``, without the key's and those the output has itself."""
         left_out = self.spec.left_out
         kept = (msgspec.json.encode(name) + b": " + bytes(value) for name, value in fields.items() if name not in left_out)
         return b", ".join(kept)
 
     def read(self, text: bytes) -> Row:
-        """Reads one row: as it would be read in a block, so that its neighbours make no difference to it, else with a close look.
+        """Read one row as in a block, so that its neighbours make no difference to it; where that fails, field by field.
 
         Raises:
           RowError: what is wrong with it, with the row's key, where it has one.
@@ -198,7 +198,7 @@ class RowReader:
         return {spec.name: normalize(value, self.spec.signature, spec)}
 
     def _raw(self, text: bytes, value: Any = None) -> dict[str, Any]:
-        """The whole line as the one string input; an object without the fields that the flags leave out."""
+        """Return the whole line as the one string input; an object without the fields that the flags leave out."""
         spec = self.spec.lone_string
         assert spec is not None
         if isinstance(value, dict) and (self.spec.include_fields or self.spec.exclude_fields):
@@ -210,7 +210,7 @@ class RowReader:
 
 
 def _is_string_value(value: Any) -> bool:
-    """Whether a bare value is a string, bytes or a list of them, rather than a line of text that happens to be JSON."""
+    """Return whether a bare value is a string, bytes or a list of them, rather than a line of text that happens to be JSON."""
     if isinstance(value, list):
         return bool(value) and all(_is_string_value(item) for item in value)
     return isinstance(value, str) or (isinstance(value, dict) and value.keys() == {"b64"})

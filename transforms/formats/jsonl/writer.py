@@ -54,7 +54,7 @@ class LineEncoder:
         concatenate(paths, stream)
 
     def encode(self, batch: PredictionBatch) -> Iterator[tuple[memoryview, int]]:
-        """Gives blocks of whole lines and their number of rows."""
+        """Yield blocks of whole lines and their number of rows."""
         for piece in pieces(batch, BLOCK_BYTES):
             yield text_of(self._lines(piece)), len(piece)
 
@@ -90,7 +90,7 @@ class LineEncoder:
 
 
 def _instance(row: bytes) -> bytes:
-    """A row as JSON; a raw line of text as a string."""
+    """Return a row as JSON; a raw line of text as a string."""
     try:
         return row_as_json(row) if is_json(row) else msgspec.json.encode(row.decode("utf-8"))
     except UnicodeDecodeError:
@@ -102,12 +102,12 @@ def taken(column: pa.Array, kept: pa.Array | None) -> pa.Array:
 
 
 def prediction_texts(texts: dict[str, pa.Array]) -> list[str | pa.Array]:
-    """The bare value of a single output, else an object by output name; pieces, so that a line is joined once."""
+    """Return the bare value of a single output, else an object by output name, in parts, so that a line is joined once."""
     return list(texts.values()) if len(texts) == 1 else ["{", *members(texts.items()), "}"]
 
 
 def text_of(lines: pa.Array) -> memoryview:
-    """The text of all lines, as it lies in memory."""
+    """Return the text of all lines, without copying."""
     _, offsets, data = lines.buffers()
     bounds = np.frombuffer(offsets, np.int32)
     return memoryview(data)[bounds[lines.offset] : bounds[lines.offset + len(lines)]]

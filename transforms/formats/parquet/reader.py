@@ -27,7 +27,7 @@ WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE"
 
 
 def why_not(spec: RowSpec, path: str) -> str | None:
-    """Gives why a job can't use the file ``path``, as its schema shows, or None; a damaged one is seen when it is read."""
+    """Return why a job can't use the file ``path``, as its schema shows, or None; a damaged one is seen when it is read."""
     try:
         with open_source(FileRange(path, 0, None, 0, path)) as stream, decoding(0, NOT_PARQUET):
             schema = pq.read_schema(stream)
@@ -162,7 +162,7 @@ def _with_dictionaries(opened: tuple[pq.ParquetFile, BinaryIO], number: int, nam
 
 
 def _begin(group: pq.RowGroupMetaData) -> int:
-    """The first byte of a row group's data."""
+    """Return the first byte of a row group's data."""
     if not group.num_columns:
         return 0
     column = group.column(0)

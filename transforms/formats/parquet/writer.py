@@ -69,7 +69,7 @@ class ParquetEncoder:
         self.close()
 
     def _columns(self, batch: PredictionBatch) -> pa.RecordBatch:
-        """Gives a batch as columns of ``schema``."""
+        """Return a batch as columns of ``schema``."""
         return make_columns(batch, self.table)
 
     def _add(self, rows: pa.RecordBatch) -> None:

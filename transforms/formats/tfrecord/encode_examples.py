@@ -26,7 +26,7 @@ class Kind(enum.IntEnum):
 
 
 def varint(value: int) -> bytes:
-    """Gives a whole number from 0 on in groups of seven bits, the lowest first."""
+    """Return a whole number from 0 on in groups of seven bits, the lowest first."""
     groups = bytearray()
     while value > 0x7F:
         groups.append(value & 0x7F | 0x80)
@@ -37,22 +37,22 @@ def varint(value: int) -> bytes:
 
 @functools.lru_cache(1 << 16)
 def head(field: int, length: int) -> bytes:
-    """Gives what stands before ``length`` bytes of field ``field``."""
+    """Return the bytes before ``length`` bytes of field ``field``."""
     return varint(field << 3 | LENGTH_DELIMITED) + varint(length)
 
 
 def bytes_lists(rows: Iterable[Sequence[bytes]]) -> list[bytes]:
-    """Gives the content of one ``BytesList`` a row."""
+    """Return the content of one ``BytesList`` a row."""
     return [b"".join([head(1, len(value)) + value for value in row]) for row in rows]
 
 
 def float_lists(values: np.ndarray, offsets: np.ndarray) -> list[bytes]:
-    """Gives the content of one ``FloatList`` a row: the values from each of ``offsets`` to the next."""
+    """Return the content of one ``FloatList`` a row: the values from each of ``offsets`` to the next."""
     return _packed(values.astype("<f4", copy=False).tobytes(), offsets * 4)
 
 
 def integer_lists(values: np.ndarray, offsets: np.ndarray) -> list[bytes]:
-    """Gives the content of one ``Int64List`` a row: the values from each of ``offsets`` to the next."""
+    """Return the content of one ``Int64List`` a row: the values from each of ``offsets`` to the next."""
     content, lengths = _varints(values.astype(np.int64))
     return _packed(content, np.concatenate([[0], np.cumsum(lengths)])[offsets])
 
@@ -63,7 +63,7 @@ def _packed(content: bytes, offsets: np.ndarray) -> list[bytes]:
 
 
 def _varints(values: np.ndarray) -> tuple[bytes, np.ndarray]:
-    """Gives all numbers in groups of seven bits, and how many bytes each has; a negative one is its 64 bits, 10 bytes."""
+    """Return all numbers in groups of seven bits, and how many bytes each has; a negative one is its 64 bits, 10 bytes."""
     bits = values.view(np.uint64)
     lengths = np.ones(len(bits), np.int64)
     for group in range(1, 10):
@@ -77,7 +77,7 @@ def _varints(values: np.ndarray) -> tuple[bytes, np.ndarray]:
 
 
 def features(name: str, kind: Kind, lists: Iterable[bytes | None]) -> list[bytes]:
-    """Gives feature ``name`` of each row as an entry of the map, from the content of its list; nothing for None."""
+    """Return feature ``name`` of each row as an entry of the map, from the content of its list; nothing for None."""
     label = name.encode("utf-8")
     start = head(1, len(label)) + label
 
@@ -91,6 +91,6 @@ def features(name: str, kind: Kind, lists: Iterable[bytes | None]) -> list[bytes
 
 
 def examples(columns: Sequence[Sequence[bytes]]) -> list[bytes]:
-    """Gives one ``Example`` a row from the ``features`` of each column."""
+    """Return one ``Example`` a row from the ``features`` of each column."""
     rows = [b"".join(entries) for entries in zip(*columns, strict=True)]
     return [head(1, len(row)) + row for row in rows]

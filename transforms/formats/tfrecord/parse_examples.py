@@ -39,7 +39,7 @@ class Features:
 
     @classmethod
     def none(cls, count: int) -> Features:
-        """Gives the features of records that were not parsed."""
+        """Return the features of records that were not parsed."""
         return cls(count, [], {})
 
     @property
@@ -47,7 +47,7 @@ class Features:
         return sorted({name for _, table in self.tables for name in table.schema.names})
 
     def texts(self, name: str) -> list[bytes]:
-        """Gives a feature as JSON text, one value bare and several in a list; empty where a row lacks it."""
+        """Return a feature as JSON text, one value bare and several in a list; empty where a row lacks it."""
         texts = [b""] * self.count
         for rows, table in self.tables:
             place = table.schema.get_field_index(name)
@@ -63,7 +63,7 @@ class Features:
 
 
 def _texts_alike(feature: pa.Array) -> list[bytes] | None:
-    """The JSON texts of a feature that has one text or one integer in each of its records; None where it has not."""
+    """Return the JSON texts of a feature that has one text or one integer in each of its records, else None."""
     if feature.null_count or not len(feature) or pc.any(pc.not_equal(pc.list_value_length(feature), 1)).as_py():
         return None
     values = feature.flatten()
@@ -99,7 +99,7 @@ class ExampleParser:
         self.decoders: dict[bytes | None, Any] = {}
 
     def parse(self, records: Sequence[bytes]) -> Features:
-        """Gives the features of ``records``, those of other names than the signature's only where fields are wanted."""
+        """Return the features of ``records``, those of other names than the signature's only where fields are wanted."""
         parsed = Features.none(len(records))
         if records:
             self._parse(records, 0, parsed)
@@ -130,7 +130,7 @@ class ExampleParser:
         return table
 
     def columns(self, parsed: Features) -> tuple[dict[str, Column], Errors]:
-        """Gives the signature's columns and what is wrong with rows, whose cells mean nothing."""
+        """Return the signature's columns, and the errors of rows, whose cells are unspecified."""
         errors: Errors = {}
         columns: dict[str, Column] = {}
         for tensor in self.spec.signature.inputs:
@@ -168,13 +168,13 @@ class ExampleParser:
         return spread([column], [good], len(array), numpy_dtype(tensor.dtype)), errors
 
     def _shape(self, tensor: TensorSpec) -> tuple[int | None, ...]:
-        """The shape of a row's values: a flat list in an Example, whatever the rank; of unknown rank, a flat list."""
+        """Return the shape of a row's values: a flat list in an Example, whatever the rank; of unknown rank, a flat list."""
         shapes = [shape for shape in self.spec.signature.row_shapes(tensor) if shape is not None]
         return shapes[0] if shapes else (None,)
 
 
 def _not_boolean(array: pa.Array, tensor: TensorSpec) -> Errors:
-    """Finds the rows with an integer other than 0 and 1, which is how an Example holds a boolean."""
+    """Find the rows with an integer other than 0 and 1, which is how an Example holds a boolean."""
     flat = array.flatten().to_numpy(zero_copy_only=False)
     parents = pc.list_parent_indices(array).to_numpy()
     bad = (flat < 0) | (flat > 1)
@@ -182,7 +182,7 @@ def _not_boolean(array: pa.Array, tensor: TensorSpec) -> Errors:
 
 
 def impossible_inputs(spec: RowSpec) -> list[TensorSpec]:
-    """Gives the inputs that no feature can feed: of several open dimensions, complex, or of more digits than a feature holds."""
+    """Return the inputs that no feature can feed: of several open dimensions, complex, or of more digits than a feature holds."""
     if spec.lone_string is not None:
         return []
     shapes = {tensor.name: spec.signature.row_shapes(tensor)[0] or () for tensor in spec.signature.inputs}
@@ -194,7 +194,7 @@ def impossible_inputs(spec: RowSpec) -> list[TensorSpec]:
 
 
 def why_not(spec: RowSpec, path: str) -> str | None:
-    """Gives why a job can't read records of tf.Examples, or None."""
+    """Return why a job can't read records of tf.Examples, or None."""
     impossible = impossible_inputs(spec)
     if impossible:
         return f"{path}: no feature of a tf.Example can feed {', '.join(map(str, impossible))}; give the rows as JSON-lines"

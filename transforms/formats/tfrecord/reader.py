@@ -43,7 +43,7 @@ class Records(Sequence[bytes]):
 
 
 def read_records(piece: FileRange) -> Iterator[tuple[list[bytes], list[int]]]:
-    """Gives the records of a whole file, in blocks of some MB, and the byte at which each begins.
+    """Yield the records of a whole file, in blocks of some MB, and the byte at which each begins.
 
     Raises:
       DamagedFileError: after all whole records before the damage were given.
@@ -117,7 +117,7 @@ class RecordReader:
         return batch.fail(errors)
 
     def _keys(self, parsed: Features, offsets: np.ndarray, source: str) -> tuple[pa.Array, dict[int, RowError]]:
-        """Takes the keys from the features; a feature that is absent or empty is a missing key."""
+        """Take the keys from the features; a feature that is absent or empty is a missing key."""
         fields = self.spec.key_fields
         if not fields:
             return make_keys(source, offsets), {}

@@ -68,12 +68,12 @@ class ExampleEncoder:
 
 
 def _texts(texts: pa.Array) -> list[bytes | None]:
-    """Gives one list of one text a row, none where it is null: the feature is left out then."""
+    """Return one list of one text a row, none where it is null: the feature is left out then."""
     return [None if text is None else bytes_lists([[text]])[0] for text in texts.cast(pa.binary()).to_pylist()]
 
 
 def _lists(values: Column, column: OutputColumn) -> tuple[Kind, list[bytes]]:
-    """Gives the values of each row, the last dimension first to change; a complex number is two."""
+    """Return the values of each row, the last dimension first to change; a complex number is two."""
     flat, shapes = flatten(values, column)
     offsets = np.concatenate([[0], np.cumsum(shapes.prod(axis=1))])
     if column.dtype == "string":
@@ -87,7 +87,7 @@ def _lists(values: Column, column: OutputColumn) -> tuple[Kind, list[bytes]]:
 
 
 def too_large(values: Column, column: OutputColumn) -> dict[int, str]:
-    """Numbers beyond what a feature holds: signed integers of 64 bits, floats of 32."""
+    """Return, by row, which numbers are beyond what a feature holds: signed integers of 64 bits, floats of 32."""
     if column.dtype not in ("uint64", "float64", "complex128"):
         return {}
     rows = values.rows if isinstance(values, Ragged) else [values]
