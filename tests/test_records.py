@@ -12,6 +12,7 @@ import pytest
 
 from transforms.elements.shards import Shard
 from transforms.elements.splits import FileRange, Split, SplitCount
+from transforms.specs.errors import SpecError
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec
 from transforms.specs.signature import Signature
@@ -98,3 +99,14 @@ def test_a_record_of_another_job_or_count_is_not_believed(tmp_path: Path, change
     shards = [a_shard(job.folder, "results", 2), a_shard(job.output.errors, "errors", 1)]
     assert found(job, shards) is not None
     assert found(job, shards, **change) is None
+
+
+@pytest.mark.parametrize("damaged", [0, 1])
+def test_another_job_is_refused_by_any_record_that_can_be_read(tmp_path: Path, damaged: int) -> None:
+    job = a_job(tmp_path / "out")
+    for name in ("0.split", "1.split"):
+        record = SplitRecord("another", {}, SplitCount(SPLIT.order, 3, 20, 2), b"", [], None)
+        split_records.write(dataclasses.replace(job, launch="first"), name, record)
+    (Path(job.resumed[0]) / f"{damaged}.split").write_bytes(b"damaged")
+    with pytest.raises(SpecError, match="can't be resumed"):
+        split_records.find_launches(job)

@@ -46,10 +46,17 @@ def test_a_worker_whose_staging_is_removed_while_it_publishes_changes_nothing(tm
 
 def test_what_a_killed_removal_left_goes_with_the_next(tmp_path: Path) -> None:
     staging = tmp_path / "out" / "_staging"
-    write(staging, {"removed-0123/launch/results-1": b"x", "r/launch/results-2": b"y", "r/other/results-3": b"z"})
+    write(staging, {".removed-0123/launch/results-1": b"x", "r/launch/results-2": b"y", "r/other/results-3": b"z"})
     removal.remove(str(staging / "r" / "launch"))
     assert [path.relative_to(staging).as_posix() for path in staging.rglob("results-*")] == ["r/other/results-3"]
-    assert not list(staging.glob("removed-*"))
+    assert not list(staging.glob(".removed-*"))
     removal.remove(str(staging))
     removal.remove(str(staging))
     assert not staging.exists()
+
+
+def test_a_run_whose_id_reads_like_a_removal_keeps_its_staging(tmp_path: Path) -> None:
+    staging = tmp_path / "out" / "_staging"
+    write(staging, {"removed-users/launch/results-1": b"x", "r/launch/results-2": b"y"})
+    removal.remove(str(staging / "r"))
+    assert [path.relative_to(staging).as_posix() for path in staging.rglob("results-*")] == ["removed-users/launch/results-1"]

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from backports import zstd
 from jobs import lines, run
 from saved_models import Models
 
@@ -22,6 +23,7 @@ from pipeline.main import main
 from transforms.convert import from_arrow
 from transforms.elements.columns import Ragged
 from transforms.formats import record_batches, splitting
+from transforms.formats.avro.schema import arrow_types
 from transforms.rows.codes import Code
 from transforms.specs.signature import Signature, TensorSpec
 
@@ -228,8 +230,9 @@ def test_what_a_file_can_not_give_is_refused_before_the_start(models: Models, tm
     packed.write_bytes(gzip.compress(b'{"x": 1}\n')[:10])
     assert "can't be decompressed, from its beginning on" in refusal(packed)
     plain = tmp_path / "rows.tfrecord"
-    plain.write_bytes(gzip.compress(b"record"))
-    assert "begins as gzip does, and is to be read as tf-record" in refusal(plain)
+    for name, content in {"gzip": gzip.compress(b"record"), "zstd": zstd.compress(b"record"), "avro": b"Obj\x01and more"}.items():
+        plain.write_bytes(content)
+        assert f"begins as {name} does, and is to be read as tf-record" in refusal(plain)
 
 
 def test_compressions_may_be_mixed_in_a_folder_and_formats_may_not(
@@ -308,3 +311,28 @@ def test_bytes_read_are_those_of_the_file_however_well_it_is_packed(models: Mode
     assert main(["run", f"--model={models.get('half_plus_two')}", f"--input={path}", "--key_field=id", f"--output={tmp_path}/out"]) == 0
     report = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert 0.9 < report["input"]["bytes"] / path.stat().st_size <= 1
+
+
+def test_the_types_of_avro_fields() -> None:
+    """A name stands for the type that was defined under it; a logical type that is unknown or not valid is none, as Avro 1.11 has it."""
+    inner = {"type": "record", "name": "n.inner", "fields": [{"name": "a", "type": "int"}]}
+    decimal_of = lambda precision, scale: {"type": "bytes", "logicalType": "decimal", "precision": precision, "scale": scale}  # noqa: E731
+    kinds: dict[str, tuple[Any, list[pa.DataType]]] = {
+        "record": (inner, [pa.struct([])]),
+        "the same": ("inner", [pa.struct([])]),
+        "the same in full": (["null", "n.inner"], [pa.struct([])]),
+        "unknown name": ("n.other", [pa.null()]),
+        "enum": ({"type": "enum", "name": "colour", "symbols": ["red"]}, [pa.string()]),
+        "colours": ({"type": "array", "items": "colour"}, [pa.list_(pa.string())]),
+        "union": (["null", "long", "double"], [pa.int64(), pa.float64()]),
+        "day": ({"type": "int", "logicalType": "date"}, [pa.date32()]),
+        "count": ({"type": "int", "logicalType": "furlongs"}, [pa.int32()]),
+        "price": (decimal_of(10, 2), [pa.decimal128(10, 2)]),
+        "long price": (decimal_of(60, 2), [pa.decimal256(60, 2)]),
+        "endless price": (decimal_of(600, 2), [pa.binary()]),
+        "no price": (decimal_of(0, 0), [pa.binary()]),
+        "odd price": (decimal_of(5, 7), [pa.binary()]),
+        "unsized price": ({"type": "bytes", "logicalType": "decimal"}, [pa.binary()]),
+    }
+    fields = [{"name": name, "type": kind} for name, (kind, _) in kinds.items()]
+    assert arrow_types({"type": "record", "name": "row", "fields": fields}) == {name: expected for name, (_, expected) in kinds.items()}

@@ -434,7 +434,9 @@ def test_types_of_columns():
     assert [(inner.name, inner.field_type, inner.mode) for inner in field.fields] == [("values", "RECORD", "REPEATED")]
     for kind, expected in (
         (pa.uint8(), "INT64"), (pa.uint64(), "NUMERIC"), (pa.float16(), "FLOAT64"), (pa.decimal128(10, 2), "NUMERIC"),
-        (pa.decimal128(38, 20), "BIGNUMERIC"), (pa.timestamp("ms", "UTC"), "TIMESTAMP"), (pa.timestamp("s"), "DATETIME"),
+        (pa.decimal128(38, 20), "BIGNUMERIC"), (pa.decimal256(76, 38), "BIGNUMERIC"), (pa.decimal256(60, 45), "STRING"),
+        (pa.decimal256(70, 10), "STRING"), (pa.decimal128(38, -3), "STRING"), (pa.decimal128(38, 0), "BIGNUMERIC"),
+        (pa.decimal256(20, 2), "NUMERIC"), (pa.timestamp("ms", "UTC"), "TIMESTAMP"), (pa.timestamp("s"), "DATETIME"),
         (pa.map_(pa.string(), pa.int64()), "STRING"), (f32, "STRING"), (None, "STRING"), (pa.dictionary(pa.int8(), pa.string()), "STRING"),
         (pa.struct([("a", pa.int32())]), "RECORD"),
     ):  # fmt: skip

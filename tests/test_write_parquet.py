@@ -299,6 +299,9 @@ def test_formats_are_those_of_the_flag() -> None:
         ("parquet", "a/b.jsonl.gz", "a/b.jsonl.parquet"),
         ("parquet", "a/b.parquet", "a/b.parquet"),
         ("parquet", "part", "part.parquet"),
+        ("parquet", "a/b.pq", "a/b.pq"),
+        ("tf-record", "b.tfrec", "b.tfrec"),
+        ("tf-record", "b.tfrec.gz", "b.tfrec"),
     ],
 )
 def test_a_mirrored_name_promises_the_right_format(format: str, relative: str, expected: str) -> None:

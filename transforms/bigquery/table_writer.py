@@ -124,6 +124,10 @@ SCALARS: tuple[tuple[Callable[[pa.DataType], bool], str, pa.DataType], ...] = (
 )
 
 
+# NUMERIC and BIGNUMERIC; each type of Arrow holds all values of its SQL type.
+DECIMALS = (pa.decimal128(38, 9), pa.decimal256(76, 38))
+
+
 def table_type(kind: pa.DataType | None) -> pa.DataType:
     """Return the Arrow type of a table's column for an input field of type ``kind``: BigQuery's own, or text where it has none."""
     own = None if kind is None else _own_type(kind)
@@ -141,9 +145,14 @@ def _own_type(kind: pa.DataType) -> pa.DataType | None:
     if pt.is_list(kind) or pt.is_large_list(kind) or pt.is_fixed_size_list(kind):
         item = None if pt.is_nested(kind.value_type) and not pt.is_struct(kind.value_type) else _own_type(kind.value_type)
         return None if item is None else pa.list_(item)
-    if pt.is_decimal128(kind) and (kind.scale > 9 or kind.precision - kind.scale > 29):
-        return pa.decimal256(76, 38)
+    if pt.is_decimal(kind):
+        return next((decimal for decimal in DECIMALS if _holds(decimal, kind)), None)
     return next((scalar for is_one, _, scalar in SCALARS if is_one(kind)), None)
+
+
+def _holds(decimal: pa.DataType, kind: pa.DataType) -> bool:
+    """Return whether values of ``kind`` have no more digits before and after the point than ``decimal`` has room for."""
+    return kind.scale <= decimal.scale and kind.precision - kind.scale <= decimal.precision - decimal.scale
 
 
 def output_type(kind: pa.DataType) -> pa.DataType:

@@ -37,10 +37,17 @@ def contradiction(path: str, format: str, magic: bytes, unreadable: Mapping[byte
             return None
         return f"{path} is no {format} file: it begins with {start!r}. Name it as what it is, or give --input_format"
     for other, beginning in (COMPRESSED | dict(beginnings)).items():
-        # No text begins with control characters; a header of CSV may well begin with PAR1, or with BZh.
-        if not beginning.decode("latin-1").isprintable() and start.startswith(beginning):
+        if start.startswith(beginning) and not _may_be_text(beginning):
             return f"{path} begins as {other} does, and is to be read as {format}: give its name the extension of {other}"
     return None
+
+
+def _may_be_text(beginning: bytes) -> bool:
+    """Return whether a text may begin so: a header of CSV may well begin with PAR1, or with BZh."""
+    try:
+        return beginning.decode("utf-8").isprintable()
+    except UnicodeDecodeError:
+        return False
 
 
 def _broken(path: str) -> str | None:

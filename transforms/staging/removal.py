@@ -9,8 +9,8 @@ import uuid
 from transforms.specs.job import STAGING
 from transforms.storage import files, paths
 
-# The name of a folder while it is deleted; what a kill leaves of one is deleted with the next.
-REMOVED = "removed-"
+# How the name of a folder begins while it is deleted, as no run's id does; what a kill leaves of one is deleted with the next.
+REMOVED = ".removed-"
 
 
 def remove(folder: str) -> None:

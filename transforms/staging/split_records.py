@@ -145,7 +145,7 @@ def find_launches(job: JobSpec) -> tuple[str, ...]:
     run = paths.join(job.folder, STAGING, job.run_id)
     launches = [folder for name in files.list_children(run) if recorded(folder := paths.join(run, name))]
     for folder in launches:
-        record = _read(recorded(folder)[0])
+        record = next((record for path in recorded(folder) if (record := _read(path)) is not None), None)
         if record is not None and record.identity != job.identity:
             raise SpecError(
                 "resume", f"run {job.run_id} can't be resumed: {_difference(record.flags, dict(job.flags))}; leave --resume out"

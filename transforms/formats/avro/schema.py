@@ -52,7 +52,7 @@ def _types(schema: Any, named: dict[str, pa.DataType]) -> list[pa.DataType]:
         branches = [kind for branch in schema if branch != "null" for kind in _types(branch, named)]
         return branches or [pa.null()]
     if isinstance(schema, str):
-        return [PRIMITIVES.get(schema) or named.get(schema) or pa.null()]
+        return [PRIMITIVES[schema] if schema in PRIMITIVES else named.get(schema, pa.null())]
     if schema["type"] == "array":
         return [pa.list_(item) for item in _types(schema["items"], named)]
     kind = _type(schema)
@@ -64,12 +64,18 @@ def _types(schema: Any, named: dict[str, pa.DataType]) -> list[pa.DataType]:
 def _type(schema: dict[str, Any]) -> pa.DataType | None:
     """Return the one type of a schema that is not an array; None where it is another schema."""
     kind, logical = schema["type"], schema.get("logicalType")
-    if logical == "decimal" and schema["precision"] <= LONGEST_DECIMAL:
-        of = pa.decimal128 if schema["precision"] <= 38 else pa.decimal256
-        return of(schema["precision"], schema.get("scale", 0))
+    if logical == "decimal" and (decimal := _decimal(schema.get("precision"), schema.get("scale", 0))) is not None:
+        return decimal
     if logical in LOGICAL:
         return LOGICAL[logical]
     return PRIMITIVES.get(kind) if isinstance(kind, str) else None
+
+
+def _decimal(precision: Any, scale: Any) -> pa.DataType | None:
+    """Return the type of decimals; None for digits that the specification does not allow, or that Arrow can't hold."""
+    if not (isinstance(precision, int) and isinstance(scale, int) and 0 <= scale <= precision and 1 <= precision <= LONGEST_DECIMAL):
+        return None
+    return pa.decimal128(precision, scale) if precision <= 38 else pa.decimal256(precision, scale)
 
 
 def twins_of(spec: RowSpec, schema: Any) -> str | None:
