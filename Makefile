@@ -35,7 +35,7 @@ clean:  ## remove all that the verbs made, .venv too
 
 ##@ At every commit
 test: setup  ## run all tests, in two processes side by side
-	$(BIN)/python tests/side_by_side.py
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile -p no:cacheprovider
 
 check: setup  ## check format, lint and types
 	$(BIN)/ruff format --check .

@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,8 @@ def in_fork(work: Callable[[], int], log: Path, seconds: float, deadline: Path |
         status = 99
         try:
             status = work()
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             os._exit(status)
@@ -254,7 +257,16 @@ def pytest_in_fork(plugin: Any, files: Sequence[str], *flags: str) -> int:
     saved_models.Models.__init__ = lambda self, folder: setattr(self, "folder", shared)  # type: ignore[method-assign]
     (BUILD / "tmp").mkdir(exist_ok=True)
     os.chdir(ROOT)
-    common = ("-q", "-p", "no:cacheprovider", f"--basetemp={BUILD / 'tmp' / str(os.getppid())}", "--hypothesis-seed=0")
+    # Modules are imported before pytest can rewrite their asserts.
+    common = (
+        "-q",
+        "-W",
+        "ignore::pytest.PytestAssertRewriteWarning",
+        "-p",
+        "no:cacheprovider",
+        f"--basetemp={BUILD / 'tmp' / str(os.getppid())}",
+        "--hypothesis-seed=0",
+    )
     return int(pytest.main([*common, *flags, *files], plugins=[plugin]))
 
 
@@ -276,8 +288,9 @@ def learn() -> dict[str, dict[str, Any]]:
             print(f"which lines do the tests of {path} reach?", flush=True)
             run_all = functools.partial(pytest_in_fork, Reached(kept, digest), [path], "-k", "not bigquery")
             in_fork(run_all, BUILD / "reached.log", 1800)
-        if kept.exists():
-            tests |= json.loads(kept.read_text())["tests"]
+        if not kept.exists():
+            raise SystemExit(f"the tests of {path} could not be run:\n{(BUILD / 'reached.log').read_text()}")
+        tests |= json.loads(kept.read_text())["tests"]
     return tests
 
 
