@@ -12,24 +12,27 @@ from transforms.predict import Predict
 from transforms.publish import Publish
 from transforms.read_instances import ReadInstances
 from transforms.route_rows import RouteRows
-from transforms.specs.job import JobSpec
-from transforms.specs.run import RunSpec
+from transforms.specs.run import JobRun, RunSpec, TasksRun
 from transforms.write_shards import WriteShards
 
 
-def build(pipeline: beam.Pipeline, spec: JobSpec | RunSpec) -> beam.PCollection:
+def build(pipeline: beam.Pipeline, run: RunSpec, progress_folder: str | None = None) -> beam.PCollection:
     """Wire a run of one job, or of many tasks, into ``pipeline``; return the collection of its one manifest.
 
     Rows are read, predicted and written inside one fused stage. Splits, shards, counts and hashes travel between stages. In a run of
-    many each split names its task, and the tasks are data, so that the graph does not grow with them.
+    many each split names its task, and the tasks are data, so that the graph does not grow with them. Workers on this machine count
+    their rows in ``progress_folder``.
     """
-    job = spec if isinstance(spec, JobSpec) else None
-    splits, plans = pipeline | (PlanJob(spec) if isinstance(spec, JobSpec) else PlanTasks(spec))
-    read = splits | (RouteRows(job) if job and job.route else ReadInstances(spec))
-    model = job.model if job and not job.route else None
-    predictions = read.batches | Predict(model, spec.model_memory_bytes, spec.processes, spec.compare, spec.staging_in(spec.folder))
-    written = predictions | WriteShards(spec.progress_folder)
-    duplicates, places = read.hashes | CheckKeys(spec, splits)
+    match run:
+        case JobRun(job=job):
+            splits, plans = pipeline | PlanJob(job)
+            read = splits | (RouteRows(job, progress_folder) if job.route else ReadInstances(run, progress_folder))
+        case TasksRun():
+            splits, plans = pipeline | PlanTasks(run)
+            read = splits | ReadInstances(run, progress_folder)
+    predictions = read.batches | Predict(run.model, run.model_memory_bytes, run.processes, run.compare, run.staging_in(run.folder))
+    written = predictions | WriteShards(run.identity, progress_folder)
+    duplicates, places = read.hashes | CheckKeys(run, splits)
     statistics = (written.statistics, *read.statistics)
-    publisher = TablePublisher if job and job.output.table else Publisher
-    return written.shards | Publish(spec, plans, read.accounts, duplicates, places, statistics, publisher)
+    publisher = TablePublisher if run.output.table else Publisher
+    return written.shards | Publish(run, plans, read.accounts, duplicates, places, statistics, publisher)

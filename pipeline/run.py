@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import io
 import logging
@@ -18,7 +17,6 @@ from pipeline.process.terminal import complain as to_terminal
 from pipeline.process.terminal import quiet_logs
 from transforms.runtime import temporary_folders
 from transforms.specs.errors import NightshiftError
-from transforms.specs.job import JobSpec
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -90,28 +88,23 @@ def _run_in(folder: Path, options: RunOptions, beam_options: PipelineOptions, co
     from pipeline.preflight import job as preflight
     from pipeline.preflight import tasks
 
-    spec, input_found = tasks.prepare(options, beam_options) if options.tasks_flag else preflight.prepare(options, beam_options)
-    if options.resume and _is_done(spec, complain):
+    run, input_found = tasks.prepare(options, beam_options) if options.tasks_flag else preflight.prepare(options, beam_options)
+    if options.resume and _is_done(run, complain):
         return DONE
-    if preflight.is_local(beam_options):
-        spec = dataclasses.replace(spec, progress_folder=str(folder / "progress"))
-        (folder / "progress").mkdir()
     try:
-        return _execute(spec, input_found, beam_options, complain, folder)
+        return _execute(run, input_found, beam_options, complain, folder)
     except KeyboardInterrupt as interrupt:
         from pipeline import engine
 
         if isinstance(interrupt, engine.StillRunningError):
             return INTERRUPTED
-        _leave_staging(spec, complain)
+        _leave_staging(run, complain)
         if not preflight.is_local(beam_options):  # the mark went with the folder, and some engine's worker may not know yet
-            _stop_publishing(spec, complain)
+            _stop_publishing(run, complain)
         raise
 
 
-def _execute(
-    spec: JobSpec | RunSpec, input_found: InputFound, beam_options: PipelineOptions, complain: Callable[[str], None], folder: Path
-) -> int:
+def _execute(run: RunSpec, input_found: InputFound, beam_options: PipelineOptions, complain: Callable[[str], None], folder: Path) -> int:
     """Run the pipeline to its end, print the summary, and return the exit status, which the manifest decides, not the engine."""
     import apache_beam as beam
 
@@ -119,6 +112,7 @@ def _execute(
     from pipeline.preflight import job as preflight
     from transforms.output import publisher
 
+    progress_folder = _make_progress_folder(folder) if preflight.is_local(beam_options) else None
     # While the graph is built, the collector would repeatedly scan all objects of TensorFlow and Beam.
     gc.freeze()
     failure: Exception | None = None
@@ -126,92 +120,97 @@ def _execute(
         try:
             with temporary_folders.beside(folder):  # Beam makes a folder of its own as soon as there is a pipeline
                 pipeline = beam.Pipeline(options=beam_options)
-            graph.build(pipeline, spec)
-            with summary.show_progress(spec.progress_folder, input_found):
-                engine.run(pipeline, beam_options, lambda: _stop_publishing(spec, complain), complain)
+            graph.build(pipeline, run, progress_folder)
+            with summary.show_progress(progress_folder, input_found):
+                engine.run(pipeline, beam_options, lambda: _stop_publishing(run, complain), complain)
             if preflight.is_template(beam_options):
-                LOG.info("the template is written; the job's output will go to %s", spec.folder)
+                LOG.info("the template is written; the job's output will go to %s", run.folder)
                 return DONE
         except KeyboardInterrupt:
-            if publisher.published_by(spec) is None:
+            if publisher.published_by(run) is None:
                 raise  # otherwise it came after the publishing
         except Exception as error:  # whatever an engine raises when a job fails
             if stops:  # the local runner turns Ctrl-C during a bundle into an error of its own
                 raise KeyboardInterrupt from error
             failure = error
-    manifest = publisher.ended(spec)
+    manifest = publisher.ended(run)
     if manifest is None:
-        what = "was cut off while it published" if publisher.is_cut_off(spec) else "failed and nothing was published"
-        complain(f"the job {what}: {_crashed(spec) or summary.cause(failure, _noted(spec))}")
-        _leave_staging(spec, complain)
+        what = "was cut off while it published" if publisher.is_cut_off(run) else "failed and nothing was published"
+        complain(f"the job {what}: {_crashed(run) or summary.cause(failure, _noted(run))}")
+        _leave_staging(run, complain)
         LOG.debug("what the engine said", exc_info=failure)
         return NightshiftError.exit_status
-    summary.print_summary(manifest, spec)
+    summary.print_summary(manifest, run)
     return DONE if manifest["status"] == "done" else publisher.GateShutError.exit_status
 
 
-def _stop_publishing(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> None:
+def _make_progress_folder(folder: Path) -> str:
+    progress_folder = folder / "progress"
+    progress_folder.mkdir()
+    return str(progress_folder)
+
+
+def _stop_publishing(run: RunSpec, complain: Callable[[str], None]) -> None:
     """Keep a job that an engine runs from publishing, however long the engine takes to cancel it."""
     from transforms.staging import cancelled
 
     try:
-        cancelled.mark(spec)
+        cancelled.mark(run)
     except Exception as error:  # storage clients raise types of their own
         complain(f"the job can't be kept from publishing: {error}")
 
 
-def _noted(spec: JobSpec | RunSpec) -> str | None:
+def _noted(run: RunSpec) -> str | None:
     """Return a worker's own message on why it could not start; None where no worker left one."""
     from transforms.runtime import worker_causes
 
     try:
-        return worker_causes.first_cause(spec.staging_in(spec.folder))
+        return worker_causes.first_cause(run.staging_in(run.folder))
     except Exception:  # a storage that fails now must not hide why the job failed
         return None
 
 
-def _crashed(spec: JobSpec | RunSpec) -> str | None:
+def _crashed(run: RunSpec) -> str | None:
     """Return what a worker's process on this machine was predicting when it died; the engine reports only that it is gone."""
     from transforms.model.crashes import find_crashes
 
-    crashes = {str(crash): path for path, crash in find_crashes() if crash.launch == spec.launch}
+    crashes = {str(crash): path for path, crash in find_crashes() if crash.launch == run.launch}
     for path in crashes.values():
         path.unlink(missing_ok=True)
     return f"a worker's process died, killed or crashed, while it ran {'; another, '.join(crashes)}" if crashes else None
 
 
-def _is_done(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> bool:
+def _is_done(run: RunSpec, complain: Callable[[str], None]) -> bool:
     """Return whether the run to resume is already complete; say that, or that there is nothing to resume."""
     from pipeline import summary
     from transforms.output import publisher
     from transforms.output.manifest import find_done
 
-    is_table = isinstance(spec, JobSpec) and spec.output.table is not None
-    manifest = find_done(spec.folder, spec.run_id, dict(spec.flags), is_table)
+    manifest = find_done(run.folder, run.run_id, dict(run.flags), run.output.table is not None)
     if manifest is not None:
-        publisher.sweep(spec)
-        complain(f"run {spec.run_id} is done already")
-        summary.print_summary(manifest, spec)
-    elif isinstance(spec, JobSpec) and not spec.resumed:
-        complain(f"nothing of run {spec.run_id} is there to go on with, in {spec.folder}: all of it is predicted")
+        publisher.sweep(run)
+        complain(f"run {run.run_id} is done already")
+        summary.print_summary(manifest, run)
+    elif run.identity and not run.resumed:
+        complain(f"nothing of run {run.run_id} is there to go on with, in {run.folder}: all of it is predicted")
     return manifest is not None
 
 
-def _leave_staging(spec: JobSpec | RunSpec, complain: Callable[[str], None]) -> None:
+def _leave_staging(run: RunSpec, complain: Callable[[str], None]) -> None:
     """Keep the staged files and print how to resume, where splits are finished; delete them otherwise."""
-    from transforms.many.tasks import folders
+    from transforms.many.tasks import written_folders
     from transforms.output import publisher
     from transforms.staging import removal, split_records
     from transforms.storage import files
 
-    if publisher.is_cut_off(spec):
-        complain(f"what it has staged stays: the next run to {spec.folder} finishes the change first")
+    if publisher.is_cut_off(run):
+        complain(f"what it has staged stays: the next run to {run.folder} finishes the change first")
         return
-    finished = split_records.recorded(spec.staging_in(spec.folder)) if isinstance(spec, JobSpec) else []
+    finished = split_records.recorded(run.staging_in(run.folder)) if run.identity else []
     if split_records.are_worth_keeping(finished):
-        kept = f"{len(finished)} splits of the input are finished, in {spec.staging_in(spec.folder)}"
-        complain(f"{kept}: the same flags with --run_id={spec.run_id} --resume=true predict the rest; a run without takes them away")
+        kept = f"{len(finished)} splits of the input are finished, in {run.staging_in(run.folder)}"
+        complain(f"{kept}: the same flags with --run_id={run.run_id} --resume=true predict the rest; a run without takes them away")
         return
-    for folder in folders(spec):
-        removal.remove(spec.staging_in(folder))
-        files.delete_empty(spec.staging_in(folder), folder)
+    for folder in written_folders(run):
+        removal.remove(run.staging_in(folder))
+        files.delete_empty(run.staging_in(folder), folder)

@@ -17,7 +17,6 @@ from rich.text import Text
 from pipeline.preflight.job import InputFound
 from pipeline.process.terminal import one_line, say
 from transforms.runtime.metrics import read_progress
-from transforms.specs.job import JobSpec
 from transforms.specs.messages import text_lines
 from transforms.specs.own_names import ERRORS
 from transforms.specs.run import RunSpec
@@ -80,12 +79,12 @@ def _lines(folder: str, input_found: InputFound, stop: threading.Event) -> None:
         LOG.info("%s rows, %s rows/s, %s failed, %.0f s%s", f"{rows:,}", f"{rows / seconds:,.0f}", f"{failed:,}", seconds, share)
 
 
-def print_summary(manifest: dict[str, Any], spec: JobSpec | RunSpec) -> None:
+def print_summary(manifest: dict[str, Any], run: RunSpec) -> None:
     """Print the outcome of the run from its manifest."""
     failures: Failures = {}
     lines = [f"{manifest['status']}: run {manifest['run_id']}"]
     with guarded(SUMMARY, failures):
-        lines = _job_lines(manifest, spec) if isinstance(spec, JobSpec) else _run_lines(manifest, spec)
+        lines = _run_lines(manifest, run) if "tasks" in manifest else _job_lines(manifest, run)
     lines += [f"  warning: {line}" for line in (*manifest.get("warnings", ()), *warnings(failures))]
     say("\n".join(map(one_line, lines)))
 
@@ -103,11 +102,11 @@ def _run_lines(manifest: dict[str, Any], run: RunSpec) -> list[str]:
     if manifest["status"] != "done":
         lines += [f"  {manifest['reason']}", f"  run the failed tasks again: --retry_failed={folder}/manifest.json"]
     lines.append(f"  a line a task in {folder}/tasks-*.jsonl")
-    return [*lines, f"  report in {folder}/report.html"] if run.report != "false" else lines
+    return [*lines, f"  report in {folder}/report.html"] if run.has_report else lines
 
 
-def _job_lines(manifest: dict[str, Any], job: JobSpec) -> list[str]:
-    output, errors = job.output.folder, job.output.errors
+def _job_lines(manifest: dict[str, Any], run: RunSpec) -> list[str]:
+    output, errors = run.output.folder, run.output.errors
     counts = manifest["counts"]
     lines = [
         f"{'done' if manifest['status'] == 'done' else 'FAILED'}: run {manifest['run_id']}, {manifest['seconds']} s",
@@ -131,7 +130,7 @@ def _job_lines(manifest: dict[str, Any], job: JobSpec) -> list[str]:
         if manifest.get("kept_results"):
             lines.append(f"  the results of run {manifest['kept_results']['run_id']} are left as they were, without _SUCCESS")
     lines += _differences(manifest, output)
-    if job.report:
+    if run.has_report:
         lines.append(f"  report in {output.rstrip('/')}/report.html")
     return lines
 

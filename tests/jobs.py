@@ -10,6 +10,8 @@ from typing import Any
 import google_crc32c
 
 from pipeline.main import main
+from transforms.specs.job import InputSpec, KeySpec, OutputSpec
+from transforms.specs.run import TasksRun
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> Path:
@@ -67,3 +69,9 @@ def check_output(out: Path) -> dict[str, Any]:
     kept = set(report.get("kept_results", {}).get("names", ()))
     assert names == {entry["name"] for entry in (*report["results"], *report["failed_rows"])} | stats | kept
     return report
+
+
+def run_of_tasks(folder: Path | str, count: int, **values: Any) -> TasksRun:
+    """Make the spec of a run of ``count`` tasks."""
+    values = {"run_id": "run", "launch": "launch", "started": "2026-01-01T00:00:00+00:00"} | values
+    return TasksRun(count=count, folder=str(folder), input=InputSpec(("in",)), key=KeySpec(), output=OutputSpec(str(folder)), **values)

@@ -101,7 +101,7 @@ def own_imports(module: str) -> set[str]:
 
 def test_there_is_something_to_check() -> None:
     assert {"pipeline.main", "transforms.formats.jsonl.reader", "transforms.specs.signature"} <= set(MODULES)
-    assert own_imports("pipeline.graph") >= {"transforms.predict", "transforms.specs.job"}
+    assert own_imports("pipeline.graph") >= {"transforms.predict", "transforms.specs.run"}
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if not module.endswith("__init__")])

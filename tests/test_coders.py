@@ -34,9 +34,9 @@ from transforms.formats.csv.rows import Header
 from transforms.many.waiting_rows import RowBlock, RowBlockCoder
 from transforms.rows.codes import Code
 from transforms.rows.keys import DuplicateKey, Duplicates
-from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec, Structure
-from transforms.specs.run import Plan, RunSpec, Task
+from transforms.specs.run import JobRun, Plan, RunSpec, Task
 from transforms.specs.signature import Signature, TensorSpec
 from transforms.statistics import stored
 from transforms.statistics.agreement import Comparison
@@ -59,51 +59,52 @@ FLATTEN = "beam:transform:flatten:v1"
 # --- the graph of each kind of job ---------------------------------------------------------------------------------------------
 
 
-def prepare(tmp_path: Path, **values: Any) -> JobSpec | RunSpec:
+def prepare(tmp_path: Path, **values: Any) -> RunSpec:
     options = flags.parse([f"--output={tmp_path / 'out'}", *(f"--{name}={value}" for name, value in values.items())])
     beam_options = PipelineOptions(list(options.beam))
     return (tasks if options.tasks_flag else preflight).prepare(options, beam_options)[0]
 
 
-def one(models: Models, tmp_path: Path) -> JobSpec:
+def one(models: Models, tmp_path: Path) -> JobRun:
     data = write_lines(tmp_path / "rows.jsonl", [{"x": 1.0, "id": 1, "model": "half_plus_two"}])
-    spec = prepare(tmp_path, model=models.get("half_plus_two"), input=data, key_field="id")
-    assert isinstance(spec, JobSpec)
-    return spec
+    run = prepare(tmp_path, model=models.get("half_plus_two"), input=data, key_field="id")
+    assert isinstance(run, JobRun)
+    return run
 
 
-def of_many(models: Models, tmp_path: Path) -> JobSpec | RunSpec:
-    task = {"model": models.get("half_plus_two"), "input": str(one(models, tmp_path).input.patterns[0]), "output": "a"}
+def of_many(models: Models, tmp_path: Path) -> RunSpec:
+    task = {"model": models.get("half_plus_two"), "input": str(one(models, tmp_path).job.input.patterns[0]), "output": "a"}
     return prepare(tmp_path, model_map=write_lines(tmp_path / "tasks.jsonl", [task]), key_field="id")
 
 
-def by_field(models: Models, tmp_path: Path) -> JobSpec | RunSpec:
+def by_field(models: Models, tmp_path: Path) -> RunSpec:
     folder = Path(models.get("half_plus_two")).parent
-    data = one(models, tmp_path).input.patterns[0]
+    data = one(models, tmp_path).job.input.patterns[0]
     return prepare(tmp_path, model=f"{folder}/{{model}}", model_field="model", input=f"{data},{tmp_path}/*.jsonl", key_field="id")
 
 
-def of_tables(models: Models, tmp_path: Path) -> JobSpec | RunSpec:
-    job = one(models, tmp_path)
+def of_tables(models: Models, tmp_path: Path) -> RunSpec:
+    run = one(models, tmp_path)
     output = OutputSpec("gs://bucket/staged", format="bigquery", table="bq://project.dataset.out")
-    return dataclasses.replace(job, input=InputSpec(("bq://project.dataset.in",)), key=KeySpec(("id",)), output=output)
+    job = dataclasses.replace(run.job, input=InputSpec(("bq://project.dataset.in",)), key=KeySpec(("id",)), output=output)
+    return dataclasses.replace(run, job=job)
 
 
-def compared(models: Models, tmp_path: Path) -> JobSpec | RunSpec:
-    data = one(models, tmp_path).input.patterns[0]
+def compared(models: Models, tmp_path: Path) -> RunSpec:
+    data = one(models, tmp_path).job.input.patterns[0]
     return prepare(tmp_path, model=models.get("half_plus_two"), compare_model=models.get("retrained"), input=data, key_field="id")
 
 
-def resumed(models: Models, tmp_path: Path) -> JobSpec | RunSpec:
+def resumed(models: Models, tmp_path: Path) -> RunSpec:
     return dataclasses.replace(one(models, tmp_path), resumed=(f"{tmp_path}/out/_staging/run/launch",))
 
 
-KINDS: dict[str, Callable[[Models, Path], JobSpec | RunSpec]] = {
+KINDS: dict[str, Callable[[Models, Path], RunSpec]] = {
     "one": one, "many": of_many, "model_field": by_field, "tables": of_tables, "compare": compared, "resume": resumed,
 }  # fmt: skip
 
 
-def translated(spec: JobSpec | RunSpec, portable: bool) -> beam_runner_api_pb2.Pipeline:
+def translated(spec: RunSpec, portable: bool) -> beam_runner_api_pb2.Pipeline:
     """Returns the pipeline's proto, as it is or as PortableRunner hands it to an engine such as Flink."""
     options = PipelineOptions(
         ["--runner=PortableRunner", "--job_endpoint=localhost:1", "--environment_type=EXTERNAL", "--environment_config=localhost:2"]

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from jobs import run_of_tasks
 from output_folders import (
     FOREIGN,
     NEW,
@@ -39,7 +40,6 @@ from transforms.output.placing import LostShardError
 from transforms.output.verify import MismatchError
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec
-from transforms.specs.run import RunSpec
 from transforms.specs.signature import Signature
 
 SYSTEM_CALLS = ("link", "mkdir", "makedirs", "rename", "replace", "remove", "unlink", "rmdir", "fsync")
@@ -301,7 +301,7 @@ def test_published_before_is_of_the_same_launch_and_the_same_task(tmp_path: Path
     assert publisher.published_by(job) == report
     assert publisher.published_by(dataclasses.replace(job, task=4)) is None
     assert publisher.published_by(dataclasses.replace(job, launch="other")) is None
-    run = RunSpec("", 1, str(tmp_path), InputSpec(("a",)), KeySpec(), output, "run", "launch", "2026-01-01T00:00:00+00:00")
+    run = run_of_tasks(tmp_path, 1)
     assert publisher.published_by(run) is None
 
 

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs import read_lines, run, task_lines, write_lines
+from jobs import read_lines, run, run_of_tasks, task_lines, write_lines
 from saved_models import Models, export_linear
 
 from transforms.many.tasks import TaskError, check_tasks
-from transforms.specs.job import InputSpec, KeySpec, OutputSpec
-from transforms.specs.run import RunSpec, Task
+from transforms.specs.run import Task
 
 MODELS = 300
 BROKEN = 10
@@ -256,10 +255,8 @@ def test_outputs_in_a_bucket_are_one_however_they_are_spelled(gcs: Any) -> None:
         ("t", bucket, "task 2: the output of task 1"),
     ):
         tasks = [Task(number, "m", "i", output) for number, output in enumerate((first, second))]
-        output, key = OutputSpec(f"{bucket}/out"), KeySpec()
-        spec = RunSpec("", 2, f"{bucket}/out", InputSpec(("i",)), key, output, "run", "launch", "2026-01-01T00:00:00+00:00")
         with pytest.raises(TaskError, match=message):
-            list(check_tasks(tasks, spec))
+            check_tasks(tasks, run_of_tasks(f"{bucket}/out", 2))
 
 
 def test_a_tasks_input_in_its_own_output_fails_the_task_and_stays(models: Models, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import google_crc32c
 import pytest
-from jobs import lines, manifest, run, write_lines
+from jobs import lines, manifest, run, run_of_tasks, write_lines
 from saved_models import Models
 
 from transforms import write_shards
@@ -26,7 +26,7 @@ from transforms.output.publisher import GateShutError, Publisher, aside, sweep
 from transforms.publish import _PublishRun
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
 from transforms.specs.models import ModelSpec
-from transforms.specs.run import Plan, RunSpec, Task
+from transforms.specs.run import JobRun, Plan, Task, TasksRun
 from transforms.specs.signature import Signature
 from transforms.storage import files
 
@@ -40,11 +40,6 @@ def test_a_batch_that_the_write_step_loses_shuts_the_gate(models: Models, tmp_pa
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 
-def a_run(folder: Path, count: int) -> RunSpec:
-    output = OutputSpec(str(folder))
-    return RunSpec("", count, str(folder), InputSpec(("a",)), KeySpec(), output, "night", "launch", "2026-01-01T00:00:00+00:00")
-
-
 def task_line(number: int) -> dict[str, Any]:
     return {
         "model": "m", "input": "i", "output": f"o{number}", "number": number, "status": "done", "reason": None,
@@ -54,10 +49,10 @@ def task_line(number: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("ended", [1, 3])
 def test_a_run_whose_tasks_did_not_all_end_once_is_not_done(tmp_path: Path, ended: int) -> None:
-    report = publish_run(a_run(tmp_path / "out", 2), [task_line(number) for number in range(ended)])
+    report = publish_run(run_of_tasks(tmp_path / "out", 2), [task_line(number) for number in range(ended)])
     assert (report["status"], report["reason"]) == ("failed", f"2 tasks were planned, and {ended} ended")
     assert not (tmp_path / "out" / "_SUCCESS").exists()
-    assert publish_run(a_run(tmp_path / "whole", ended), [task_line(number) for number in range(ended)])["status"] == "done"
+    assert publish_run(run_of_tasks(tmp_path / "whole", ended), [task_line(number) for number in range(ended)])["status"] == "done"
     assert (tmp_path / "whole" / "_SUCCESS").exists()
 
 
@@ -65,7 +60,7 @@ def test_a_run_of_many_writes_its_manifest_alone(tmp_path: Path) -> None:
     order = []
 
     def publish() -> None:
-        publish_run(a_run(tmp_path / "out", 1), [task_line(0)])
+        publish_run(run_of_tasks(tmp_path / "out", 1), [task_line(0)])
         order.append("published")
 
     with alone(str(tmp_path / "out")):
@@ -80,7 +75,7 @@ def test_a_run_of_many_writes_its_manifest_alone(tmp_path: Path) -> None:
 
 
 def publish_run_twice(folder: Path) -> dict[str, Any]:
-    return publish_run(a_run(folder, 1), [task_line(0)])
+    return publish_run(run_of_tasks(folder, 1), [task_line(0)])
 
 
 def test_a_small_file_is_replaced_and_not_written_over(tmp_path: Path) -> None:
@@ -115,17 +110,17 @@ def test_names_of_a_manifest_that_leave_the_folder_are_not_deleted(models: Model
 
 
 def test_the_step_gives_the_manifest_of_a_run_of_many(tmp_path: Path) -> None:
-    (report,) = _PublishRun(a_run(tmp_path / "out", 1)).process(b"", [task_line(0)])
+    (report,) = _PublishRun(run_of_tasks(tmp_path / "out", 1)).process(b"", [task_line(0)])
     assert report == json.loads((tmp_path / "out" / "manifest.json").read_text())
 
 
-def an_unplanned(run: RunSpec, number: int) -> Plan:
+def an_unplanned(run: TasksRun, number: int) -> Plan:
     return Plan(Task(number, "m", "i", f"o{number}"), reason="there is no such model")
 
 
 def test_a_task_that_another_run_publishes_waits_and_lets_go_of_those_before_it(tmp_path: Path) -> None:
     """Each run would else wait with the other's task locked."""
-    run, out = a_run(tmp_path / "out", 3), tmp_path / "out"
+    run, out = run_of_tasks(tmp_path / "out", 3), tmp_path / "out"
     group, lines_of = TaskGroup(run), list[dict[str, Any]]()
     held, gone = threading.Event(), threading.Event()
 
@@ -192,7 +187,7 @@ def test_a_sweep_takes_what_launches_left_and_the_folder_beside(tmp_path: Path) 
     beside = aside(publisher.job)
     assert beside is not None
     write_bytes(Path(beside) / "results", b"of a run that was killed")
-    sweep(publisher.job)
+    sweep(JobRun(job=publisher.job))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert not list(out.iterdir())
 

@@ -26,8 +26,8 @@ CONTENT = b"predictions\n"
 def a_job(out: Path, layout: str = "sharded") -> JobSpec:
     output = OutputSpec(str(out), errors_folder=f"{out}-failed", layout=layout)  # type: ignore[arg-type]
     model = ModelSpec("m", Signature("s", ("serve",), (), ()))
-    job = JobSpec(InputSpec(("/in",)), KeySpec(), model, output, "night", "first", "2026-01-01T00:00:00+00:00", identity="same")
-    return dataclasses.replace(job, launch="second", resumed=(job.staging_in(job.folder),))
+    job = JobSpec(InputSpec(("/in",)), KeySpec(), model, output, "night", "first", "2026-01-01T00:00:00+00:00")
+    return dataclasses.replace(job, launch="second")
 
 
 def a_shard(folder: str, kind: str, rows: int, **others: Any) -> Shard:
@@ -44,7 +44,7 @@ def found(job: JobSpec, shards: list[Shard], **others: Any) -> SplitRecord | Non
     for name, value in others.items():
         setattr(record, name, value)
     split_records.write(dataclasses.replace(job, launch="first"), split_records.name_of(SPLIT), record)
-    return split_records.find(job, SPLIT)
+    return split_records.find(job, SPLIT, "same", [f"{job.folder}/_staging/night/first"])
 
 
 def test_an_honest_record_is_found(tmp_path: Path) -> None:
@@ -107,6 +107,6 @@ def test_another_job_is_refused_by_any_record_that_can_be_read(tmp_path: Path, d
     for name in ("0.split", "1.split"):
         record = SplitRecord("another", {}, SplitCount(SPLIT.order, 3, 20, 2), b"", [], None)
         split_records.write(dataclasses.replace(job, launch="first"), name, record)
-    (Path(job.resumed[0]) / f"{damaged}.split").write_bytes(b"damaged")
+    (Path(f"{job.folder}/_staging/night/first") / f"{damaged}.split").write_bytes(b"damaged")
     with pytest.raises(SpecError, match="can't be resumed"):
-        split_records.find_launches(job)
+        split_records.find_launches(job, "same")

@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jobs import check_output, lines, manifest, run, write_lines
+from jobs import check_output, lines, manifest, run, run_of_tasks, write_lines
 from saved_models import Models
 
 from transforms.report import page
-from transforms.specs.job import InputSpec, KeySpec, OutputSpec
-from transforms.specs.run import RunSpec
 from transforms.statistics import tf_metadata
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
@@ -126,9 +124,7 @@ def test_tasks(models: Models, tmp_path: Path, asked: str, of_a_task: bool) -> N
 
 
 def page_of_many(count: int) -> bytes:
-    spec = RunSpec(
-        "tasks", count, "out", InputSpec(("in",)), KeySpec(), OutputSpec("out"), "nightly", "launch", "2026-01-01T00:00:00+00:00"
-    )
+    spec = run_of_tasks("out", count)
     tasks = [
         {
             "model": f"gs://models/site-{number:05}/", "input": "in", "output": "out", "number": number, "version": "7",

@@ -16,7 +16,7 @@ from transforms.read_instances import hashes_of, range_reader
 from transforms.rows.codes import Code
 from transforms.rows.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
 from transforms.specs.job import JobSpec
-from transforms.specs.run import RunSpec, job_of
+from transforms.specs.run import RunSpec
 
 
 class _FindEqualHashes(beam.DoFn):
@@ -40,11 +40,11 @@ def merge(buckets: Sequence[Duplicates]) -> Duplicates:
 class _ListDuplicates(beam.DoFn):
     """Reads a split again and lists the places of the keys whose hashes are equal."""
 
-    def __init__(self, spec: JobSpec | RunSpec) -> None:
-        self.spec = spec
+    def __init__(self, run: RunSpec) -> None:
+        self.run = run
 
     def process(self, split: Split, duplicates: Sequence[tuple[int, Duplicates]]) -> Iterator[tuple[int, DuplicateKey]]:
-        job = job_of(self.spec, split.plan)
+        job = self.run.job_of(split.plan)
         equal_hashes = np.array(merge([bucket for task, bucket in duplicates if task == job.task]).hashes, np.uint64)
         if len(equal_hashes):
             for place in itertools.islice(self._places(split, job, equal_hashes), LISTED_DUPLICATES):
@@ -82,7 +82,7 @@ class CheckKeys(beam.PTransform):
     Guarantees: only 64-bit hashes are shuffled; a split is read a second time only if hashes of its task are equal.
     """
 
-    spec: JobSpec | RunSpec
+    run: RunSpec
     splits: beam.PCollection[Split]
 
     def expand(
@@ -93,7 +93,7 @@ class CheckKeys(beam.PTransform):
             | "GroupHashes" >> beam.GroupByKey()
             | "FindEqualHashes" >> beam.ParDo(_FindEqualHashes()).with_output_types(tuple[int, Piece])
         )
-        places = self.splits | "ListDuplicates" >> beam.ParDo(_ListDuplicates(self.spec), beam.pvalue.AsList(duplicates)).with_output_types(
+        places = self.splits | "ListDuplicates" >> beam.ParDo(_ListDuplicates(self.run), beam.pvalue.AsList(duplicates)).with_output_types(
             tuple[int, Piece]
         )
         return duplicates, places

@@ -25,7 +25,7 @@ from transforms.rows.row_spec import row_spec
 from transforms.specs.errors import RefusedError, SpecError
 from transforms.specs.job import JobSpec, OutputSpec
 from transforms.specs.own_names import is_own
-from transforms.specs.run import Plan, RunSpec, Task
+from transforms.specs.run import Plan, Task, TasksRun
 from transforms.storage import files
 from transforms.storage.files import FoundFile
 
@@ -49,7 +49,7 @@ class _ReadTasks(beam.DoFn):
 class _PlanTask(beam.DoFn):
     """Finds a task's model and files; a task that can't run gets a plan with the reason, and the others go on."""
 
-    def __init__(self, run: RunSpec) -> None:
+    def __init__(self, run: TasksRun) -> None:
         self.run = run
 
     def process(self, task: Task) -> Iterator[TaggedOutput | tuple[str, Split]]:
@@ -142,7 +142,7 @@ class PlanTasks(beam.PTransform):
     Guarantees: each task has one plan; the graph is the same for any number of tasks.
     """
 
-    run: RunSpec
+    run: TasksRun
 
     def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection[Split], beam.PCollection[tuple[int, Piece]]]:
         plan = beam.ParDo(_PlanTask(self.run)).with_output_types(tuple[str, Split], plans=tuple[int, Piece])

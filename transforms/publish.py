@@ -18,8 +18,7 @@ from transforms.many.run_manifest import publish_run
 from transforms.output.publish_tasks import TaskGroup
 from transforms.output.publisher import GateShutError, Publisher
 from transforms.rows.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
-from transforms.specs.job import JobSpec
-from transforms.specs.run import Plan, RunSpec
+from transforms.specs.run import JobRun, Plan, RunSpec, TasksRun
 from transforms.staging import cancelled
 from transforms.statistics.statistics import MergeStatistics, Statistics
 
@@ -37,19 +36,19 @@ def _add_up(entries: Iterable[Any]) -> tuple[Plan, Accounts]:
 class _PublishJob(beam.DoFn):
     """Publishes the one job of a run; results that are refused fail the run."""
 
-    def __init__(self, job: JobSpec, publisher: type[Publisher]) -> None:
-        self.job, self.publisher = job, publisher
+    def __init__(self, run: JobRun, publisher: type[Publisher]) -> None:
+        self.run, self.publisher = run, publisher
 
     def process(self, task: tuple[int, Iterable[Any]]) -> Iterator[dict[str, Any]]:
         _, accounts = _add_up(task[1])
-        cancelled.check(self.job)
-        yield self.publisher(self.job, accounts).publish()
+        cancelled.check(self.run)
+        yield self.publisher(self.run.job, accounts).publish()
 
 
 class _PublishTask(beam.DoFn):
     """Publishes tasks of a run of many; the failure of one is a line of the run's manifest, and the others go on."""
 
-    def __init__(self, run: RunSpec) -> None:
+    def __init__(self, run: TasksRun) -> None:
         self.run = run
 
     def start_bundle(self) -> None:
@@ -66,7 +65,7 @@ class _PublishTask(beam.DoFn):
 class _PublishRun(beam.DoFn):
     """Publishes the manifest of a run of many, after all of its tasks."""
 
-    def __init__(self, run: RunSpec) -> None:
+    def __init__(self, run: TasksRun) -> None:
         self.run = run
 
     def process(self, _: bytes, tasks: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -87,7 +86,7 @@ class Publish(beam.PTransform):
     Guarantees: each job's output is complete, with ``_SUCCESS``, or absent; publishing again leaves the same files.
     """
 
-    spec: JobSpec | RunSpec
+    run: RunSpec
     plans: beam.PCollection[tuple[int, Piece]]
     accounts: beam.PCollection[tuple[int, Piece]]
     duplicates: beam.PCollection[tuple[int, Piece]]
@@ -102,7 +101,9 @@ class Publish(beam.PTransform):
         # The entries are told apart by their types: a join by name would tag and untag each of them, in eight steps more.
         entries = (self.plans, shards, self.accounts, self.duplicates, self.places, statistics)
         by_task = entries | beam.Flatten().with_output_types(tuple[int, Piece]) | "GroupByTask" >> beam.GroupByKey()
-        if isinstance(self.spec, JobSpec):
-            return by_task | "PublishJob" >> beam.ParDo(_PublishJob(self.spec, self.publisher))
-        tasks = by_task | "PublishTask" >> beam.ParDo(_PublishTask(self.spec))
-        return shards.pipeline | "Once" >> beam.Impulse() | "PublishRun" >> beam.ParDo(_PublishRun(self.spec), beam.pvalue.AsList(tasks))
+        match self.run:
+            case JobRun() as run:
+                return by_task | "PublishJob" >> beam.ParDo(_PublishJob(run, self.publisher))
+            case TasksRun() as run:
+                tasks = by_task | "PublishTask" >> beam.ParDo(_PublishTask(run))
+                return shards.pipeline | "Once" >> beam.Impulse() | "PublishRun" >> beam.ParDo(_PublishRun(run), beam.pvalue.AsList(tasks))

@@ -28,7 +28,7 @@ from transforms.rows.row_spec import RowSpec, row_spec
 from transforms.runtime import metrics
 from transforms.runtime.read_ahead import read_ahead
 from transforms.specs.job import JobSpec
-from transforms.specs.run import RunSpec, job_of
+from transforms.specs.run import RunSpec
 from transforms.specs.table_name import is_table
 from transforms.staging import split_records
 from transforms.statistics import stored
@@ -101,15 +101,15 @@ def range_reader(job: JobSpec) -> RangeReader:
 class _ReadInstances(beam.DoFn):
     """Reads a split, or resumes it: passes on the shards that an earlier launch wrote of it."""
 
-    def __init__(self, spec: JobSpec | RunSpec) -> None:
-        self.spec = spec
+    def __init__(self, run: RunSpec, progress_folder: str | None) -> None:
+        self.run, self.progress_folder = run, progress_folder
 
     def setup(self) -> None:
-        self.progress = metrics.Progress(self.spec.progress_folder)
+        self.progress = metrics.Progress(self.progress_folder)
 
     def process(self, split: Split) -> Iterator[InstanceBatch | TaggedOutput]:
-        job = job_of(self.spec, split.plan)
-        record = split_records.find(job, split) if job.resumed else None
+        job = self.run.job_of(split.plan)
+        record = split_records.find(job, split, self.run.identity, self.run.resumed)
         if record is None:
             yield from self._read(job, split)
         else:
@@ -142,7 +142,7 @@ class _ReadInstances(beam.DoFn):
             if job.output.layout == "mirror":  # a file without rows has an output without rows
                 yield dataclasses.replace(reader.nothing(file_range, split.order), job=job)
         count = account.finish()
-        if job.identity and not any(file.code is Code.FILE_CHANGED for file in count.incomplete):
+        if self.run.identity and not any(file.code is Code.FILE_CHANGED for file in count.incomplete):
             end = SplitEnd(split_records.name_of(split), count, b"".join(hashes.tobytes() for hashes in account.hashes))
             yield dataclasses.replace(reader.nothing(split.ranges[-1], split.order), job=job, end=end)
         yield from account.tagged(count)
@@ -249,13 +249,14 @@ class ReadInstances(beam.PTransform):
     Guarantees: every row that is not blank is in exactly one batch, as an instance or as a failed row, or in a shard of an earlier launch.
     """
 
-    spec: JobSpec | RunSpec
+    run: RunSpec
+    progress_folder: str | None = None
 
     def expand(self, splits: beam.PCollection[Split]) -> RowsRead:
         types = ACCOUNT_TYPES | {"statistics": tuple[int, Statistics]}
-        if isinstance(self.spec, JobSpec) and not self.spec.resumed:
+        if not self.run.resumed:
             del types["statistics"]
-        read = beam.ParDo(_ReadInstances(self.spec)).with_output_types(InstanceBatch, **types)
+        read = beam.ParDo(_ReadInstances(self.run, self.progress_folder)).with_output_types(InstanceBatch, **types)
         outputs = splits | read.with_outputs(*types, main="batches")
         if "statistics" not in types:
             return RowsRead(outputs.batches, outputs.accounts, outputs.hashes)

@@ -46,12 +46,12 @@ NO_MODEL = ""
 class _Route(beam.DoFn):
     """Reads each row's model name and key."""
 
-    def __init__(self, job: JobSpec) -> None:
-        self.job = job
+    def __init__(self, job: JobSpec, progress_folder: str | None) -> None:
+        self.job, self.progress_folder = job, progress_folder
 
     def setup(self) -> None:
         assert self.job.route is not None
-        self.progress = metrics.Progress(self.job.progress_folder)
+        self.progress = metrics.Progress(self.progress_folder)
         self.field = self.job.route.field
         spec = RowSpec(self.job.model.signature, self.job.key.fields, (self.field,), model_field=self.field)
         self.reader = RangeReader(spec, self.job.input.format)
@@ -201,9 +201,10 @@ class RouteRows(beam.PTransform):
     """
 
     job: JobSpec
+    progress_folder: str | None = None
 
     def expand(self, splits: beam.PCollection[Split]) -> RowsRead:
-        route = beam.ParDo(_Route(self.job)).with_output_types(tuple[str, RowBlock], **ACCOUNT_TYPES)
+        route = beam.ParDo(_Route(self.job, self.progress_folder)).with_output_types(tuple[str, RowBlock], **ACCOUNT_TYPES)
         routed = splits | "Route" >> route.with_outputs(*ACCOUNT_TYPES, main="rows")
         batches = (
             routed.rows

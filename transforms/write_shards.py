@@ -52,8 +52,8 @@ def make_encoder(job: JobSpec) -> Encoder:
 class _WriteShards(beam.DoFn):
     """Writes the batches of a split, which come one after the other, to one results and one errors shard."""
 
-    def __init__(self, progress_folder: str | None) -> None:
-        self.progress_folder = progress_folder
+    def __init__(self, identity: str, progress_folder: str | None) -> None:
+        self.identity, self.progress_folder = identity, progress_folder
 
     def setup(self) -> None:
         self.progress = metrics.Progress(self.progress_folder)
@@ -112,7 +112,7 @@ class _WriteShards(beam.DoFn):
                     self.merged[job.task].merge(statistics)
             else:
                 self.merged[job.task] = statistics
-        split_records.write(job, end.record, SplitRecord(job.identity, dict(job.flags), end.count, end.hashes, self.of_split, encoded))
+        split_records.write(job, end.record, SplitRecord(self.identity, dict(job.flags), end.count, end.hashes, self.of_split, encoded))
         self.of_split = []
 
     def _write_comparison(self, batch: PredictionBatch, job: JobSpec, place: Place) -> None:
@@ -204,15 +204,17 @@ def _at_the_end(element: Any) -> WindowedValue:
 
 @dataclasses.dataclass
 class WriteShards(beam.PTransform):
-    """Write predictions and failed rows to temporary files.
+    """Write predictions and failed rows to temporary files; records of finished splits have the run's ``identity``.
 
     Expects: ``PredictionBatch``es, those of a split one after the other.
     Gives: ``shards`` of (task, ``Shard``), and ``statistics`` of (task, ``Statistics``), each of some of the batches.
     Guarantees: every row of a batch is in exactly one shard; a file that a dead worker left is none of them.
     """
 
-    progress_folder: str | None
+    identity: str = ""
+    progress_folder: str | None = None
 
     def expand(self, predictions: beam.PCollection[PredictionBatch]) -> beam.pvalue.DoOutputsTuple:
-        write = beam.ParDo(_WriteShards(self.progress_folder)).with_output_types(tuple[int, Piece], statistics=tuple[int, Statistics])
+        write = beam.ParDo(_WriteShards(self.identity, self.progress_folder))
+        write = write.with_output_types(tuple[int, Piece], statistics=tuple[int, Statistics])
         return predictions | write.with_outputs("statistics", main="shards")

@@ -44,7 +44,7 @@ def check(options: CheckOptions, beam_options: PipelineOptions) -> bool:
 def look(options: CheckOptions, beam_options: PipelineOptions) -> Findings:
     """Check model, signature and a sample of the rows, as a run would."""
     try:
-        job, _ = preflight.prepare(options.run, beam_options, probe_output=False)
+        job = preflight.prepare(options.run, beam_options, probe_output=False)[0].job
     except RefusedError as error:
         fitting = tuple(_fitting(options.run, beam_options)) if options.run.signature_name is None else ()
         return Findings(reason=str(error), fitting_signatures=fitting)
@@ -83,7 +83,7 @@ def _fitting(options: RunOptions, beam_options: PipelineOptions) -> Iterator[str
     for name in names[:TRIED_SIGNATURES] if len(names) > 1 else ():
         other = dataclasses.replace(options, signature_name=name)
         try:
-            job, _ = preflight.prepare(other, beam_options, probe_output=False)
+            job = preflight.prepare(other, beam_options, probe_output=False)[0].job
             if job.input.is_bigquery:
                 return
             sample = read_sample(job, plan_input(job), TRIED_ROWS)

@@ -42,6 +42,7 @@ from transforms.specs.errors import RefusedError, SpecError
 from transforms.specs.job import JobSpec, OutputSpec
 from transforms.specs.messages import first_line
 from transforms.specs.own_names import is_own
+from transforms.specs.run import JobRun
 from transforms.specs.table_name import parse_table
 from transforms.staging import split_records
 from transforms.storage import files, paths
@@ -66,8 +67,8 @@ class InputFound:
     first: tuple[str, ...] = ()  # one file a pattern
 
 
-def prepare(options: RunOptions, beam_options: PipelineOptions, probe_output: bool = True) -> tuple[JobSpec, InputFound]:
-    """Make the job and the summary of its input from the options, with every check that is possible before the start.
+def prepare(options: RunOptions, beam_options: PipelineOptions, probe_output: bool = True) -> tuple[JobRun, InputFound]:
+    """Make the run and the summary of its input from the options, with every check that is possible before the start.
 
     ``probe_output`` False writes nothing, not even the file that shows that the output can be written.
 
@@ -92,8 +93,6 @@ def prepare(options: RunOptions, beam_options: PipelineOptions, probe_output: bo
             max_error_ratio=options.max_error_ratio,
             flags=options.given,
             bigquery=specs_of.bigquery_spec(options, beam_options.view_as(GoogleCloudOptions).project),
-            model_memory_bytes=memory_bytes(options),
-            processes=processes(beam_options),
             route=route,
             report=options.report != "false",
             compare=comparison.compare_spec(options, model, threads(beam_options)),
@@ -117,16 +116,18 @@ def prepare(options: RunOptions, beam_options: PipelineOptions, probe_output: bo
         if probe_output:
             finish_publishing(job.output.folder, job.output.errors)
         _check_disposition(job)
-        job = dataclasses.replace(job, identity=split_records.identify(job))
-        if options.resume:
-            job = dataclasses.replace(job, resumed=_find_launches(job))
-        if probe_output:
-            _check_output(job)
-        else:
-            _look_at_output(job)
+        identity = split_records.identify(job)
+        run = JobRun(
+            job=job,
+            model_memory_bytes=memory_bytes(options),
+            processes=processes(beam_options),
+            identity=identity,
+            resumed=_find_launches(job, identity) if options.resume else (),
+        )
+        (_check_output if probe_output else _look_at_output)(run)
     except OSError as error:
         raise PreflightError(str(error)) from error
-    return job, found
+    return run, found
 
 
 def make_run_id(now: datetime.datetime) -> str:
@@ -134,16 +135,16 @@ def make_run_id(now: datetime.datetime) -> str:
     return now.strftime("%Y%m%d-%H%M%S-") + uuid.uuid4().hex[:4]
 
 
-def _find_launches(job: JobSpec) -> tuple[str, ...]:
+def _find_launches(job: JobSpec, identity: str) -> tuple[str, ...]:
     """Find the staging folders of the run's earlier launches, whose finished splits count.
 
     Raises:
       SpecError: the job can't be resumed.
     """
     reason = "the streams of a table are others on every launch" if job.input.is_bigquery else None
-    if not job.identity:
+    if not identity:
         raise SpecError("resume", f"is for a run of one model on files: {reason or 'two models or a model a row are predicted in one go'}")
-    return split_records.find_launches(job)
+    return split_records.find_launches(job, identity)
 
 
 # --- model -----------------------------------------------------------------------------------------------------------------
@@ -385,14 +386,14 @@ def _with_parents(place: str) -> Iterator[str]:
         yield place or "/"
 
 
-def _check_output(job: JobSpec) -> None:
-    for folder in dict.fromkeys((job.output.folder, job.output.errors)):
-        check_writable(folder, job.staging_in(folder))
+def _check_output(run: JobRun) -> None:
+    for folder in run.folders:
+        check_writable(folder, run.staging_in(folder))
 
 
-def _look_at_output(job: JobSpec) -> None:
+def _look_at_output(run: JobRun) -> None:
     """Refuse a local folder that can't be written or made, by the permissions of the nearest existing folder; write nothing."""
-    for folder in dict.fromkeys((job.output.folder, job.output.errors)):
+    for folder in run.folders:
         if not paths.is_remote(folder):
             above = next(path for path in _with_parents(files.place(folder)) if os.path.lexists(path))
             if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):

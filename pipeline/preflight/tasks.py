@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import uuid
 from collections.abc import Iterator
@@ -31,12 +30,12 @@ from transforms.bigquery.client import ERRORS, client, reason
 from transforms.many.tasks import OPTIONAL, REQUIRED, TaskError, check_tasks, make_tasks, read_tasks, write_tasks
 from transforms.model.import_tensorflow import import_tensorflow
 from transforms.output.manifest import read_manifest
-from transforms.specs.run import RunSpec, Task, resolve
+from transforms.specs.run import Task, TasksRun, resolve
 from transforms.specs.table_name import is_table, parse_table
 from transforms.storage import files, paths
 
 
-def prepare(options: RunOptions, beam_options: PipelineOptions) -> tuple[RunSpec, InputFound]:
+def prepare(options: RunOptions, beam_options: PipelineOptions) -> tuple[TasksRun, InputFound]:
     """Make the run and the summary of its input from the options; check its tasks, and that their outputs do not overlap.
 
     The workers check models and inputs, task by task: a missing one fails its task alone.
@@ -47,17 +46,19 @@ def prepare(options: RunOptions, beam_options: PipelineOptions) -> tuple[RunSpec
     check_engine(options, beam_options)
     import_tensorflow()
     now = datetime.datetime.now(datetime.UTC)
-    run_id, launch = options.run_id or make_run_id(now), uuid.uuid4().hex
+    try:
+        tasks = list(_tasks(options, beam_options.view_as(GoogleCloudOptions).project))
+    except OSError as error:
+        raise PreflightError(str(error)) from error
     folder = options.output.rstrip("/") or options.output
-    run = RunSpec(
-        tasks="",
-        count=0,
+    run = TasksRun(
+        count=len(tasks),
         folder=folder,
         input=specs_of.input_spec(options),
         key=specs_of.key_spec(options),
         output=specs_of.output_spec(options),
-        run_id=run_id,
-        launch=launch,
+        run_id=options.run_id or make_run_id(now),
+        launch=uuid.uuid4().hex,
         started=now.isoformat(timespec="milliseconds"),
         models=specs_of.model_request(options, threads(beam_options)),
         max_error_ratio=options.max_error_ratio,
@@ -67,10 +68,7 @@ def prepare(options: RunOptions, beam_options: PipelineOptions) -> tuple[RunSpec
         report=options.report,
         resume=options.resume,
     )
-    try:
-        tasks = list(check_tasks(_tasks(options, beam_options.view_as(GoogleCloudOptions).project), run))
-    except OSError as error:
-        raise PreflightError(str(error)) from error
+    check_tasks(tasks, run)
     runner = runner_elsewhere(beam_options)  # called once, not for each path: it parses Beam's options, which takes 14 ms
     for task in tasks if runner is not None else ():
         for name, places in (("model", (task.model,)), ("input", run.input_of(task).patterns)):
@@ -87,9 +85,8 @@ def prepare(options: RunOptions, beam_options: PipelineOptions) -> tuple[RunSpec
         raise PreflightError("--errors has no meaning with tasks: each task's failed rows stand beside its results; leave it out")
     finish_publishing(folder)
     check_writable(folder, run.staging_in(folder))
-    path = paths.join(run.staging_in(folder), "tasks.jsonl")
-    files.write_bytes(path, write_tasks(tasks))
-    return dataclasses.replace(run, tasks=path, count=len(tasks)), InputFound(0, 0, whole=False)
+    files.write_bytes(run.tasks, write_tasks(tasks))
+    return run, InputFound(0, 0, whole=False)
 
 
 def _table_rows(name: str, project: str | None, location: str | None) -> Iterator[tuple[int, Any]]:

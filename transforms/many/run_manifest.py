@@ -16,7 +16,7 @@ from transforms.output.publisher import published_by
 from transforms.report.page import run_report
 from transforms.specs.job import STAGING
 from transforms.specs.own_names import MANIFEST, SUCCESS, TASKS
-from transforms.specs.run import RunSpec
+from transforms.specs.run import TasksRun
 from transforms.staging import removal
 from transforms.storage import files, paths
 
@@ -24,7 +24,7 @@ TASKS_A_FILE = 10_000
 NAMED_FAILURES = 3
 
 
-def publish_run(run: RunSpec, tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def publish_run(run: TasksRun, tasks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Write ``tasks-*.jsonl``, the report, the manifest and, where every task is done, ``_SUCCESS``; return the manifest.
 
     ``tasks`` are the tasks' lines, in any order; their own outputs are published already. A second call leaves the same files.
@@ -37,7 +37,7 @@ def publish_run(run: RunSpec, tasks: Sequence[dict[str, Any]]) -> dict[str, Any]
         return manifest
 
 
-def _publish(run: RunSpec, ordered: Sequence[dict[str, Any]], locks: Locks) -> dict[str, Any]:
+def _publish(run: TasksRun, ordered: Sequence[dict[str, Any]], locks: Locks) -> dict[str, Any]:
     count = max(1, -(-len(ordered) // TASKS_A_FILE))
     lines = {
         f"{TASKS}-{number:05d}-of-{count:05d}.jsonl": b"".join(
@@ -58,7 +58,7 @@ def _publish(run: RunSpec, ordered: Sequence[dict[str, Any]], locks: Locks) -> d
     return manifest
 
 
-def make_run_manifest(run: RunSpec, tasks: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
+def make_run_manifest(run: TasksRun, tasks: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
     """Make the manifest of a run of many from the tasks' lines; ``names`` are the files that hold these."""
     failed = [line for line in tasks if line["status"] != "done"]
     lost = run.count - len(tasks)

@@ -12,9 +12,8 @@ from typing import Any
 import msgspec
 
 from transforms.specs.errors import RefusedError
-from transforms.specs.job import JobSpec
 from transforms.specs.own_names import is_own
-from transforms.specs.run import RunSpec, Task, resolve
+from transforms.specs.run import JobRun, RunSpec, Task, TasksRun, resolve
 from transforms.storage import files, paths
 
 REQUIRED = ("model", "input", "output")
@@ -82,8 +81,8 @@ def make_tasks(rows: Iterable[tuple[int, Any]], source: str) -> Iterator[Task]:
         yield Task(number, **row)
 
 
-def check_tasks(tasks: Iterable[Task], run: RunSpec) -> Iterator[Task]:
-    """Check each task's values and output; yield the tasks.
+def check_tasks(tasks: Iterable[Task], run: TasksRun) -> None:
+    """Check each task's values and output.
 
     Raises:
       TaskError: a task's values are not valid, or two outputs are one folder or one inside the other; the message names the tasks.
@@ -95,7 +94,6 @@ def check_tasks(tasks: Iterable[Task], run: RunSpec) -> Iterator[Task]:
         except RefusedError as error:
             raise TaskError(f"task {task.number + 1}: {error}") from error
         outputs.add(task)
-        yield task
     outputs.check_nested()
 
 
@@ -155,12 +153,17 @@ def write_tasks(tasks: Iterable[Task]) -> bytes:
     return b"".join(msgspec.json.encode(task.as_line()) + b"\n" for task in tasks)
 
 
-def folders(spec: JobSpec | RunSpec) -> list[str]:
-    """List the folders that a run writes to."""
-    if isinstance(spec, JobSpec):
-        return sorted({spec.output.folder, spec.output.errors})
+def written_folders(run: RunSpec) -> list[str]:
+    """List the folders that a run writes to, those of its tasks included."""
+    match run:
+        case JobRun():
+            return list(run.folders)
+        case TasksRun():
+            return [*_task_folders(run), *run.folders]
+
+
+def _task_folders(run: TasksRun) -> list[str]:
     try:
-        outputs = [spec.output_of(task).folder for task in read_tasks(spec.tasks)]
+        return [run.output_of(task).folder for task in read_tasks(run.tasks)]
     except (OSError, TaskError):  # the launch has not written its tasks yet, or the run has removed them
-        outputs = []
-    return [*outputs, spec.folder]
+        return []

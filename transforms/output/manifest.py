@@ -14,7 +14,7 @@ from transforms.elements.shards import Shard
 from transforms.rows.codes import Code
 from transforms.specs.job import JobSpec
 from transforms.specs.own_names import MANIFEST, SUCCESS
-from transforms.specs.run import Plan, RunSpec
+from transforms.specs.run import Plan, TasksRun
 from transforms.staging import split_records
 from transforms.statistics.effort import STEPS, Effort
 from transforms.statistics.guard import EFFORT, guarded, warn
@@ -145,7 +145,7 @@ def describe_effort(effort: Effort) -> dict[str, Any]:
     }
 
 
-def make_unplanned_manifest(run: RunSpec, plan: Plan, before: dict[str, Any] | None) -> dict[str, Any]:
+def make_unplanned_manifest(run: TasksRun, plan: Plan, before: dict[str, Any] | None) -> dict[str, Any]:
     """Make the manifest of a task that could not be planned; ``before`` is the manifest that it replaces."""
     assert plan.task is not None
     return {

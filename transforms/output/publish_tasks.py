@@ -13,7 +13,7 @@ from transforms.output.manifest import encode_manifest, make_unplanned_manifest,
 from transforms.output.publisher import GateShutError, OccupiedError, Publication, Publisher
 from transforms.specs.errors import UnpublishableError
 from transforms.specs.own_names import MANIFEST, SUCCESS
-from transforms.specs.run import Plan, RunSpec
+from transforms.specs.run import Plan, TasksRun
 from transforms.staging import cancelled
 from transforms.storage import paths
 
@@ -36,7 +36,7 @@ class TaskGroup:
     While the group holds locks it waits for no other lock: two runs of the same tasks would wait for each other.
     """
 
-    def __init__(self, run: RunSpec) -> None:
+    def __init__(self, run: TasksRun) -> None:
         self.run = run
         self.tasks: list[_Task] = []
 

@@ -214,26 +214,30 @@ def _stats(errors: Sequence[Shard]) -> bytes:
 def published_by(spec: JobSpec | RunSpec) -> dict[str, Any] | None:
     """Return the manifest that this launch of ``spec`` has published in its folder, or None.
 
-    All tasks of a run share its launch, so that the manifest of another task, or of the run, does not count as a task's.
+    All tasks of a run share its launch, so that the manifest of another task, or of the run, does not count as a task's. The one of a
+    run of many names no task.
     """
     manifest = read_manifest(paths.join(spec.folder, MANIFEST))
-    if manifest is None or manifest.get("launch") != spec.launch:
-        return None
-    is_its_own = manifest.get("task") == spec.task if isinstance(spec, JobSpec) else "tasks" in manifest
+    is_its_own = manifest is not None and (manifest.get("launch"), manifest.get("task")) == (spec.launch, spec.task)
     return manifest if is_its_own else None
 
 
 def aside(job: JobSpec) -> str | None:
-    """Return the path where a job's new folder is built, to be exchanged for the old one; None in a bucket.
+    """Return the path where a job's new folder is built, to be exchanged for the old one; None in a bucket."""
+    if job.staging is not None:
+        return paths.join(job.staging, f"aside-{job.task}")
+    return _beside(job.folder)
+
+
+def _beside(folder: str) -> str | None:
+    """Return the path beside ``folder`` where what is exchanged for it is built; None in a bucket.
 
     The path is the same for each run, so that the next one removes what a killed one left.
     """
-    if paths.is_remote(job.folder):
+    if paths.is_remote(folder):
         return None
-    if job.staging is not None:
-        return paths.join(job.staging, f"aside-{job.task}")
-    folder = os.path.realpath(job.folder)
-    return os.path.join(os.path.dirname(folder), f".{os.path.basename(folder)}.nightshift")
+    above, name = os.path.split(os.path.realpath(folder))
+    return os.path.join(above, f".{name}.nightshift")
 
 
 def refuse_occupied(folder: str) -> None:
@@ -247,25 +251,24 @@ def refuse_occupied(folder: str) -> None:
         raise OccupiedError(f"{folder} holds the results of a run already ({names[0]}), and --write_disposition=empty was given")
 
 
-def ended(spec: JobSpec | RunSpec) -> dict[str, Any] | None:
-    """Return the manifest of this launch of ``spec`` if its publication is complete, else None."""
-    manifest = published_by(spec)
-    return manifest if manifest is not None and journal.read(spec.folder) is None else None
+def ended(run: RunSpec) -> dict[str, Any] | None:
+    """Return the manifest of this launch of ``run`` if its publication is complete, else None."""
+    manifest = published_by(run)
+    return manifest if manifest is not None and journal.read(run.folder) is None else None
 
 
-def is_cut_off(spec: JobSpec | RunSpec) -> bool:
-    """Return whether this launch of ``spec`` has left a journal in its folder: a publication that is not complete."""
-    left = journal.read(spec.folder)
-    return left is not None and left.launch == spec.launch
+def is_cut_off(run: RunSpec) -> bool:
+    """Return whether this launch of ``run`` has left a journal in its folder: a publication that is not complete."""
+    left = journal.read(run.folder)
+    return left is not None and left.launch == run.launch
 
 
-def sweep(spec: JobSpec | RunSpec) -> None:
+def sweep(run: RunSpec) -> None:
     """Delete what the launches of a finished run have left: unfinished files, and a folder that was exchanged for a new one."""
-    folders = list(dict.fromkeys((spec.folder, spec.output.errors))) if isinstance(spec, JobSpec) else [spec.folder]
-    with journal.alone(*folders):
-        for folder in folders:
-            _sweep(folder, spec.run_id)
-        exchanged = aside(spec) if isinstance(spec, JobSpec) else None
+    with journal.alone(*run.folders):
+        for folder in run.folders:
+            _sweep(folder, run.run_id)
+        exchanged = _beside(run.folder)
         if exchanged is not None:
             files.delete_folder(exchanged)
 

@@ -24,7 +24,7 @@ from transforms.runtime import temporary_folders
 from transforms.specs.job import JobSpec
 from transforms.specs.messages import cut
 from transforms.specs.own_names import REPORT, STATISTICS
-from transforms.specs.run import RunSpec
+from transforms.specs.run import TasksRun
 from transforms.statistics import tf_metadata
 from transforms.statistics.effort import STEPS, Effort
 from transforms.statistics.guard import EFFORT, Failures, guarded, warn
@@ -90,9 +90,9 @@ def _parts(
     return parts
 
 
-def run_report(run: RunSpec, manifest: dict[str, Any], tasks: Sequence[dict[str, Any]]) -> dict[str, bytes]:
+def run_report(run: TasksRun, manifest: dict[str, Any], tasks: Sequence[dict[str, Any]]) -> dict[str, bytes]:
     """Return report.html of a run of many tasks, by name; an empty dict with ``--report=false``. ``tasks`` has a line a task."""
-    if run.report == "false":
+    if not run.has_report:
         return {}
     files: dict[str, bytes] = {}
     failures: Failures = {}

@@ -200,12 +200,11 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 @dataclasses.dataclass(frozen=True)
 class JobSpec:
-    """One job: a run, or one task (``task`` is its number) of a run of many.
+    """The job of one task: ``task`` is its number in its run, 0 where the run has one.
 
     ``launch`` tells two launches of one ``run_id`` apart. Key hashes are compared in ``key_buckets`` parts.
-    With ``report``, statistics of the rows are gathered, and written with a report beside the manifest. With an ``identity``, finished
-    splits are recorded in staging, and ``resumed`` are the staging folders of earlier launches, whose records count. ``staging`` is a
-    folder for the unfinished files of many tasks; None: the task's own.
+    With ``report``, statistics of the rows are gathered, and written with a report beside the manifest. ``staging`` is a folder for the
+    unfinished files of many tasks; None: the task's own.
     """
 
     input: InputSpec
@@ -217,17 +216,12 @@ class JobSpec:
     started: str
     max_error_ratio: float = 0.1
     flags: tuple[tuple[str, str], ...] = ()
-    progress_folder: str | None = None
     bigquery: BigQuerySpec = BigQuerySpec()
-    model_memory_bytes: int | None = None
-    processes: int = 1
     task: int = 0
     key_buckets: int = 64
     route: RouteSpec | None = None
     report: bool = True
     compare: CompareSpec = NO_COMPARISON
-    identity: str = ""
-    resumed: tuple[str, ...] = ()
     staging: str | None = None
 
     def __post_init__(self) -> None:

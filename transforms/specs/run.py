@@ -1,9 +1,9 @@
-"""A run of many tasks as frozen, checked values: what its tasks have in common, and the plan of each."""
+"""A run as frozen, checked values: of one job, or of many tasks, with what these have in common and the plan of each."""
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec, staging_in
 from transforms.specs.models import EACH_TASKS_MODEL, NO_COMPARISON, CompareSpec, ModelRequest, ModelSpec
@@ -42,19 +42,92 @@ class Plan:
     published: dict[str, Any] | None = None
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JobRun:
+    """A run of one task, whose ``job`` is made before the start.
+
+    With an ``identity``, the hash of all that decides the predictions, finished splits are recorded in staging. ``resumed`` are the
+    staging folders of the run's earlier launches, whose records count.
+    """
+
+    job: JobSpec
+    model_memory_bytes: int | None = None
+    processes: int = 1
+    identity: str = ""
+    resumed: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """Return the folder that gets the manifest."""
+        return self.job.folder
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Return the folders whose content the run replaces, one or two."""
+        return tuple(dict.fromkeys((self.output.folder, self.output.errors)))
+
+    @property
+    def output(self) -> OutputSpec:
+        return self.job.output
+
+    @property
+    def run_id(self) -> str:
+        return self.job.run_id
+
+    @property
+    def launch(self) -> str:
+        return self.job.launch
+
+    @property
+    def flags(self) -> tuple[tuple[str, str], ...]:
+        return self.job.flags
+
+    @property
+    def task(self) -> int:
+        """Return the number of the task whose manifest is the run's."""
+        return self.job.task
+
+    @property
+    def model(self) -> ModelSpec | None:
+        """Return the model of all rows; None where each row names its own."""
+        return self.job.model if self.job.route is None else None
+
+    @property
+    def compare(self) -> CompareSpec:
+        return self.job.compare
+
+    @property
+    def has_report(self) -> bool:
+        """Return whether a report is written beside the manifest."""
+        return self.job.report
+
+    def staging_in(self, folder: str) -> str:
+        """Return the folder inside ``folder`` for this launch's unfinished files."""
+        return self.job.staging_in(folder)
+
+    def job_of(self, plan: Plan | None) -> JobSpec:
+        """Return the run's job: its splits have no plan."""
+        return self.job
+
+
 TASKS_A_FOLDER = 1000
 
 
-@dataclasses.dataclass(frozen=True)
-class RunSpec:
-    """A run of many tasks: the file that lists them, and what they have in common.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TasksRun:
+    """A run of ``count`` tasks: what they have in common, in a graph that is the same for one task and for 100,000.
 
-    ``tasks`` is a file of JSON-lines that the launch wrote, so that the graph is the same for one task and for 100,000. The run's
-    ``folder`` gets its manifest; every task's output is a tree of its own with its own gate. ``models`` has what all tasks require of
-    their models.
+    The run's ``folder`` gets its manifest; every task's output is a tree of its own with its own gate. ``models`` has what all tasks
+    require of their models.
     """
 
-    tasks: str
+    # Each task has its own manifest and model, and is resumed as a whole: its splits are not recorded.
+    task: ClassVar[None] = None
+    model: ClassVar[None] = None
+    compare: ClassVar[CompareSpec] = NO_COMPARISON
+    identity: ClassVar[str] = ""
+    resumed: ClassVar[tuple[str, ...]] = ()
+
     count: int
     folder: str
     input: InputSpec
@@ -66,12 +139,25 @@ class RunSpec:
     models: ModelRequest = EACH_TASKS_MODEL
     max_error_ratio: float = 0.1
     flags: tuple[tuple[str, str], ...] = ()
-    progress_folder: str | None = None
     model_memory_bytes: int | None = None
     processes: int = 1
     report: str = "true"
-    compare: CompareSpec = NO_COMPARISON
     resume: bool = False
+
+    @property
+    def tasks(self) -> str:
+        """Return the file of JSON-lines in which the launch writes the tasks."""
+        return paths.join(self.staging_in(self.folder), "tasks.jsonl")
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Return the folders whose content the run replaces, without those of its tasks."""
+        return (self.folder,)
+
+    @property
+    def has_report(self) -> bool:
+        """Return whether a report is written beside the run's manifest."""
+        return self.report != "false"
 
     def staging_in(self, folder: str) -> str:
         """Return the folder inside ``folder`` for this launch's unfinished files."""
@@ -107,8 +193,9 @@ class RunSpec:
     def output_of(self, task: Task) -> OutputSpec:
         return dataclasses.replace(self.output, folder=resolve(task.output, self.folder))
 
-    def job_of(self, plan: Plan) -> JobSpec:
+    def job_of(self, plan: Plan | None) -> JobSpec:
         """Make the job of ``plan``, which has a task and a model. Plans are sent between workers, not their jobs, which hardly differ."""
+        assert plan is not None
         task, model = plan.task, plan.model
         assert task is not None
         assert model is not None
@@ -130,16 +217,11 @@ class RunSpec:
         )
 
 
+RunSpec = JobRun | TasksRun
+
+
 def resolve(output: str, folder: str) -> str:
     """Return a task's output folder: itself where it is absolute, else below the run's folder."""
     if paths.is_remote(output) or output.startswith("/"):
         return output.rstrip("/") or output
     return paths.join(folder, output.strip("/"))
-
-
-def job_of(spec: JobSpec | RunSpec, plan: Plan | None) -> JobSpec:
-    """Return ``spec`` where it is a job, else the job of ``plan``."""
-    if isinstance(spec, JobSpec):
-        return spec
-    assert plan is not None
-    return spec.job_of(plan)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from transforms.specs.errors import NightshiftError
-from transforms.specs.job import JobSpec
 from transforms.specs.run import RunSpec
 from transforms.storage import files, paths
 
@@ -14,26 +13,26 @@ class CancelledError(NightshiftError):
     """The launch was interrupted, so that it may publish nothing."""
 
 
-def _mark_of(spec: JobSpec | RunSpec) -> str:
-    return paths.join(spec.staging_in(spec.folder), MARK)
+def _mark_of(run: RunSpec) -> str:
+    return paths.join(run.staging_in(run.folder), MARK)
 
 
-def mark(spec: JobSpec | RunSpec) -> None:
-    """Keep the launch of ``spec`` from publishing.
+def mark(run: RunSpec) -> None:
+    """Keep this launch of ``run`` from publishing.
 
     Raises:
       OSError, BeamIOError: the staging folder can't be written.
     """
-    files.write_bytes(_mark_of(spec), b"")
+    files.write_bytes(_mark_of(run), b"")
 
 
-def check(spec: JobSpec | RunSpec) -> None:
-    """Refuse to publish the launch of ``spec`` if it was interrupted.
+def check(run: RunSpec) -> None:
+    """Refuse to publish this launch of ``run`` if it was interrupted.
 
     An engine may be slow to cancel a job, or fail to, and a worker that lost its connection works on.
 
     Raises:
       CancelledError: the launch was interrupted.
     """
-    if files.exists(_mark_of(spec)):
-        raise CancelledError(f"launch {spec.launch} of run {spec.run_id} was interrupted: it publishes nothing")
+    if files.exists(_mark_of(run)):
+        raise CancelledError(f"launch {run.launch} of run {run.run_id} was interrupted: it publishes nothing")

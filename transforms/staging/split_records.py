@@ -73,12 +73,15 @@ def write(job: JobSpec, name: str, record: SplitRecord) -> None:
     files.write_bytes(paths.join(job.staging_in(job.folder), name), google_crc32c.Checksum(content).digest() + content)
 
 
-def find(job: JobSpec, split: Split) -> SplitRecord | None:
-    """Return the record that an earlier launch left of ``split``, its shards' checksums verified, or None."""
-    for folder in job.resumed:
+def find(job: JobSpec, split: Split, identity: str, launches: Sequence[str]) -> SplitRecord | None:
+    """Return the record that an earlier launch of the run left of ``split``, its shards' checksums verified, or None.
+
+    ``launches`` are the staging folders of these launches; a record counts if it has the run's ``identity``.
+    """
+    for folder in launches:
         path = paths.join(folder, name_of(split))
         record = _read(path) if files.exists(path) else None
-        if record is None or record.identity != job.identity or not _belongs_to(record, job, split, folder):
+        if record is None or record.identity != identity or not _belongs_to(record, job, split, folder):
             continue
         if all(map(_is_whole, record.shards)):
             return record
@@ -136,8 +139,8 @@ def are_worth_keeping(paths: Sequence[str]) -> bool:
     return any(record is not None and all(files.exists(shard.path) for shard in record.shards) for record in records)
 
 
-def find_launches(job: JobSpec) -> tuple[str, ...]:
-    """List the staging folders of the run's earlier launches that have finished splits.
+def find_launches(job: JobSpec, identity: str) -> tuple[str, ...]:
+    """List the staging folders of the run's earlier launches that have finished splits; the run has ``identity``.
 
     Raises:
       SpecError: their predictions would not be those of this launch; the message says why.
@@ -146,7 +149,7 @@ def find_launches(job: JobSpec) -> tuple[str, ...]:
     launches = [folder for name in files.list_children(run) if recorded(folder := paths.join(run, name))]
     for folder in launches:
         record = next((record for path in recorded(folder) if (record := _read(path)) is not None), None)
-        if record is not None and record.identity != job.identity:
+        if record is not None and record.identity != identity:
             raise SpecError(
                 "resume", f"run {job.run_id} can't be resumed: {_difference(record.flags, dict(job.flags))}; leave --resume out"
             )
