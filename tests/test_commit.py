@@ -220,6 +220,13 @@ def test_a_folder_with_a_link_in_it_is_changed_in_place(tmp_path: Path) -> None:
     assert read(folder) == NEW
 
 
+def test_a_folder_below_that_has_the_name_of_staging_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    write(folder, {**OLD, "notes/_staging/kept.txt": b"a person's"})
+    make(a_change(folder))
+    assert read(folder) == {**NEW, "notes/_staging/kept.txt": b"a person's"}
+
+
 @pytest.mark.parametrize("name", ["manifest.json", RESULT0, "./manifest.json"])
 def test_a_change_in_which_a_name_stands_twice_is_refused_and_changes_nothing(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "out"

@@ -390,11 +390,27 @@ def test_doubts_load_alone(tmp_path: Path) -> None:
         del slices.string_val[:]
         slices.string_val.extend([b"2 0,2"] * count)
 
+    def computed(graph: Any) -> None:
+        """The names of the checkpoint's entries are computed."""
+        nodes = [*graph.graph_def.node, *(node for function in graph.graph_def.library.function for node in function.node_def)]
+        restore = next(node for node in nodes if node.op == "RestoreV2")
+        name = restore.input[1].partition(":")[0]
+        next(node for node in nodes if node.name == name).op = "StringLower"
+
+    def called(graph: Any) -> None:
+        """A function, called by its name as TensorFlow 1 does, keeps state that no checkpoint holds."""
+        call = next(node for node in graph.graph_def.node if node.op == "StatefulPartitionedCall")
+        function = next(each for each in graph.graph_def.library.function if each.signature.name == call.attr["f"].func.name)
+        keeper = function.node_def.add(name="keeper", op="MutableHashTableV2")
+        keeper.attr["key_dtype"].type, keeper.attr["value_dtype"].type = 7, 1
+        call.op = function.signature.name
+        del call.attr["f"], call.attr["config_proto"]
+
     def twice(graph: Any) -> None:
         """Two inputs of the signature are one tensor."""
         graph.signature_def["serving_default"].inputs["z"].CopyFrom(graph.signature_def["serving_default"].inputs["x"])
 
-    for edit in (counted, assigned, owned, unsaved, sliced, twice):
+    for edit in (counted, assigned, owned, unsaved, sliced, computed, called, twice):
         spec = save(tmp_path / edit.__name__, plain)
         assert spec.structure is not None
         change(tmp_path / edit.__name__, edit)
