@@ -417,6 +417,19 @@ def test_doubts_load_alone(tmp_path: Path) -> None:
         assert locate_model(ModelRequest(spec.location), shares=True).structure is None, edit.__doc__
 
 
+def test_an_op_that_nothing_depends_on_is_no_difference(tmp_path: Path) -> None:
+    def add_dead(graph: Any) -> None:
+        for function in graph.graph_def.library.function:
+            node = function.node_def.add(name="dead", op="Const")
+            node.attr["dtype"].type = 1
+            node.attr["value"].tensor.CopyFrom(tensor_proto())
+
+    spec = save(tmp_path / "model", plain)
+    change(tmp_path / "model", add_dead)
+    assert spec.structure is not None
+    assert locate_model(ModelRequest(spec.location), shares=True).structure == spec.structure
+
+
 @pytest.mark.parametrize(
     ("what", "advice"),
     [

@@ -295,16 +295,17 @@ def learn() -> dict[str, dict[str, Any]]:
 
 
 def tests_for(mutant: mutations.Mutant, tests: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the tests that reach the mutant's lines, the quick ones first, within ``MUTANT_SECONDS``."""
+    """Return the tests that reach the mutant's lines, within ``MUTANT_SECONDS``: first those that are quick and reach little else."""
     there = {name for name, test in tests.items() if set(mutant.lines) & set(test["lines"].get(mutant.module, ()))}
     also = tuple(f"tests/test_{file}.py" for file in ALSO.get(mutant.module, ()))
     there |= {name for name, test in tests.items() if test["starts_child"] and (name.startswith(also) or len(there) < FEW)}
     chosen, total = [], 0.0
-    for name in sorted(there, key=lambda name: tests[name]["seconds"]):
-        total += tests[name]["seconds"]
-        if tests[name]["seconds"] > TEST_SECONDS or (chosen and total > MUTANT_SECONDS):
-            break
-        chosen.append(name)
+    breadth = {name: sum(map(len, tests[name]["lines"].values())) for name in there}
+    for name in sorted(there, key=lambda name: (1 + breadth[name]) * tests[name]["seconds"]):
+        seconds = tests[name]["seconds"]
+        if seconds <= TEST_SECONDS and (not chosen or total + seconds <= MUTANT_SECONDS):
+            chosen.append(name)
+            total += seconds
     return chosen
 
 
