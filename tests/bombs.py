@@ -122,7 +122,7 @@ def measure(path: Path, bomb: Bomb) -> dict[str, Any]:
     before, rows, codes = memory("VmRSS"), 0, []
     (found,) = files.match(str(path))
     for piece in splitting.split_file(found, format_of(found.path, None)):
-        for batch in RangeReader(RowSpec(bomb.signature, passthrough_fields=bomb.passthrough), None).read(piece, ("", 0)):
+        for batch in RangeReader(RowSpec(bomb.signature, passthrough_fields=bomb.passthrough), None).read(piece):
             rows += len(batch)
             codes += [str(failed.code) for failed in batch.failed]
     used = resource.getrusage(resource.RUSAGE_SELF)

@@ -72,7 +72,7 @@ def test_a_file_that_changed_before_its_range_is_opened_gives_no_row(name: str, 
     (piece,) = ranges_of(path)
     wait_a_tick()
     way(path, CONTENTS[name](NEW))
-    (batch,) = reader_of(name).read(piece, ("", 0))
+    (batch,) = reader_of(name).read(piece)
     (failed,) = batch.failed
     assert (failed.code, failed.source, len(batch)) == (Code.FILE_CHANGED, str(path), 0)
     size = len(CONTENTS[name](OLD))
@@ -87,7 +87,7 @@ def test_a_file_that_changes_while_its_range_is_read_is_named_at_the_end(name: s
     path.write_bytes(CONTENTS[name](OLD))
     (piece,) = ranges_of(path)
     wait_a_tick()
-    batches = reader_of(name).read(piece, ("", 0))
+    batches = reader_of(name).read(piece)
     next(batches)
     way(path, CONTENTS[name](NEW))
     _, failed = values_and_failed(batches)
@@ -100,7 +100,7 @@ def test_a_file_that_nobody_touches_is_read(name: str, tmp_path: Path) -> None:
     path.write_bytes(CONTENTS[name](OLD))
     (piece,) = ranges_of(path)
     os.utime(path, ns=(1, path.stat().st_mtime_ns))  # that it was looked at is no change
-    assert values_and_failed(reader_of(name).read(piece, ("", 0))) == (list(map(float, OLD)), [])
+    assert values_and_failed(reader_of(name).read(piece)) == (list(map(float, OLD)), [])
 
 
 def test_a_later_range_of_csv_takes_the_header_of_the_planned_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_a_later_range_of_csv_takes_the_header_of_the_planned_file_only(tmp_path
     last = ranges_of(path)[-1]
     wait_a_tick()
     path.write_bytes(b"y" + csv(OLD)[1:])
-    assert values_and_failed(reader_of("rows.csv").read(last, ("", 0))) == ([], [Code.FILE_CHANGED])
+    assert values_and_failed(reader_of("rows.csv").read(last)) == ([], [Code.FILE_CHANGED])
 
 
 def test_the_same_size_and_another_moment_is_a_change_to_the_nanosecond(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_the_same_size_and_another_moment_is_a_change_to_the_nanosecond(tmp_path
     before = path.stat().st_mtime_ns
     path.write_bytes(jsonl(NEW))
     os.utime(path, ns=(before + 1, before + 1))
-    assert values_and_failed(reader_of("rows.jsonl").read(piece, ("", 0))) == ([], [Code.FILE_CHANGED])
+    assert values_and_failed(reader_of("rows.jsonl").read(piece)) == ([], [Code.FILE_CHANGED])
     assert split_records.name_of(Split((piece,))) != split_records.name_of(Split(tuple(ranges_of(path)))), "no record of it is used either"
 
 
@@ -143,7 +143,7 @@ def test_a_listed_file_that_changes_between_listing_and_reading_is_named(tmp_pat
 
     monkeypatch.setattr(files, "read_bytes", read_late)
     (piece,) = splitting.split_file(found, format_of("files.txt", "file-list"))
-    (batch,) = RangeReader(RowSpec(TEXTS), "file-list").read(piece, ("", 0))
+    (batch,) = RangeReader(RowSpec(TEXTS), "file-list").read(piece)
     assert batch.columns["t"].tolist() == [b"old", b"old"]
     (failed,) = batch.failed
     assert failed.code is Code.FILE_CHANGED
@@ -161,8 +161,8 @@ def after_first_range(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[],
         real = RangeReader.read
         done: list[bool] = []
 
-        def read(self: RangeReader, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
-            yield from real(self, piece, order)
+        def read(self: RangeReader, file_range: FileRange) -> Iterator[InstanceBatch]:
+            yield from real(self, file_range)
             if not done:
                 done.append(True)
                 wait_a_tick()
@@ -240,16 +240,16 @@ def test_an_object_replaced_between_planning_and_reading_is_an_error(name: str, 
     assert piece.pin is not None
     assert piece.pin.generation > 0
     gcs.write(path, CONTENTS[name](NEW))
-    assert values_and_failed(reader_of(name).read(piece, ("", 0))) == ([], [Code.FILE_CHANGED])
+    assert values_and_failed(reader_of(name).read(piece)) == ([], [Code.FILE_CHANGED])
     (now,) = ranges_of(path)
-    assert values_and_failed(reader_of(name).read(now, ("", 0))) == (list(map(float, NEW)), [])
+    assert values_and_failed(reader_of(name).read(now)) == (list(map(float, NEW)), [])
 
 
 def test_an_object_without_bytes_that_was_filled_is_an_error(gcs: CloudStorage) -> None:
     path = gcs.write(f"{gcs.make_bucket()}/rows.jsonl", b"")
     (piece,) = ranges_of(path)
     gcs.write(path, jsonl(NEW))
-    assert values_and_failed(reader_of("rows.jsonl").read(piece, ("", 0))) == ([], [Code.FILE_CHANGED])
+    assert values_and_failed(reader_of("rows.jsonl").read(piece)) == ([], [Code.FILE_CHANGED])
 
 
 def test_a_run_whose_object_is_replaced_between_its_splits_publishes_nothing(

@@ -204,7 +204,7 @@ def test_flags_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_estimate_is_a_range_of_hours_times_price() -> None:
     """A thousand million rows at 0.02 core seconds a thousand: 20,000 core seconds, by hand."""
-    sample = Sample([], [], 200, 10**9, counted=False, speed=Speed(0.005, 0.005, 0.005, 0.005), model_mb=100)
+    sample = Sample([], [], [], 200, 10**9, counted=False, speed=Speed(0.005, 0.005, 0.005, 0.005), model_mb=100)
     found = estimate(sample, InputPlan(100, 10**11, 3000, {"jsonl": 100}, True, ()))
     assert found is not None
     assert (found.workers, found.machine_type) == (3, "n2-standard-4")
@@ -212,7 +212,7 @@ def test_the_estimate_is_a_range_of_hours_times_price() -> None:
     assert found.hours == pytest.approx((working / 1.5 + 0.05, working / 0.5 + 1 / 6))
     hourly = 3 * (4 * 0.056 + 16 * 0.003557 + 25 * 0.000054)
     assert found.dollars == pytest.approx((found.hours[0] * hourly, found.hours[1] * hourly))
-    large = estimate(Sample([], [], 1, 1, True, speed=Speed(None, 1, 1, 1), model_mb=5000), InputPlan(1, 1, 1, {}, True, ()))
+    large = estimate(Sample([], [], [], 1, 1, True, speed=Speed(None, 1, 1, 1), model_mb=5000), InputPlan(1, 1, 1, {}, True, ()))
     assert large is not None
     assert large.machine_type == "n2-highmem-4"
 

@@ -21,12 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jobs import lines, manifest, run, write_lines
 from saved_models import Models
+from written import instances
 
 from pipeline import graph
 from pipeline.flags import parse as flags
 from pipeline.preflight import job as preflight
 from pipeline.preflight import tasks
 from transforms.accounts.coders import MessageCoder, PieceCoder
+from transforms.elements.batches import JobInstances, JobPredictions, PredictionBatch, SplitElementCoder, SplitEnd
 from transforms.elements.failed_rows import FailedRow
 from transforms.elements.shards import Shard
 from transforms.elements.splits import FileRange, Incomplete, Split, SplitCount
@@ -157,6 +159,27 @@ def test_nothing_is_pickled_that_crosses_a_shuffle(kind: str, portable: bool, mo
         if any(isinstance(coder, FALLBACKS) for coder in coders_in(proto, proto.components.pcollections[name].coder_id))
     }
     assert not [pair for pair in fallbacks if BEAMS_OWN not in pair[1] and JSON_LINES not in pair[0]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_flows_from_read_to_write_has_the_coder_that_knows_sizes(kind: str, models: Models, tmp_path: Path) -> None:
+    """To pickle a sample of the batches, which is how Beam finds out how large elements are, costs more than to predict on them."""
+    proto = translated(KINDS[kind](models, tmp_path), portable=False)
+    (predict,) = (step for step in proto.components.transforms.values() if step.unique_name.endswith("/BeamML_RunInference"))
+    for name in (*predict.inputs.values(), *predict.outputs.values()):
+        (coder,) = coders_in(proto, proto.components.pcollections[name].coder_id)
+        assert isinstance(coder, SplitElementCoder)
+
+
+def test_the_size_of_an_element_between_read_and_write_is_that_of_its_input(models: Models, tmp_path: Path) -> None:
+    coder, job = SplitElementCoder(), one(models, tmp_path).job
+    rows = instances(["1", "2"])
+    predictions = PredictionBatch(rows, np.array([1]), {}, [])
+    assert coder.estimate_size(JobInstances(job, ("a", 0), rows)) == 2 * 3 + 2 * 64
+    assert coder.estimate_size(JobPredictions(job, ("a", 0), predictions)) == 2 * 3 + 64
+    end = SplitEnd(job, "name", SplitCount(("a", 0), 2, 6, 1), bytes(16))
+    assert coder.estimate_size(end) == 16
+    assert coder.decode(coder.encode(end)) == end
 
 
 # --- values ------------------------------------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ def test_a_row_that_the_second_model_refuses_is_counted_and_keeps_its_prediction
     report = manifest(tmp_path / "out")
     assert report["counts"] == {"read": 51, "predicted": 51, "failed": 0}
     assert (report["comparison"]["rows"], report["comparison"]["only_first_predicted"]) == (50, 1)
+    assert report["effort"]["models_loaded"] == 2
     assert report["comparison"]["agreement"] == pytest.approx(50 / 51, abs=1e-5)
 
 
@@ -115,6 +116,7 @@ def test_parts_of_a_batch_know_how_large_their_rows_are(models: Models) -> None:
     """Rows a call follow from it: a part that thought its rows small would feed a thousand images at once."""
     from written import instances
 
+    from transforms.elements.batches import JobInstances
     from transforms.model import handler
     from transforms.model.locate import locate_model
     from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
@@ -122,11 +124,10 @@ def test_parts_of_a_batch_know_how_large_their_rows_are(models: Models) -> None:
 
     first, second = (locate_model(ModelRequest(models.get(name))) for name in ("half_plus_two", "retrained"))
     assert isinstance(first, ModelSpec)
-    batch = instances([f'"k{number}"' for number in range(200)])
-    batch.columns, batch.bytes = {"x": np.zeros(200, np.float32)}, 200 * 5000
-    batch.job = JobSpec(InputSpec(("in",)), KeySpec(), first, OutputSpec("out"), "run", "launch", "now")
-    pool = handler.ModelPool()
-    parts = handler._predict_parts(pool, batch, second, 0.3)
+    rows = instances([f'"k{number}"' for number in range(200)])
+    rows.columns, rows.bytes = {"x": np.zeros(200, np.float32)}, 200 * 5000
+    job = JobSpec(InputSpec(("in",)), KeySpec(), first, OutputSpec("out"), "run", "launch", "now")
+    parts = [part for _, part in handler._parts(JobInstances(job, ("in", 0), rows), second, 0.3)]
     assert sum(len(part) for part in parts) == 200
     for part in parts:
         assert part.instances.bytes == 5000 * len(part.instances) > 0

@@ -31,6 +31,7 @@ from transforms.formats.csv import rows as csv_rows
 from transforms.formats.csv.checks import holds_quote, impossible_inputs, missing_columns
 from transforms.formats.csv.reader import CsvReader, RowParser
 from transforms.formats.csv.rows import inside
+from transforms.formats.empty_batch import empty_batch
 from transforms.formats.splitting import split_file
 from transforms.rows.codes import Code
 from transforms.rows.row_spec import RowSpec
@@ -50,7 +51,7 @@ TEXTS = signature(a=("string", (None,)), b=("string", (None,)))
 
 def read(path: Path, spec: RowSpec, start: int = 0, stop: int | None = None) -> list[InstanceBatch]:
     piece = FileRange(str(path), start, stop, path.stat().st_size, path.name)
-    return list(CsvReader(spec).read(piece, (str(path), start)))
+    return list(CsvReader(spec).read(piece))
 
 
 def rows_of(batches: list[InstanceBatch]) -> dict[int, Any]:
@@ -372,8 +373,8 @@ def test_files_without_rows_or_header(tmp_path: Path) -> None:
             parse(content, RowSpec(TEXTS), tmp_path)
         with pytest.raises(DamagedFileError, match="header"):
             missing_columns(str(tmp_path / "rows.csv"), RowSpec(TEXTS))
-    batch = CsvReader(RowSpec(TEXTS, passthrough_fields=("c",))).nothing(FileRange("x.csv", 0, 0, 0, "x.csv"), ("x.csv", 0))
-    assert (len(batch), batch.failed, len(batch.columns["a"])) == (0, [], 0)
+    batch = empty_batch(RowSpec(TEXTS, passthrough_fields=("c",)), FileRange("x.csv", 0, 0, 0, "x.csv"))
+    assert (len(batch), batch.failed, len(batch.columns["a"]), len(batch.passthrough["c"])) == (0, [], 0, 0)
 
 
 def test_inputs_that_csv_can_not_feed() -> None:

@@ -40,7 +40,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_storage_that_fails_in_the_middle_of_a_file_is_raised(name: str, kind: str, gcs: CloudStorage) -> None:
     path = gcs.write(f"{gcs.make_bucket()}/{name}", CONTENTS[name](VALUES))
     (piece,) = ranges_of(path)
-    batches = reader_of(name).read(piece, ("", 0))
+    batches = reader_of(name).read(piece)
     next(batches)
     with gcs.stand_ins.faults(kind, share=1), pytest.raises(storage.StorageError, match=name):
         values_and_failed(batches)
@@ -72,7 +72,7 @@ def test_a_bug_of_ours_is_no_damage(name: str, bug: Exception, tmp_path: Path, m
 
     monkeypatch.setattr(record_batches.TableBatcher, "batch", batch)
     with pytest.raises(type(bug)):
-        list(reader_of(name).read(piece, ("", 0)))
+        list(reader_of(name).read(piece))
 
 
 @pytest.mark.parametrize("error", [pa.ArrowMemoryError("no memory"), MemoryError(), OSError(5, "Input/output error"), TypeError("ours")])
@@ -104,6 +104,6 @@ def test_any_damage_costs_the_file_and_nothing_else(name: str, tmp_path: Path) -
         path.write_bytes(damaged)
         time.sleep(0)
         (piece,) = ranges_of(path)
-        values, failed = values_and_failed(reader_of(name).read(piece, ("", 0)))
+        values, failed = values_and_failed(reader_of(name).read(piece))
         if attempt % 3 == 0 and name in TABLES and len(values) < 400:
             assert failed[-1:] == [Code.FILE_DAMAGED] or not values

@@ -50,7 +50,6 @@ def test_the_published_line_has_the_members_that_are_documented() -> None:
 def test_instances_that_fail_join_the_failed_rows_in_their_order() -> None:
     data = b"0123"
     batch = InstanceBatch(
-        order=("in", 0),
         source="in",
         relative="in",
         columns={"x": np.arange(4)},

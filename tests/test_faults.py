@@ -19,7 +19,7 @@ from gcp_fixtures import CloudStorage
 from jobs import check_output, lines, manifest, names_in, run, write_lines
 from saved_models import Models
 
-from transforms.elements.batches import InstanceBatch
+from transforms.elements.batches import InstanceBatch, JobInstances
 from transforms.model import crashes
 from transforms.specs.errors import ModelError
 from transforms.specs.job import JobSpec
@@ -196,10 +196,10 @@ def _predict_and_abort(folder: str, said: Path) -> None:
 
     tempfile.tempdir = folder
     job: Any = SimpleNamespace(launch="launch", run_id="night")
-    batch = InstanceBatch(("", 0), "rows.jsonl", "", {}, np.array([10, 20, 30]), None, None, {}, [], 0, job)  # type: ignore[arg-type]
+    instances = InstanceBatch("rows.jsonl", "", {}, np.array([10, 20, 30]), None, None, {}, [], 0)  # type: ignore[arg-type]
     model: Any = SimpleNamespace(location="models/m")
     try:
-        with crashes.Notes().predicting(model, batch):
+        with crashes.Notes().predicting(model, JobInstances(job, ("", 0), instances)):
             os.abort()
     except ModelError as error:
         said.write_text(str(error))

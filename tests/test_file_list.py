@@ -28,7 +28,7 @@ SPEC = RowSpec(signature(None))
 
 
 def read(path: Path, spec: RowSpec = SPEC, start: int = 0, stop: int | None = None) -> list[InstanceBatch]:
-    return list(FileListReader(spec).read(FileRange(str(path), start, stop, path.stat().st_size, path.name), (str(path), start)))
+    return list(FileListReader(spec).read(FileRange(str(path), start, stop, path.stat().st_size, path.name)))
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_file_that_goes_before_it_is_read(images: Path, monkeypatch: pytest.Mo
         return found
 
     monkeypatch.setattr(file_list_reader.files, "match", match_and_delete)
-    (batch,) = reader.read(FileRange(str(images / "list.txt"), 0, None, 0, "list.txt"), ("", 0))
+    (batch,) = reader.read(FileRange(str(images / "list.txt"), 0, None, 0, "list.txt"))
     assert [(row.code, row.key.decode()) for row in batch.failed] == [(Code.FILE_NOT_FOUND, f'"{images}/1.png"')]
     assert batch.keys.to_pylist() == [f'"{images}/2.png"']
 

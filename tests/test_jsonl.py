@@ -26,7 +26,6 @@ from transforms.rows.row_spec import RowSpec
 from transforms.specs.signature import Signature, TensorSpec
 
 FILE = FileRange("data/rows.jsonl", 0, None, 0, "rows.jsonl")
-ORDER = (FILE.path, 0)
 MANY = settings(deadline=None, derandomize=True, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -37,7 +36,7 @@ def signature(**inputs: tuple[str, tuple[int | None, ...] | None]) -> Signature:
 
 def parse(data: bytes, spec: RowSpec, offset: int = 0) -> InstanceBatch:
     """One batch of a block of its own."""
-    (batch,) = list(LineParser(spec).parse(Block(offset, data), FILE, ORDER))
+    (batch,) = list(LineParser(spec).parse(Block(offset, data), FILE))
     return batch
 
 
@@ -484,7 +483,7 @@ def test_made_keys_are_the_place_of_the_row_also_for_failed_ones() -> None:
 def test_a_row_too_long_is_one_failed_row() -> None:
     for fields in ((), ("id",), ("id", "site")):
         for data in (b'{"x": 1}\n{"x": 2}\n{"x', b" " * 1024):
-            (batch,) = list(LineParser(RowSpec(F32, key_fields=fields)).parse(Block(7, data, too_long=True), FILE, ORDER))
+            (batch,) = list(LineParser(RowSpec(F32, key_fields=fields)).parse(Block(7, data, too_long=True), FILE))
             assert len(batch) == 0
             assert [(row.code, row.offset, json.loads(row.instance)["b64"]) for row in batch.failed] == [
                 (Code.ROW_TOO_LONG, 7, base64.b64encode(data).decode())
@@ -539,7 +538,7 @@ def test_many_rows_of_many_inputs_are_the_rows_alone() -> None:
 def test_batches_stay_small_where_rows_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jsonl_reader, "BATCH_TENSOR_BYTES", 64)
     data = b"".join(b'{"x": %d}\n' % number for number in range(100))
-    batches = list(LineParser(RowSpec(F32)).parse(Block(0, data), FILE, ORDER))
+    batches = list(LineParser(RowSpec(F32)).parse(Block(0, data), FILE))
     assert len(batches) > 1
     assert [value for batch in batches for value in batch.columns["x"].tolist()] == list(range(100))
 
@@ -645,12 +644,12 @@ def test_any_lines_each_once_and_alike_alone_or_together(spec: RowSpec, lines: l
     data = data if last or not lines else data[: -len(ends[len(lines) - 1])]
     parser = LineParser(spec)
     together: dict[int, Any] = {}
-    for batch in parser.parse(Block(50, data), FILE, ORDER):
+    for batch in parser.parse(Block(50, data), FILE):
         together |= rows_of(batch)
     alone: dict[int, Any] = {}
     offset, filled = 50, []
     for line in data.split(b"\n"):
-        for batch in parser.parse(Block(offset, line + b"\n"), FILE, ORDER):
+        for batch in parser.parse(Block(offset, line + b"\n"), FILE):
             alone |= rows_of(batch)
         if line.strip(b" \t\r"):
             space = 0 if spec.lone_string else len(line) - len(line.lstrip(b" \t\r"))
@@ -805,7 +804,7 @@ def test_any_name_can_be_an_input_and_a_key(name: str) -> None:
     signature = Signature("s", ("serve",), (TensorSpec(name, "x:0", "float32", (None,)),), ())
     data = b"".join(json.dumps({name: number, "k" + name: f"k{number}"}).encode() + b"\n" for number in range(3))
     parser = LineParser(RowSpec(signature, key_fields=("k" + name,)))
-    (batch,) = list(parser.parse(Block(0, data), FILE, ORDER))
+    (batch,) = list(parser.parse(Block(0, data), FILE))
     assert batch.columns[name].tolist() == [0, 1, 2]
     assert batch.keys.to_pylist() == ['"k0"', '"k1"', '"k2"']
     assert batch.failed == []

@@ -215,7 +215,7 @@ LABELS = object_array([b"caf\xc3\xa9", b"\xff\x00", b'"\n'], (3,))
 
 
 def instances(spec: RowSpec, data: bytes = INPUT) -> InstanceBatch:
-    (batch,) = list(LineParser(spec).parse(Block(0, data), FileRange("in.jsonl", 0, None, 0, "in.jsonl"), ("in.jsonl", 0)))
+    (batch,) = list(LineParser(spec).parse(Block(0, data), FileRange("in.jsonl", 0, None, 0, "in.jsonl")))
     return batch
 
 

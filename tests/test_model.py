@@ -30,7 +30,6 @@ def a_batch(**columns: Column) -> InstanceBatch:
     data = b"".join(b"%8d" % row for row in range(count))
     starts = np.arange(count) * 8
     return InstanceBatch(
-        order=("rows.jsonl", 0),
         source="rows.jsonl",
         relative="rows.jsonl",
         columns=columns,

@@ -35,12 +35,12 @@ def a_shard(folder: str, kind: str, rows: int, **others: Any) -> Shard:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     Path(path).write_bytes(CONTENT)
     crc32c = google_crc32c.Checksum(CONTENT).hexdigest().decode()
-    return dataclasses.replace(Shard(kind, path, SPLIT.order, "", "", rows, len(CONTENT), crc32c), **others)
+    return dataclasses.replace(Shard(kind, path, SPLIT.key, "", "", rows, len(CONTENT), crc32c), **others)
 
 
 def found(job: JobSpec, shards: list[Shard], **others: Any) -> SplitRecord | None:
     """What is found of a record that the first launch left with ``shards``."""
-    record = SplitRecord("same", {}, SplitCount(SPLIT.order, 3, 20, 2), b"", shards, None)
+    record = SplitRecord("same", {}, SplitCount(SPLIT.key, 3, 20, 2), b"", shards, None)
     for name, value in others.items():
         setattr(record, name, value)
     split_records.write(dataclasses.replace(job, launch="first"), split_records.name_of(SPLIT), record)
@@ -91,7 +91,7 @@ def test_a_record_that_names_what_is_not_the_splits_own_is_not_believed(tmp_path
 
 
 @pytest.mark.parametrize(
-    "change", [{"identity": "other"}, {"count": SplitCount(("/in/x", 0), 3, 20, 2)}, {"count": SplitCount(SPLIT.order, 4, 20, 2)}]
+    "change", [{"identity": "other"}, {"count": SplitCount(("/in/x", 0), 3, 20, 2)}, {"count": SplitCount(SPLIT.key, 4, 20, 2)}]
 )
 def test_a_record_of_another_job_or_count_is_not_believed(tmp_path: Path, change: dict[str, Any]) -> None:
     """The identity too: only the first record of a launch is looked at before the start."""
@@ -105,7 +105,7 @@ def test_a_record_of_another_job_or_count_is_not_believed(tmp_path: Path, change
 def test_another_job_is_refused_by_any_record_that_can_be_read(tmp_path: Path, damaged: int) -> None:
     job = a_job(tmp_path / "out")
     for name in ("0.split", "1.split"):
-        record = SplitRecord("another", {}, SplitCount(SPLIT.order, 3, 20, 2), b"", [], None)
+        record = SplitRecord("another", {}, SplitCount(SPLIT.key, 3, 20, 2), b"", [], None)
         split_records.write(dataclasses.replace(job, launch="first"), name, record)
     (Path(f"{job.folder}/_staging/night/first") / f"{damaged}.split").write_bytes(b"damaged")
     with pytest.raises(SpecError, match="can't be resumed"):

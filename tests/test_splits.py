@@ -111,7 +111,7 @@ def test_packing_ends_at_a_splits_size() -> None:
     made += [windowed.value for windowed in packer.finish_bundle()]
     assert [len(split.ranges) for split in made] == [4, 4, 2]
     assert [piece.path for split in made for piece in split.ranges] == [f"{number}.jsonl" for number in range(10)]
-    assert made[1].order == ("4.jsonl", 0)
+    assert made[1].key == ("4.jsonl", 0)
 
 
 @given(st.lists(st.integers(0, 9)), st.integers(1, 20), st.integers(1, 5))

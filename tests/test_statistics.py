@@ -22,8 +22,6 @@ from transforms.elements.columns import Ragged
 from transforms.elements.failed_rows import FailedRow
 from transforms.report import page
 from transforms.rows.codes import Code
-from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
-from transforms.specs.models import ModelSpec
 from transforms.statistics import statistics, stored, tf_metadata
 from transforms.statistics.effort import MOST_PARTS, Effort
 from transforms.statistics.sketches import NumberSketch, TextSketch, count_moments
@@ -33,23 +31,19 @@ from transforms.statistics.statistics import MergeStatistics, Statistics
 RANK_ERROR = 0.05
 
 
-def job_of(signature) -> JobSpec:
-    return JobSpec(InputSpec(("in.jsonl",)), KeySpec(), ModelSpec("model", signature), OutputSpec("out"), "run", "launch", "now")
-
-
 def batch_of(columns, dtypes, failed=()):
-    """A batch whose inputs and outputs are the same columns."""
+    """A batch whose inputs and outputs are the same columns, and its signature."""
     specs = tuple(output_spec(name, dtypes[name], 0) for name in columns)
     rows = len(next(iter(columns.values())))
     batch = instances(["1"] * rows)
-    batch.columns, batch.job = columns, job_of(signature_of(*specs, inputs=specs))
-    return PredictionBatch(batch, np.arange(rows), columns, list(failed))
+    batch.columns = columns
+    return PredictionBatch(batch, np.arange(rows), columns, list(failed)), signature_of(*specs, inputs=specs)
 
 
 def gathered(*batches) -> Statistics:
     statistics = Statistics()
-    for batch in batches:
-        statistics.add(batch)
+    for batch, signature in batches:
+        statistics.add(batch, signature)
     return statistics
 
 

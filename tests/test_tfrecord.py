@@ -36,7 +36,7 @@ LONE = RowSpec(signature(examples=("string", (None,))))
 
 
 def read(path: Path, spec: RowSpec) -> list[InstanceBatch]:
-    return list(RecordReader(spec).read(FileRange(str(path), 0, None, path.stat().st_size, path.name), (str(path), 0)))
+    return list(RecordReader(spec).read(FileRange(str(path), 0, None, path.stat().st_size, path.name)))
 
 
 def one_batch(tmp_path: Path, records: list[bytes], spec: RowSpec) -> InstanceBatch:
@@ -84,7 +84,7 @@ def until_damage(path: Path) -> tuple[list[bytes], int | None]:
     """The records before the damage, and where that is."""
     found: list[bytes] = []
     try:
-        for batch in RecordReader(LONE).read(FileRange(str(path), 0, None, 0, path.name), (str(path), 0)):
+        for batch in RecordReader(LONE).read(FileRange(str(path), 0, None, 0, path.name)):
             found += batch.columns["examples"].tolist()
     except DamagedFileError as damage:
         return found, damage.offset

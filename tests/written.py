@@ -27,7 +27,7 @@ def instances(keys: list[str], passthrough: dict[str, list[str]] | None = None) 
     number = len(keys)
     starts = np.arange(number) * 3
     return InstanceBatch(
-        order=("in.jsonl", 0), source="in.jsonl", relative="in.jsonl", columns={}, offsets=starts,
+        source="in.jsonl", relative="in.jsonl", columns={}, offsets=starts,
         rows=RowTexts(b"{}\n" * number, starts, starts + 2), keys=pa.array(keys, pa.string()),
         passthrough={name: pa.array(texts, pa.string()) for name, texts in (passthrough or {}).items()}, failed=[], bytes=3 * number,
     )  # fmt: skip

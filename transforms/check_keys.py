@@ -54,7 +54,7 @@ class _ListDuplicates(beam.DoFn):
         reader = range_reader(job)
         for file_range in split.ranges:
             places: list[DuplicateKey] = []
-            for batch in reader.read(file_range, split.order):
+            for batch in reader.read(file_range):
                 places += itertools.islice(_places(batch, equal_hashes), LISTED_DUPLICATES)
                 if any(row.code is Code.FILE_CHANGED for row in batch.failed):  # these are no longer the rows that were predicted
                     places = []

@@ -15,12 +15,13 @@ import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 
 from transforms.accounts.coders import Piece
-from transforms.elements.batches import InstanceBatch
+from transforms.elements.batches import InstanceBatch, JobInstances, SplitElement, SplitEnd
 from transforms.elements.failed_rows import FailedRow
-from transforms.elements.splits import FileRange, Incomplete, Split, SplitCount, SplitEnd
+from transforms.elements.splits import FileRange, Incomplete, Split, SplitCount
 from transforms.formats.blocks import BLOCK_BYTES
 from transforms.formats.catalog import FORMATS, format_of
 from transforms.formats.damage import DamagedFileError
+from transforms.formats.empty_batch import empty_batch
 from transforms.formats.protocols import Reader
 from transforms.rows.codes import INCOMPLETE, Code, RowError
 from transforms.rows.keys import hash_keys
@@ -50,11 +51,10 @@ class RangeReader:
         self.format = format
         self.readers: dict[str, Reader] = {}
 
-    def read(self, file_range: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+    def read(self, file_range: FileRange) -> Iterator[InstanceBatch]:
         """Yield the batches of one file range; damage or change of the file is a failed row in a last batch without instances."""
-        reader = self._reader(file_range)
         try:
-            yield from reader.read(file_range, order)
+            yield from self._reader(file_range).read(file_range)
             return
         except DamagedFileError as damage:
             message = f"the file can't be read on from here, so how many rows are lost is unknown: {damage}"
@@ -62,11 +62,7 @@ class RangeReader:
         except FileChangedError as change:
             offset, code, message = file_range.start, Code.FILE_CHANGED, str(change)
         failed = FailedRow.of(RowError(code, message), file_range.path, offset, b"null")
-        yield dataclasses.replace(reader.nothing(file_range, order), failed=[failed])
-
-    def nothing(self, file_range: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        """Return a batch without rows of the range's file."""
-        return self._reader(file_range).nothing(file_range, order)
+        yield empty_batch(self.spec, file_range, [failed])
 
     def _reader(self, file_range: FileRange) -> Reader:
         name = TABLE if is_table(file_range.path) else format_of(file_range.path, self.format).name
@@ -107,7 +103,7 @@ class _ReadInstances(beam.DoFn):
     def setup(self) -> None:
         self.progress = metrics.Progress(self.progress_folder)
 
-    def process(self, split: Split) -> Iterator[InstanceBatch | TaggedOutput]:
+    def process(self, split: Split) -> Iterator[JobInstances | SplitEnd | TaggedOutput]:
         job = self.run.job_of(split.plan)
         record = split_records.find(job, split, self.run.identity, self.run.resumed)
         if record is None:
@@ -128,23 +124,23 @@ class _ReadInstances(beam.DoFn):
         for bucket, hashes in by_bucket([np.frombuffer(record.hashes, np.uint64)], job.key_buckets):
             yield TaggedOutput("hashes", ((job.task, bucket), hashes.tobytes()))
 
-    def _read(self, job: JobSpec, split: Split) -> Iterator[InstanceBatch | TaggedOutput]:
+    def _read(self, job: JobSpec, split: Split) -> Iterator[JobInstances | SplitEnd | TaggedOutput]:
         reader = range_reader(job)
         account = SplitAccount(job, split, self.progress)
         for file_range in split.ranges:
-            batches = timed(reader.read(file_range, split.order))
+            batches = timed(reader.read(file_range))
             # A process that has more than one core to itself reads with one while it predicts with the others.
             ahead = read_ahead(batches) if job.model.threads > 1 and file_range.size_bytes > BLOCK_BYTES else batches
-            for batch in account.add(file_range, ahead):
-                batch.job = job
+            for batch, seconds in ahead:
+                account.add(file_range, batch)
                 if len(batch) or batch.failed:
-                    yield batch
+                    yield JobInstances(job, split.key, batch, seconds)
+            account.end_range(file_range)
             if job.output.layout == "mirror":  # a file without rows has an output without rows
-                yield dataclasses.replace(reader.nothing(file_range, split.order), job=job)
+                yield JobInstances(job, split.key, empty_batch(reader.spec, file_range))
         count = account.finish()
         if self.run.identity and not any(file.code is Code.FILE_CHANGED for file in count.incomplete):
-            end = SplitEnd(split_records.name_of(split), count, b"".join(hashes.tobytes() for hashes in account.hashes))
-            yield dataclasses.replace(reader.nothing(split.ranges[-1], split.order), job=job, end=end)
+            yield SplitEnd(job, split_records.name_of(split), count, b"".join(hashes.tobytes() for hashes in account.hashes))
         yield from account.tagged(count)
 
     def finish_bundle(self) -> None:
@@ -152,7 +148,7 @@ class _ReadInstances(beam.DoFn):
 
 
 class SplitAccount:
-    """Counts the rows and bytes of a split while its batches pass, for the job's accounts, metrics and progress."""
+    """Counts the rows and bytes of a split while it is read, for the job's accounts, metrics and progress."""
 
     def __init__(self, job: JobSpec, split: Split, progress: metrics.Progress) -> None:
         self.job, self.split, self.progress = job, split, progress
@@ -161,19 +157,20 @@ class SplitAccount:
         self.incomplete: list[Incomplete] = []
         self.hashes: list[np.ndarray] = []
 
-    def add(self, file_range: FileRange, batches: Iterator[InstanceBatch]) -> Iterator[InstanceBatch]:
-        """Count the batches of one range of the split; yield each of them."""
-        for batch in batches:
-            read = len(batch) + len(batch.failed)
-            self.rows += read
-            self.size += batch.bytes
-            self.incomplete += [Incomplete(row.source, row.code, row.message) for row in batch.failed if row.code in INCOMPLETE]
-            metrics.instances_read.inc(read)
-            if self.job.key.fields or batch.key_hashes is not None:
-                self.hashes.append(hashes_of(batch))
-            if file_range.stop is not None:
-                self.progress.add(input_bytes=batch.bytes)
-            yield batch
+    def add(self, file_range: FileRange, batch: InstanceBatch) -> None:
+        """Count a batch of one range of the split."""
+        read = len(batch) + len(batch.failed)
+        self.rows += read
+        self.size += batch.bytes
+        self.incomplete += [Incomplete(row.source, row.code, row.message) for row in batch.failed if row.code in INCOMPLETE]
+        metrics.instances_read.inc(read)
+        if self.job.key.fields or batch.key_hashes is not None:
+            self.hashes.append(hashes_of(batch))
+        if file_range.stop is not None:
+            self.progress.add(input_bytes=batch.bytes)
+
+    def end_range(self, file_range: FileRange) -> None:
+        """Count a range of the split as read."""
         if file_range.stop is None:  # compressed: the bytes of a batch are unpacked ones, and those of the file are known only at its end
             self.progress.add(input_bytes=file_range.size_bytes)
 
@@ -183,7 +180,7 @@ class SplitAccount:
         metrics.bytes_read.inc(self.size)
         metrics.files_read.inc(files)
         # Later steps work while this one waits in its yields: the seconds include predicting and writing.
-        return SplitCount(self.split.order, self.rows, self.size, files, tuple(self.incomplete), time.monotonic() - self.started)
+        return SplitCount(self.split.key, self.rows, self.size, files, tuple(self.incomplete), time.monotonic() - self.started)
 
     def tagged(self, count: SplitCount) -> Iterator[TaggedOutput]:
         """Yield the split's counts and the hashes of its keys as the read step's other outputs."""
@@ -192,12 +189,11 @@ class SplitAccount:
             yield TaggedOutput("hashes", ((self.job.task, bucket), hashes.tobytes()))
 
 
-def timed(batches: Iterator[InstanceBatch]) -> Iterator[InstanceBatch]:
+def timed(batches: Iterator[InstanceBatch]) -> Iterator[tuple[InstanceBatch, float]]:
     """Yield ``batches``, each with the seconds that reading and converting it took."""
     started = time.perf_counter()
     for batch in batches:
-        batch.seconds = time.perf_counter() - started
-        yield batch
+        yield batch, time.perf_counter() - started
         started = time.perf_counter()
 
 
@@ -229,12 +225,12 @@ ACCOUNT_TYPES: dict[str, Any] = {"accounts": tuple[int, Piece], "hashes": tuple[
 class RowsRead(NamedTuple):
     """The outputs of a read step.
 
-    ``batches`` hold the instances, and the rows that failed on the way. ``accounts`` are (task, ``SplitCount``), and (task, ``Shard``)
-    of splits that an earlier launch finished, whose statistics are in ``statistics``. ``hashes`` are packed uint64 hashes of keys by
-    (task, bucket).
+    ``batches`` are ``JobInstances``, with the rows that failed on the way, and a ``SplitEnd`` after those of a recorded split.
+    ``accounts`` are (task, ``SplitCount``), and (task, ``Shard``) of splits that an earlier launch finished, whose statistics are in
+    ``statistics``. ``hashes`` are packed uint64 hashes of keys by (task, bucket).
     """
 
-    batches: beam.PCollection[InstanceBatch]
+    batches: beam.PCollection[SplitElement]
     accounts: beam.PCollection[tuple[int, Piece]]
     hashes: beam.PCollection[tuple[tuple[int, int], bytes]]
     statistics: tuple[beam.PCollection[tuple[int, Statistics]], ...] = ()
@@ -256,7 +252,7 @@ class ReadInstances(beam.PTransform):
         types = ACCOUNT_TYPES | {"statistics": tuple[int, Statistics]}
         if not self.run.resumed:
             del types["statistics"]
-        read = beam.ParDo(_ReadInstances(self.run, self.progress_folder)).with_output_types(InstanceBatch, **types)
+        read = beam.ParDo(_ReadInstances(self.run, self.progress_folder)).with_output_types(SplitElement, **types)
         outputs = splits | read.with_outputs(*types, main="batches")
         if "statistics" not in types:
             return RowsRead(outputs.batches, outputs.accounts, outputs.hashes)

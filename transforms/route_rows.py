@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 from apache_beam.pvalue import TaggedOutput
 
 from transforms.convert.output_columns import check_members, difference
-from transforms.elements.batches import InstanceBatch
+from transforms.elements.batches import InstanceBatch, JobInstances, SplitElement
 from transforms.elements.failed_rows import FailedRow
-from transforms.elements.splits import Split
+from transforms.elements.splits import FileRange, Split
+from transforms.formats.empty_batch import empty_batch
 from transforms.formats.splitting import Group, groups
 from transforms.many.row_models import folder_of, request_of, stand_in
 from transforms.many.waiting_rows import InstanceMaker, RowBlock, keep, keep_failed
@@ -41,6 +42,8 @@ KEPT_JOBS = 1000
 KEPT_MAKERS = 64
 # The key of rows that failed before their model was known.
 NO_MODEL = ""
+# Rows of one model come from many splits.
+NO_SPLIT = ("", 0)
 
 
 class _Route(beam.DoFn):
@@ -59,8 +62,10 @@ class _Route(beam.DoFn):
     def process(self, split: Split) -> Iterator[tuple[str, RowBlock] | TaggedOutput]:
         account = SplitAccount(self.job, split, self.progress)
         for file_range in split.ranges:
-            for batch in account.add(file_range, self.reader.read(file_range, split.order)):
+            for batch in self.reader.read(file_range):
+                account.add(file_range, batch)
                 yield from self._by_model(batch)
+            account.end_range(file_range)
         yield from account.tagged(account.finish())
 
     def finish_bundle(self) -> None:
@@ -114,27 +119,19 @@ class _ReadModel(beam.DoFn):
     def setup(self) -> None:
         self.jobs: OrderedDict[str, tuple[JobSpec, RowError | None]] = OrderedDict()
 
-    def process(self, model: tuple[str, list[RowBlock]]) -> Iterator[InstanceBatch]:
+    def process(self, model: tuple[str, list[RowBlock]]) -> Iterator[JobInstances]:
         name, blocks = model
         job, error = self._job_of(name)
-        maker = _maker(row_spec(job), threading.get_ident())
+        spec = row_spec(job)
+        maker = _maker(spec, threading.get_ident())
         for chunk in _chunks(blocks):
-            for batch in timed(maker.make(chunk)):
-                yield self._finished(batch, job, error)
+            for batch, seconds in timed(maker.make(chunk)):
+                if error is not None:
+                    batch = batch.fail(dict.fromkeys(range(len(batch)), error))
+                yield JobInstances(job, NO_SPLIT, _with_version(batch, job), seconds)
         failed = [row for block in blocks for row in block.failed]
         if failed:
-            yield self._finished(dataclasses.replace(maker.nothing(), failed=failed), job, None)
-
-    def _finished(self, batch: InstanceBatch, job: JobSpec, error: RowError | None) -> InstanceBatch:
-        """Return the batch with its job, with the column of the model's version, and without instances where ``error`` fails all."""
-        batch.job = job
-        if error is not None:
-            batch = batch.fail(dict.fromkeys(range(len(batch)), error))
-        assert job.route is not None
-        if job.route.column is not None:
-            version = msgspec.json.encode(job.model.version or job.model.location).decode()
-            batch.passthrough = batch.passthrough | {job.route.column: pa.array([version] * len(batch), pa.string())}
-        return batch
+            yield JobInstances(job, NO_SPLIT, _with_version(empty_batch(spec, FileRange("", 0, None, 0, ""), failed), job))
 
     def _job_of(self, name: str) -> tuple[JobSpec, RowError | None]:
         if name not in self.jobs:
@@ -170,6 +167,16 @@ class _ReadModel(beam.DoFn):
 
     def _without_model(self, route: RouteSpec, folder: str) -> JobSpec:
         return dataclasses.replace(self.job, model=stand_in(route, folder or route.template))
+
+
+def _with_version(batch: InstanceBatch, job: JobSpec) -> InstanceBatch:
+    """Return the batch with the column of its model's version, if ``--model_column`` names one."""
+    assert job.route is not None
+    if job.route.column is None:
+        return batch
+    version = msgspec.json.encode(job.model.version or job.model.location).decode()
+    column = pa.array([version] * len(batch), pa.string())
+    return dataclasses.replace(batch, passthrough=batch.passthrough | {job.route.column: column})
 
 
 @functools.lru_cache(KEPT_MAKERS)
@@ -211,6 +218,6 @@ class RouteRows(beam.PTransform):
             | "GroupByModel" >> beam.GroupByKey()
             | "CutModels" >> beam.ParDo(_CutModels()).with_output_types(tuple[str, list[RowBlock]])
             | "SpreadModels" >> beam.Reshuffle()
-            | "ReadModel" >> beam.ParDo(_ReadModel(self.job)).with_output_types(InstanceBatch)
+            | "ReadModel" >> beam.ParDo(_ReadModel(self.job)).with_output_types(SplitElement)
         )
         return RowsRead(batches, routed.accounts, routed.hashes)

@@ -16,10 +16,9 @@ from apache_beam.utils.windowed_value import WindowedValue
 from transforms.accounts.coders import Piece
 from transforms.compare.comparison_lines import compare_batch
 from transforms.convert.refuse_rows import refuse_non_finite
-from transforms.elements.batches import PredictionBatch
+from transforms.elements.batches import JobPredictions, PredictionBatch, SplitElement, SplitEnd
 from transforms.elements.failed_rows import FailedRow
 from transforms.elements.shards import Shard
-from transforms.elements.splits import SplitEnd
 from transforms.formats import catalog
 from transforms.formats.protocols import Encoder
 from transforms.runtime import metrics
@@ -71,12 +70,19 @@ class _WriteShards(beam.DoFn):
         self.merged: dict[int, Statistics] = {}  # of the bundle's finished splits, by task
         self.of_split: list[Shard] = []
 
-    def process(self, batch: PredictionBatch) -> Iterator[tuple[int, Shard]]:
-        job = batch.job
+    def process(self, element: JobPredictions | SplitEnd) -> Iterator[tuple[int, Shard]]:
+        if isinstance(element, SplitEnd):
+            yield from self._end_split(element)
+        else:
+            yield from self._write(element)
+
+    def _write(self, batch: JobPredictions) -> Iterator[tuple[int, Shard]]:
+        """Write a batch; yield the shards of the split or file before it."""
+        job, predictions = batch.job, batch.predictions
         started = time.perf_counter()
         mirrored = job.output.layout == "mirror"
-        instances = batch.instances
-        place = (instances.order, instances.relative, instances.source) if mirrored else (instances.order, "", "")
+        instances = predictions.instances
+        place = (batch.split_key, instances.relative, instances.source) if mirrored else (batch.split_key, "", "")
         if (job.task, place) != self.current:
             yield from self._finish()
             self.current = job.task, place
@@ -85,22 +91,22 @@ class _WriteShards(beam.DoFn):
         elif job.route is not None and self.job.model is not job.model:
             self._take_model(job)
         if job.output.nan == "error":
-            batch = refuse_non_finite(batch)
-        batch = self.encoder.refuse(batch)
-        if len(batch) or (mirrored and self.results is None):
-            self._write_results(batch, job, place)
-        if batch.failed:
-            self._write_errors(batch.failed, job, place)
+            predictions = refuse_non_finite(predictions)
+        predictions = self.encoder.refuse(predictions)
+        predicted, failed = len(predictions), len(predictions.failed)
+        if predicted or (mirrored and self.results is None):
+            self._write_results(predictions, job, place)
+        if failed:
+            self._write_errors(predictions.failed, job, place)
         if batch.compared is not None:
-            self._write_comparison(batch, job, place)
-        self.progress.add(len(batch) + len(batch.failed), len(batch), len(batch.failed))
-        if (job.report and (len(batch) or batch.failed)) or batch.compared is not None:
-            self._gather(batch, time.perf_counter() - started)
-        if instances.end is not None:
-            yield from self._end_split(job, instances.end)
+            self._write_comparison(predictions, batch.compared, job, place)
+        self.progress.add(predicted + failed, predicted, failed)
+        if (job.report and predicted + failed) or batch.compared is not None:
+            self._gather(batch, predictions, time.perf_counter() - started)
 
-    def _end_split(self, job: JobSpec, end: SplitEnd) -> Iterator[tuple[int, Shard]]:
+    def _end_split(self, end: SplitEnd) -> Iterator[tuple[int, Shard]]:
         """Finish the split's files and write its record."""
+        job = end.job
         yield from self._finish()
         self.current = None
         statistics = self.statistics.pop(job.task, None)
@@ -115,23 +121,24 @@ class _WriteShards(beam.DoFn):
         split_records.write(job, end.record, SplitRecord(self.identity, dict(job.flags), end.count, end.hashes, self.of_split, encoded))
         self.of_split = []
 
-    def _write_comparison(self, batch: PredictionBatch, job: JobSpec, place: Place) -> None:
+    def _write_comparison(self, predictions: PredictionBatch, compared: PredictionBatch, job: JobSpec, place: Place) -> None:
         if self.comparison is None:
             self.comparison = ShardFile("comparison", job.staging_in(job.output.folder), place)
         statistics = self.statistics.setdefault(job.task, Statistics())
         lines: bytes | memoryview = b""
         comparison = Comparison()
         with guarded(COMPARISON, statistics.failures):
-            lines, comparison = compare_batch(batch, job.output.nan, job.compare.tolerance)
+            lines, comparison = compare_batch(predictions, compared, job.model.signature, job.output.nan, job.compare.tolerance)
         self.comparison.write(lines)
         self.rows["comparison"] += comparison.rows
         with guarded(COMPARISON, statistics.failures):
             statistics.comparison.merge(comparison)
 
-    def _gather(self, batch: PredictionBatch, write_seconds: float) -> None:
+    def _gather(self, batch: JobPredictions, predictions: PredictionBatch, write_seconds: float) -> None:
+        """Add a batch to the statistics of its job; ``predictions`` are those of its predictions that were written."""
         statistics = self.statistics.setdefault(batch.job.task, Statistics())
         with guarded(STATISTICS, statistics.failures):
-            statistics.add(batch)
+            statistics.add(predictions, batch.job.model.signature)
         with guarded(EFFORT, statistics.failures):
             statistics.effort.add(batch, write_seconds)
 
@@ -206,7 +213,7 @@ def _at_the_end(element: Any) -> WindowedValue:
 class WriteShards(beam.PTransform):
     """Write predictions and failed rows to temporary files; records of finished splits have the run's ``identity``.
 
-    Expects: ``PredictionBatch``es, those of a split one after the other.
+    Expects: ``JobPredictions``, those of a split one after the other, and a ``SplitEnd`` after those of a recorded split.
     Gives: ``shards`` of (task, ``Shard``), and ``statistics`` of (task, ``Statistics``), each of some of the batches.
     Guarantees: every row of a batch is in exactly one shard; a file that a dead worker left is none of them.
     """
@@ -214,7 +221,7 @@ class WriteShards(beam.PTransform):
     identity: str = ""
     progress_folder: str | None = None
 
-    def expand(self, predictions: beam.PCollection[PredictionBatch]) -> beam.pvalue.DoOutputsTuple:
+    def expand(self, predictions: beam.PCollection[SplitElement]) -> beam.pvalue.DoOutputsTuple:
         write = beam.ParDo(_WriteShards(self.identity, self.progress_folder))
         write = write.with_output_types(tuple[int, Piece], statistics=tuple[int, Statistics])
         return predictions | write.with_outputs("statistics", main="shards")

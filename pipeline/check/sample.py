@@ -66,12 +66,13 @@ class Speed:
 
 @dataclasses.dataclass
 class Sample:
-    """The sampled rows: ``batches`` as they were read, ``failed`` rows, and up to three predictions as ``lines``.
+    """The sampled rows: ``batches`` as they were read, the range of each, ``failed`` rows, and up to three predictions as ``lines``.
 
     ``rows_in_input`` is the number of rows of the whole input, exact if ``counted``, else estimated.
     """
 
     batches: list[InstanceBatch]
+    ranges: list[FileRange]
     failed: list[FailedRow]
     rows: int
     rows_in_input: int
@@ -81,7 +82,6 @@ class Sample:
     speed: Speed | None = None
     model_mb: float = 0.0
     load_seconds: float = 0.0
-    ranges: dict[tuple[str, int], FileRange] = dataclasses.field(default_factory=dict)  # by their batches' order
 
 
 def plan_input(job: JobSpec) -> InputPlan:
@@ -123,24 +123,25 @@ def read_sample(job: JobSpec, plan: InputPlan, limit: int) -> Sample:
     """Read the first rows of several splits: ``limit`` rows in all, or all rows if there are fewer."""
     reader = range_reader(job)
     batches: list[InstanceBatch] = []
+    ranges_read: list[FileRange] = []
     read_rows = stored_bytes = sampled_rows = 0
     ranges = _spread(plan.ranges)
     is_all = len(ranges) == len(plan.ranges) and plan.whole
     for number, file_range in enumerate(ranges):
         share = math.ceil((limit - sampled_rows) / (len(ranges) - number))
-        for batch in reader.read(file_range, (file_range.path, file_range.start)):
+        for batch in reader.read(file_range):
             if share <= 0:
                 is_all = False
                 break
             read_rows += len(batch) + len(batch.failed)
             stored_bytes += _stored_bytes(file_range, batch)
             batches.append(_first(batch, share))
+            ranges_read.append(file_range)
             rows = len(batches[-1]) + len(batches[-1].failed)
             share, sampled_rows = share - rows, sampled_rows + rows
     estimate = read_rows if is_all else round(plan.bytes * read_rows / max(1, stored_bytes))
     failed = [row for batch in batches for row in batch.failed]
-    by_order = {(file_range.path, file_range.start): file_range for file_range in ranges}
-    return Sample(batches, failed, sampled_rows, estimate, is_all, ranges=by_order)
+    return Sample(batches, ranges_read, failed, sampled_rows, estimate, is_all)
 
 
 def _stored_bytes(file_range: FileRange, batch: InstanceBatch) -> int:
@@ -208,19 +209,18 @@ def _encode(encoder: Encoder, predictions: PredictionBatch) -> bytes:
 
 def _measure(job: JobSpec, sample: Sample, model: LoadedModel) -> Speed:
     """Measure the steps on the first batch of the largest sampled split."""
-    first = max((batch for batch in sample.batches if len(batch)), key=len)
+    first, file_range = max(zip(sample.batches, sample.ranges, strict=True), key=lambda pair: len(pair[0]))
     row_seconds = _core_seconds(lambda: BatchRunner(model).run(first)) / len(first)
     # Read twice: the second time types are made and the file is in the machine's memory.
-    file_range = sample.ranges[first.order]
     reader = range_reader(job)
-    next(iter(reader.read(file_range, first.order)))
+    next(iter(reader.read(file_range)))
     batches: list[InstanceBatch] = []
-    read_seconds = _core_seconds(lambda: batches.append(next(batch for batch in reader.read(file_range, first.order) if len(batch))))
+    read_seconds = _core_seconds(lambda: batches.append(next(batch for batch in reader.read(file_range) if len(batch))))
     whole = batches[0]
     rows = len(whole) + len(whole.failed)
     fetch_seconds = None
     if format_of(first.source, job.input.format).has_lines:
-        fetch_seconds = _seconds_to_fetch(first.source, first.order[1], whole.bytes)
+        fetch_seconds = _seconds_to_fetch(first.source, file_range.start, whole.bytes)
     batch = _first(whole, max(len(first), int(TIMED_SECONDS / max(row_seconds, 1e-9))))
     predictions: list[PredictionBatch] = []
     predict_seconds = _core_seconds(lambda: predictions.append(_without_unfit(job, BatchRunner(model).run(batch))))

@@ -25,17 +25,13 @@ class StreamReader:
         self.spec = spec
         self.batcher = TableBatcher(spec)
 
-    def nothing(self, stream: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        """Return a batch without rows."""
-        return self.batcher.nothing(stream, order)
-
-    def read(self, stream: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
-        """Yield the rows of a stream, whose name is ``stream.relative``, in batches."""
+    def read(self, file_range: FileRange) -> Iterator[InstanceBatch]:
+        """Yield the rows of a stream, whose name is the range's ``relative``, in batches."""
         row = 0
-        for table in regroup(self._messages(stream.relative), self.spec):
+        for table in regroup(self._messages(file_range.relative), self.spec):
             offsets = np.arange(row, row + table.num_rows, dtype=np.int64)
             row += table.num_rows
-            yield from self.batcher.batches(table, offsets, stream, order, table.nbytes)
+            yield from self.batcher.batches(table, offsets, file_range, table.nbytes)
 
     def _messages(self, stream: str) -> Iterator[pa.RecordBatch]:
         """Yield the stream's messages as record batches of the columns that the job needs."""

@@ -17,18 +17,19 @@ from transforms.statistics.agreement import MOST_CHANGED, Comparison, Difference
 CHANGED_CHARACTERS = 1000
 
 
-def compare_batch(batch: PredictionBatch, nan: str, tolerance: float) -> tuple[bytes | memoryview, Comparison]:
+def compare_batch(
+    one: PredictionBatch, other: PredictionBatch, signature: Signature, nan: str, tolerance: float
+) -> tuple[bytes | memoryview, Comparison]:
     """Return the lines of prediction.comparison-* for the rows that both models predicted, and the counts of these rows.
 
     A line is ``{"key", "agree", "prediction", "compared", "difference"}``; ``difference`` has the largest absolute difference of each
-    output of numbers. ``nan`` is the JSON text of NaN.
+    output of numbers. ``signature`` is that of both models, ``nan`` the JSON text of NaN.
     """
-    signature = batch.job.model.signature
-    aligned = align(batch)
-    comparison = Comparison(rows=len(aligned.rows), first_only=len(batch) - len(aligned.rows))
+    aligned = align(one, other)
+    comparison = Comparison(rows=len(aligned.rows), first_only=len(one) - len(aligned.rows))
     if not comparison.rows:
         return b"", comparison
-    pairs = {spec.name: columns_of(batch, aligned, spec.name) for spec in signature.outputs}
+    pairs = {spec.name: columns_of(one, other, aligned, spec.name) for spec in signature.outputs}
     differences = {name: differ(*columns, tolerance) for name, columns in pairs.items()}
     agrees = np.logical_and.reduce([difference.agrees for difference in differences.values()])
     comparison.agreed = int(np.count_nonzero(agrees))
@@ -36,7 +37,7 @@ def compare_batch(batch: PredictionBatch, nan: str, tolerance: float) -> tuple[b
         comparison.outputs[name] = OutputComparison()
         comparison.outputs[name].add(difference)
     first, second = ({spec.name: json_texts(pairs[spec.name][side], spec, nan) for spec in signature.outputs} for side in (0, 1))
-    keys = batch.instances.keys.take(pa.array(aligned.rows))
+    keys = one.instances.keys.take(pa.array(aligned.rows))
     lines = join_texts(
         [
             '{"key": ', keys, ', "agree": ', pa.array(np.where(agrees, "true", "false").tolist(), pa.string()),

@@ -1,7 +1,8 @@
-"""The nouns that flow: Task, Plan, Split, InstanceBatch, PredictionBatch, FailedRow, Shard (and the counts of a split)."""
+"""What flows from read to write: batches of instances and of predictions with their job, and the end of each split."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import pickle
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from transforms.elements.columns import Column, take
 from transforms.elements.failed_rows import FailedRow
-from transforms.elements.splits import SplitEnd
+from transforms.elements.splits import SplitCount, SplitKey
 from transforms.rows.codes import RowError
 from transforms.specs.job import JobSpec
 
@@ -46,16 +47,14 @@ class RowTexts:
 
 @dataclasses.dataclass
 class InstanceBatch:
-    """Rows of one file range, converted and keyed.
+    """Rows of one file range, converted and keyed, as a reader makes them.
 
     ``columns`` holds one column an input, each of ``n`` rows; ``keys`` is ``n`` JSON texts, null where a row has no key and is about to
     ``fail``; ``rows`` is the ``n`` rows as read; ``passthrough`` is ``n`` JSON texts a field. ``failed`` are the rows of the same input
-    that did not become instances, and ``bytes`` is the size of that input. The read step sets ``job``, the job of the rows, and
-    ``seconds``, the time it took to read them. The last batch of a split that is recorded has the split's ``end``, and no rows.
-    ``key_hashes`` (uint64: all instances, then failed rows, in the order read) are set where made keys may repeat: a file list's.
+    that did not become instances, and ``bytes`` is the size of that input. ``key_hashes`` (uint64: all instances, then failed rows, in
+    the order read) are there where made keys may repeat: a file list's.
     """
 
-    order: tuple[str, int]
     source: str
     relative: str
     columns: dict[str, Column]
@@ -65,9 +64,6 @@ class InstanceBatch:
     passthrough: dict[str, pa.Array]
     failed: list[FailedRow]
     bytes: int
-    job: JobSpec | None = None
-    seconds: float = 0.0
-    end: SplitEnd | None = None
     key_hashes: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -102,10 +98,10 @@ class InstanceBatch:
 
 @dataclasses.dataclass
 class PredictionBatch:
-    """A batch with the model's outputs: row ``i`` of each output belongs to instance ``kept[i]``.
+    """The outputs of one model for a batch of instances: row ``i`` of each output belongs to instance ``kept[i]``.
 
-    ``calls`` are the rows of each model call, and ``seconds`` the time of all of them; ``load_seconds`` has the time of each load of
-    a model before them. ``compared`` has a second model's predictions for the same instances.
+    ``failed`` are the failed rows of the instances, and those that the model failed on. ``calls`` are the rows of each model call, and
+    ``seconds`` the time of all of them.
     """
 
     instances: InstanceBatch
@@ -114,21 +110,84 @@ class PredictionBatch:
     failed: list[FailedRow]
     calls: tuple[int, ...] = ()
     seconds: float = 0.0
-    load_seconds: tuple[float, ...] = ()
-    compared: PredictionBatch | None = None
 
     def __len__(self) -> int:
         return len(self.kept)
 
+
+class SplitElement(abc.ABC):
+    """Base of what flows from read to write, so that all of it has one coder: Beam has none for a union of types.
+
+    After the batches of a split comes its ``SplitEnd``, where the split is recorded.
+    """
+
     @property
-    def job(self) -> JobSpec:
-        """Return the job of the rows."""
-        assert self.instances.job is not None
-        return self.instances.job
+    @abc.abstractmethod
+    def size_bytes(self) -> int:
+        """Return the size of the input that the element was made of."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
 
 
-class BatchCoder(beam.coders.Coder):
-    """Coder of the two batch classes, which never leave a worker: it makes their size cheap to estimate.
+@dataclasses.dataclass(frozen=True)
+class JobInstances(SplitElement):
+    """Instances to predict on: their job, the key of their split, and the seconds that reading them took."""
+
+    job: JobSpec
+    split_key: SplitKey
+    instances: InstanceBatch
+    read_seconds: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.instances)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.instances.bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class JobPredictions(SplitElement):
+    """Predictions to write: their job, the key of their split, and the seconds that reading them and each load of a model took.
+
+    ``compared`` has a second model's predictions for the same instances.
+    """
+
+    job: JobSpec
+    split_key: SplitKey
+    predictions: PredictionBatch
+    read_seconds: float = 0.0
+    load_seconds: tuple[float, ...] = ()
+    compared: PredictionBatch | None = None
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.predictions.instances.bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitEnd(SplitElement):
+    """The end of a split: the name of its resume record, its counts, and the packed hashes of its keys."""
+
+    job: JobSpec
+    record: str
+    count: SplitCount
+    hashes: bytes
+
+    def __len__(self) -> int:
+        return 0
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.hashes)
+
+
+class SplitElementCoder(beam.coders.Coder):
+    """Coder of the kinds of ``SplitElement``, which never leave a worker: it makes their size cheap to estimate.
 
     Beam estimates an element's size by encoding a sample of elements; encoding a 4 MB batch costs more than predicting on it.
     """
@@ -142,10 +201,8 @@ class BatchCoder(beam.coders.Coder):
     def is_deterministic(self) -> bool:
         return False
 
-    def estimate_size(self, value: Any) -> int:
-        batch = value.instances if isinstance(value, PredictionBatch) else value
-        return int(batch.bytes) + 64 * len(batch)
+    def estimate_size(self, value: SplitElement) -> int:
+        return value.size_bytes + 64 * len(value)
 
 
-beam.coders.registry.register_coder(InstanceBatch, BatchCoder)
-beam.coders.registry.register_coder(PredictionBatch, BatchCoder)
+beam.coders.registry.register_coder(SplitElement, SplitElementCoder)

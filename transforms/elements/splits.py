@@ -8,6 +8,9 @@ from transforms.rows.codes import Code
 from transforms.specs.run import Plan
 from transforms.storage.pins import Pin
 
+# A split's place in the whole input: the path and first byte of its first range.
+SplitKey = tuple[str, int]
+
 
 @dataclasses.dataclass(frozen=True, order=True, slots=True)
 class FileRange:
@@ -36,8 +39,8 @@ class Split:
     plan: Plan | None = None
 
     @property
-    def order(self) -> tuple[str, int]:
-        """Return the split's position in the whole input: the path and first byte of its first range."""
+    def key(self) -> SplitKey:
+        """Return the split's place in the whole input."""
         return self.ranges[0].path, self.ranges[0].start
 
 
@@ -52,15 +55,6 @@ class SplitCount:
     incomplete: tuple[Incomplete, ...] = ()
     seconds: float = 0.0
     resumed: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class SplitEnd:
-    """Marks the end of a split: the name of its resume record, its counts, and the hashes of its keys."""
-
-    record: str
-    count: SplitCount
-    hashes: bytes
 
 
 @dataclasses.dataclass(frozen=True, order=True, slots=True)

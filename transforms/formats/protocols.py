@@ -13,16 +13,12 @@ from transforms.formats.join_files import Sink
 class Reader(Protocol):
     """Makes batches of the files of one format; one a process and job."""
 
-    def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
-        """Yield the batches of ``piece``: every row of it is in one of them, as instance or failed row.
+    def read(self, file_range: FileRange) -> Iterator[InstanceBatch]:
+        """Yield the batches of ``file_range``: every row of it is in one of them, as instance or failed row.
 
         Raises:
           DamagedFileError: after the batches of all rows before the damage.
         """
-        ...
-
-    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        """Return a batch without rows."""
         ...
 
 

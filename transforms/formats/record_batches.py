@@ -21,6 +21,7 @@ from transforms.elements.batches import InstanceBatch
 from transforms.elements.columns import Column
 from transforms.elements.failed_rows import FailedRow
 from transforms.elements.splits import FileRange
+from transforms.formats.empty_batch import empty_batch
 from transforms.formats.limits import MAX_UNPACKED_BYTES
 from transforms.formats.needed_columns import find_nested_twins, find_twins, twin_in
 from transforms.formats.row_sizes import is_small, row_bytes, slices, value_bytes
@@ -103,18 +104,10 @@ class TableBatcher:
     def __init__(self, spec: RowSpec) -> None:
         self.spec = spec
 
-    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        """Return a batch without rows."""
-        columns = [pa.array([], pa.string()) for _ in self.spec.signature.inputs]
-        table = pa.RecordBatch.from_arrays(columns, [tensor.name for tensor in self.spec.signature.inputs])
-        return self.batch(table, np.empty(0, np.int64), piece, order, 0)
-
-    def batches(
-        self, table: pa.RecordBatch, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int
-    ) -> Iterator[InstanceBatch]:
+    def batches(self, table: pa.RecordBatch, offsets: np.ndarray, file_range: FileRange, size_bytes: int) -> Iterator[InstanceBatch]:
         """Give the rows of ``table`` as ``batch`` does, no more at once than memory holds; a row that is too long to be unpacked fails."""
         if is_small(table):
-            yield self.batch(table, offsets, piece, order, size_bytes)
+            yield self.batch(table, offsets, file_range, size_bytes)
             return
         sizes = row_bytes(table)
         long = np.flatnonzero(sizes > MAX_UNPACKED_BYTES)
@@ -129,28 +122,29 @@ class TableBatcher:
             ]
             shown = TableRows(table.select(short).take(pa.array(long)))
             failed = [
-                self._lost(errors[place], shown[place] if short else b"null", int(offsets[row]), piece) for place, row in enumerate(long)
+                self._lost(errors[place], shown[place] if short else b"null", int(offsets[row]), file_range)
+                for place, row in enumerate(long)
             ]
-            yield dataclasses.replace(self.nothing(piece, order), failed=failed)
+            yield empty_batch(self.spec, file_range, failed)
             kept = np.delete(np.arange(table.num_rows), long)
             table, offsets, sizes = table.take(pa.array(kept)), offsets[kept], sizes[kept]
         for first, last in slices(sizes):
             share = size_bytes * (last - first) // len(sizes)
-            yield self.batch(table.slice(first, last - first), offsets[first:last], piece, order, share)
+            yield self.batch(table.slice(first, last - first), offsets[first:last], file_range, share)
 
-    def _lost(self, error: RowError, instance: bytes, offset: int, piece: FileRange) -> FailedRow:
+    def _lost(self, error: RowError, instance: bytes, offset: int, file_range: FileRange) -> FailedRow:
         """Make the failed row of one that nothing can be made of."""
-        return FailedRow.of(error, piece.path, offset, instance, self.spec.made_key(piece.path, offset))
+        return FailedRow.of(error, file_range.path, offset, instance, self.spec.made_key(file_range.path, offset))
 
-    def batch(self, table: pa.RecordBatch, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int) -> InstanceBatch:
+    def batch(self, table: pa.RecordBatch, offsets: np.ndarray, file_range: FileRange, size_bytes: int) -> InstanceBatch:
         """Return the rows of ``table`` as instances and failed rows; ``offsets`` are their places in the file."""
         twins = find_twins(self.spec, table.schema.names) or find_nested_twins(self.spec, table.schema)
         if twins is not None:
-            return self.fail(table, offsets, piece, order, size_bytes, RowError(Code.COLUMN_TWICE, f"{twins}"))
+            return self.fail(table, offsets, file_range, size_bytes, RowError(Code.COLUMN_TWICE, f"{twins}"))
         wrong = _rows_not_utf8(table)
         if len(wrong):
-            return self._without(table, wrong, offsets, piece, order, size_bytes)
-        keys, errors = self._keys(table, piece.path, offsets)
+            return self._without(table, wrong, offsets, file_range, size_bytes)
+        keys, errors = self._keys(table, file_range.path, offsets)
         columns: dict[str, Column] = {}
         for tensor in self.spec.signature.inputs:
             place = table.schema.get_field_index(tensor.name)
@@ -164,27 +158,25 @@ class TableBatcher:
             errors = more | errors
         passthrough = {name: self._passthrough(table, name) for name in self.spec.passthrough_fields}
         batch = InstanceBatch(
-            order, piece.path, piece.relative, columns, offsets, TableRows(table), keys, passthrough, [], size_bytes
+            file_range.path, file_range.relative, columns, offsets, TableRows(table), keys, passthrough, [], size_bytes
         )  # fmt: skip
         return batch.fail(errors)
 
-    def fail(
-        self, table: pa.RecordBatch, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int, error: RowError
-    ) -> InstanceBatch:
+    def fail(self, table: pa.RecordBatch, offsets: np.ndarray, file_range: FileRange, size_bytes: int, error: RowError) -> InstanceBatch:
         """Return a batch in which all rows of ``table`` have failed; their fields are not read, so only made keys are known."""
         rows = TableRows(table)
-        failed = [self._lost(error, rows[row], int(offset), piece) for row, offset in enumerate(offsets)]
-        return dataclasses.replace(self.nothing(piece, order), failed=failed, bytes=size_bytes)
+        failed = [self._lost(error, rows[row], int(offset), file_range) for row, offset in enumerate(offsets)]
+        return empty_batch(self.spec, file_range, failed, size_bytes)
 
     def _without(
-        self, table: pa.RecordBatch, wrong: np.ndarray, offsets: np.ndarray, piece: FileRange, order: tuple[str, int], size_bytes: int
+        self, table: pa.RecordBatch, wrong: np.ndarray, offsets: np.ndarray, file_range: FileRange, size_bytes: int
     ) -> InstanceBatch:
         """Return the batch without the rows of ``wrong``, whose text is not UTF-8; those fail."""
         kept = np.delete(np.arange(table.num_rows), wrong)
-        batch = self.batch(table.take(pa.array(kept)), offsets[kept], piece, order, size_bytes)
+        batch = self.batch(table.take(pa.array(kept)), offsets[kept], file_range, size_bytes)
         error = RowError(Code.NOT_UTF8, "the row holds a text that is not UTF-8: write such a column as binary")
         as_bytes = TableRows(pa.RecordBatch.from_arrays([_as_bytes(column) for column in table.columns], table.schema.names))
-        lost = [self._lost(error, as_bytes[row], int(offsets[row]), piece) for row in wrong]
+        lost = [self._lost(error, as_bytes[row], int(offsets[row]), file_range) for row in wrong]
         return dataclasses.replace(batch, failed=sorted([*batch.failed, *lost], key=lambda row: row.offset))
 
     def _keys(self, table: pa.RecordBatch, source: str, offsets: np.ndarray) -> tuple[pa.Array, dict[int, RowError]]:

@@ -22,8 +22,6 @@ from transforms.formats.record_batches import TableBatcher, TableRows, batch_row
 from transforms.rows.row_spec import RowSpec
 from transforms.specs.messagepack import packer
 
-NOWHERE = ("", 0)
-
 
 @dataclasses.dataclass(frozen=True)
 class RowBlock:
@@ -148,17 +146,13 @@ class InstanceMaker:
             return
         ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
         lines = _ScatteredBlock(0, data, False, np.concatenate(([0], ends[:-1] + 1)), offsets)
-        yield from self.lines.parse(lines, file, NOWHERE)
-
-    def nothing(self) -> InstanceBatch:
-        """Return a batch without rows."""
-        return self.lines.parse_nothing(FileRange("", 0, None, 0, ""), NOWHERE)
+        yield from self.lines.parse(lines, file)
 
     def _of_columns(self, table: pa.RecordBatch, offsets: np.ndarray, file: FileRange) -> Iterator[InstanceBatch]:
         rows = batch_rows(self.spec, table.nbytes / table.num_rows)
         for start in range(0, table.num_rows, rows):
             rows_of_batch = table.slice(start, rows)
-            yield self.tables.batch(rows_of_batch, offsets[start : start + rows], file, NOWHERE, int(rows_of_batch.nbytes))
+            yield self.tables.batch(rows_of_batch, offsets[start : start + rows], file, int(rows_of_batch.nbytes))
 
     def _of_csv(self, data: bytes, offsets: np.ndarray, header: Header, file: FileRange) -> Iterator[InstanceBatch]:
         parser = RowParser(self.spec, header, self.lines)
@@ -167,4 +161,4 @@ class InstanceMaker:
         whole = dataclasses.replace(rows, scattered=offsets)
         for first in range(0, len(offsets), self.lines.max_rows):
             block = whole.slice(first, first + self.lines.max_rows)
-            yield parser.parse(block, parser.find_plain(block), file, NOWHERE)
+            yield parser.parse(block, parser.find_plain(block), file)

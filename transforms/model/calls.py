@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -48,6 +49,7 @@ class BatchRunner:
         Raises:
           ModelError: the model can't run at all, whatever the rows.
         """
+        started = time.perf_counter()
         self.batch = batch
         self.columns = [batch.columns[spec.name] for spec in self.signature.inputs]
         answers = [answer for rows, whole in self._groups() for answer in self._answers(rows, whole)]
@@ -59,7 +61,7 @@ class BatchRunner:
         if (np.diff(rows) < 0).any():  # only groups of rows by shape are out of order; sorting others would copy for nothing
             order = np.argsort(rows, kind="stable")
             rows, outputs = rows[order], {name: take(column, order) for name, column in outputs.items()}
-        return PredictionBatch(batch, rows, outputs, [*batch.failed, *self.failed], tuple(self.calls))
+        return PredictionBatch(batch, rows, outputs, [*batch.failed, *self.failed], tuple(self.calls), time.perf_counter() - started)
 
     # --- which rows may be fed together ---
 

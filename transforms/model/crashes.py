@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from transforms.elements.batches import InstanceBatch
+from transforms.elements.batches import JobInstances
 from transforms.rows.keys import readable
 from transforms.runtime import processes, temporary_folders
 from transforms.specs.errors import ModelError
@@ -60,18 +60,17 @@ class Notes:
         self._looked_for = ""
 
     @contextlib.contextmanager
-    def predicting(self, spec: ModelSpec, batch: InstanceBatch) -> Iterator[None]:
+    def predicting(self, spec: ModelSpec, batch: JobInstances) -> Iterator[None]:
         """Keep the note of ``batch`` while it is predicted.
 
         Raises:
           ModelError: the batch has ended ``CRASHES`` processes already.
         """
-        job = batch.job
-        if job is None or not len(batch):
+        if not len(batch):
             yield
             return
-        first, last = int(batch.offsets[0]), int(batch.offsets[-1])
-        crash = Crash(job.launch, job.run_id, readable(spec.location), readable(batch.source), first, last, len(batch))
+        job, source, offsets = batch.job, batch.instances.source, batch.instances.offsets
+        crash = Crash(job.launch, job.run_id, readable(spec.location), readable(source), int(offsets[0]), int(offsets[-1]), len(batch))
         if self._looked_for != job.launch:
             self._look(job.launch)
         if self._crashed.get(crash, 0) >= CRASHES:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -14,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler
 
-from transforms.elements.batches import InstanceBatch, PredictionBatch
+from transforms.elements.batches import JobInstances, JobPredictions, PredictionBatch, SplitEnd
 from transforms.elements.columns import Column
+from transforms.elements.failed_rows import FailedRow
 from transforms.model.calls import BatchRunner
 from transforms.model.pool import ModelPool
 from transforms.rows.codes import Code, RowError
@@ -28,8 +28,8 @@ from transforms.specs.models import NO_COMPARISON, VARIANT, CompareSpec, ModelSp
 SHARES = 10_000
 
 
-class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool]):
-    """Beam's handler of SavedModels: runs each batch's model on the batch, which Beam must not batch again.
+class SavedModelHandler(ModelHandler[JobInstances | SplitEnd, JobPredictions | SplitEnd, ModelPool]):
+    """Beam's handler of SavedModels: runs each batch's model on the batch, which Beam must not batch again, and passes ends of splits on.
 
     ``first`` is the model of a run with one model: it is loaded at once, and if that fails, the run fails. In a run of many models
     a model that can't be loaded fails its rows only. ``compare`` may hold a second model for the same rows. The reason why a worker can't
@@ -65,26 +65,27 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool])
         return pool
 
     def run_inference(
-        self, batch: InstanceBatch, model: ModelPool, inference_args: dict[str, Any] | None = None
-    ) -> Iterable[PredictionBatch]:
+        self, batch: JobInstances | SplitEnd, model: ModelPool, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[JobPredictions | SplitEnd]:
         """Return the predictions of one batch; two batches of them if a second model predicts a share of the keys."""
-        assert batch.job is not None
+        if isinstance(batch, SplitEnd):
+            return [batch]
         if not len(batch) and batch.job.route is not None:  # failed rows that name no model, or one that was not found
             return [_all_failed(batch, "")]
         try:
-            if self.compare.model is None:
+            second, share = self.compare.model, self.compare.share
+            if second is None:
                 return [_predict(model, batch.job.model, batch)]
-            if self.compare.share is None:
-                compared = _predict(model, self.compare.model, batch)
-                return [dataclasses.replace(_predict(model, batch.job.model, batch), compared=compared)]
-            return _predict_parts(model, batch, self.compare.model, self.compare.share)
+            if share is None:
+                return [_predict(model, batch.job.model, batch, compared=_run(model, second, batch))]
+            return [_predict(model, spec, part) for spec, part in _parts(batch, second, share)]
         except ModelError as error:
             if self.first is not None:
                 raise
             return [_all_failed(batch, str(error))]
 
-    def get_num_bytes(self, batch: Sequence[InstanceBatch]) -> int:
-        return batch.bytes if isinstance(batch, InstanceBatch) else sum(one.bytes for one in batch)
+    def get_num_bytes(self, batch: Sequence[JobInstances | SplitEnd]) -> int:
+        return batch.size_bytes if isinstance(batch, JobInstances | SplitEnd) else sum(element.size_bytes for element in batch)
 
     def get_metrics_namespace(self) -> str:
         return metrics.NAMESPACE
@@ -93,33 +94,43 @@ class SavedModelHandler(ModelHandler[InstanceBatch, PredictionBatch, ModelPool])
         return True
 
 
-def _predict(pool: ModelPool, spec: ModelSpec, batch: InstanceBatch) -> PredictionBatch:
+def _predict(pool: ModelPool, spec: ModelSpec, batch: JobInstances, compared: PredictionBatch | None = None) -> JobPredictions:
+    """Return the predictions of one model, with the loads of models since the last batch."""
+    predictions = _run(pool, spec, batch)
+    return JobPredictions(batch.job, batch.split_key, predictions, batch.read_seconds, pool.take_load_seconds(), compared)
+
+
+def _run(pool: ModelPool, spec: ModelSpec, batch: JobInstances) -> PredictionBatch:
     runner = BatchRunner(pool.get(spec))
-    started = time.perf_counter()
     with pool.notes.predicting(spec, batch):
-        predictions = runner.run(batch)
-    seconds = time.perf_counter() - started
-    return dataclasses.replace(predictions, seconds=seconds, load_seconds=pool.take_load_seconds())
+        return runner.run(batch.instances)
 
 
-def _predict_parts(pool: ModelPool, batch: InstanceBatch, second: ModelSpec, share: float) -> list[PredictionBatch]:
-    """Return the predictions of each model for its share of the keys; a key always goes to the same model."""
-    assert batch.job is not None
-    is_second = hash_keys(batch.keys) % np.uint64(SHARES) < np.uint64(round(share * SHARES))
-    parts: list[PredictionBatch] = []
-    for spec, is_chosen in ((batch.job.model, ~is_second), (second, is_second)):
-        part = batch.take(np.flatnonzero(is_chosen))
-        part.bytes = batch.bytes * len(part) // max(1, len(batch))  # bytes a row decide how many rows go into a call
+def _parts(batch: JobInstances, second: ModelSpec, share: float) -> Iterator[tuple[ModelSpec, JobInstances]]:
+    """Yield each model with its share of the keys; a key always goes to the same model."""
+    instances = batch.instances
+    is_second = hash_keys(instances.keys) % np.uint64(SHARES) < np.uint64(round(share * SHARES))
+    # Rows that failed earlier and the seconds of reading count once, with the first part.
+    shares: tuple[tuple[ModelSpec, np.ndarray, list[FailedRow], float], ...] = (
+        (batch.job.model, ~is_second, instances.failed, batch.read_seconds),
+        (second, is_second, [], 0.0),
+    )
+    for spec, is_chosen, failed, read_seconds in shares:
+        chosen = instances.take(np.flatnonzero(is_chosen))
         variant = msgspec.json.encode(spec.version or spec.location).decode()
-        part.passthrough = part.passthrough | {VARIANT: pa.array([variant] * len(part), pa.string())}
-        if parts:  # rows that failed earlier and the seconds of reading count once, with the first part
-            part = dataclasses.replace(part, failed=[], seconds=0.0)
-        parts.append(_predict(pool, spec, part))
-    return parts
+        part = dataclasses.replace(
+            chosen,
+            bytes=instances.bytes * len(chosen) // max(1, len(instances)),  # bytes a row decide how many rows go into a call
+            passthrough=chosen.passthrough | {VARIANT: pa.array([variant] * len(chosen), pa.string())},
+            failed=failed,
+        )
+        yield spec, JobInstances(batch.job, batch.split_key, part, read_seconds)
 
 
-def _all_failed(batch: InstanceBatch, message: str) -> PredictionBatch:
-    failed = [batch.failed_row(row, RowError(Code.MODEL_LOAD_FAILED, message)) for row in range(len(batch))]
-    assert batch.job is not None
-    outputs: dict[str, Column] = {spec.name: np.empty((0,), np.float32) for spec in batch.job.model.signature.outputs}
-    return PredictionBatch(batch, np.empty(0, np.int64), outputs, [*batch.failed, *failed])
+def _all_failed(batch: JobInstances, message: str) -> JobPredictions:
+    """Return the batch with each instance failed; ``message`` says why its model can't be loaded or run."""
+    instances, signature = batch.instances, batch.job.model.signature
+    failed = [instances.failed_row(row, RowError(Code.MODEL_LOAD_FAILED, message)) for row in range(len(instances))]
+    outputs: dict[str, Column] = {spec.name: np.empty((0,), np.float32) for spec in signature.outputs}
+    predictions = PredictionBatch(instances, np.empty(0, np.int64), outputs, [*instances.failed, *failed])
+    return JobPredictions(batch.job, batch.split_key, predictions, batch.read_seconds)

@@ -27,10 +27,9 @@ class Aligned:
     second: np.ndarray
 
 
-def align(batch: PredictionBatch) -> Aligned:
-    """Return the rows of ``batch`` that both models predicted."""
-    assert batch.compared is not None
-    rows, first, second = np.intersect1d(batch.kept, batch.compared.kept, assume_unique=True, return_indices=True)
+def align(one: PredictionBatch, other: PredictionBatch) -> Aligned:
+    """Return the rows that both models predicted."""
+    rows, first, second = np.intersect1d(one.kept, other.kept, assume_unique=True, return_indices=True)
     return Aligned(rows, first, second)
 
 
@@ -181,7 +180,6 @@ class Comparison:
         return (whole - self.agreed) / whole if whole else 0.0
 
 
-def columns_of(batch: PredictionBatch, aligned: Aligned, name: str) -> tuple[Column, Column]:
+def columns_of(one: PredictionBatch, other: PredictionBatch, aligned: Aligned, name: str) -> tuple[Column, Column]:
     """Return both models' columns of output ``name``, with the rows that both predicted."""
-    assert batch.compared is not None
-    return take(batch.outputs[name], aligned.first), take(batch.compared.outputs[name], aligned.second)
+    return take(one.outputs[name], aligned.first), take(other.outputs[name], aligned.second)

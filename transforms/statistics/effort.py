@@ -8,7 +8,7 @@ import socket
 import time
 from collections import Counter
 
-from transforms.elements.batches import PredictionBatch
+from transforms.elements.batches import JobPredictions
 
 STEPS = ("read", "predict", "write")
 # A timeline of more parts than this gets parts twice as wide.
@@ -32,13 +32,14 @@ class Effort:
     longest_load_seconds: float = 0.0
     workers: set[tuple[str, int]] = dataclasses.field(default_factory=set)
 
-    def add(self, batch: PredictionBatch, write_seconds: float) -> None:
+    def add(self, batch: JobPredictions, write_seconds: float) -> None:
         """Count one batch, which took ``write_seconds`` to write."""
-        self.seconds["read"] += batch.instances.seconds
-        self.seconds["predict"] += batch.seconds
+        predictions = batch.predictions
+        self.seconds["read"] += batch.read_seconds
+        self.seconds["predict"] += predictions.seconds
         self.seconds["write"] += write_seconds
-        self.calls.update(1 << (rows - 1).bit_length() for rows in batch.calls)
-        self.timeline[int(time.time()) // self.width] += len(batch) + len(batch.failed)
+        self.calls.update(1 << (rows - 1).bit_length() for rows in predictions.calls)
+        self.timeline[int(time.time()) // self.width] += len(predictions) + len(predictions.failed)
         for seconds in batch.load_seconds:
             self.loads += 1
             self.load_seconds += seconds

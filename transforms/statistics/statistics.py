@@ -14,7 +14,7 @@ from transforms.elements.batches import PredictionBatch
 from transforms.elements.columns import Column, Ragged
 from transforms.elements.failed_rows import FailedRow
 from transforms.rows.codes import Code
-from transforms.specs.signature import TensorSpec
+from transforms.specs.signature import Signature, TensorSpec
 from transforms.statistics.agreement import Comparison
 from transforms.statistics.effort import Effort
 from transforms.statistics.guard import COMPARISON, EFFORT, STATISTICS, Failures, guarded
@@ -58,9 +58,8 @@ class Statistics:
     comparison: Comparison = dataclasses.field(default_factory=Comparison)
     failures: Failures = dataclasses.field(default_factory=dict)
 
-    def add(self, batch: PredictionBatch) -> None:
-        """Add a batch's inputs, outputs and failed rows."""
-        signature = batch.job.model.signature
+    def add(self, batch: PredictionBatch, signature: Signature) -> None:
+        """Add the inputs, outputs and failed rows of a batch that a model of ``signature`` predicted."""
         self.batches += 1
         self.instances += len(batch.instances)
         self.predictions += len(batch)

@@ -49,28 +49,25 @@ class AvroReader:
         self.spec = spec
         self.batcher = TableBatcher(spec)
 
-    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        return self.batcher.nothing(piece, order)
-
-    def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
-        with open_source(piece) as stream:
+    def read(self, file_range: FileRange) -> Iterator[InstanceBatch]:
+        with open_source(file_range) as stream:
             header = read_header(stream)
-            first = _find(stream, header.marker, piece.start) if piece.start > 0 else header.size_bytes - SYNC_BYTES
-            stop = piece.stop if piece.stop is not None else piece.size_bytes
+            first = _find(stream, header.marker, file_range.start) if file_range.start > 0 else header.size_bytes - SYNC_BYTES
+            stop = file_range.stop if file_range.stop is not None else file_range.size_bytes
             if first is None or first >= stop:
                 return
             due = _Due(twins_of(self.spec, header.schema))
             try:
                 for rows in self._read_records(stream, header, first + SYNC_BYTES, stop, due):
                     if len(due.records) >= rows or due.unpacked >= BATCH_BYTES:
-                        yield from self._batches(due, piece, order)
+                        yield from self._batches(due, file_range)
                         due.clear()
             except DamagedFileError:
                 if due.records:
-                    yield from self._batches(due, piece, order)
+                    yield from self._batches(due, file_range)
                 raise
             if due.records:
-                yield from self._batches(due, piece, order)
+                yield from self._batches(due, file_range)
 
     def _read_records(self, stream: BinaryIO, header: Header, start: int, stop: int, due: _Due) -> Iterator[int]:
         """Add the records of the blocks whose preceding marker begins before ``stop`` to ``due``; give how many of the like make a batch.
@@ -97,14 +94,14 @@ class AvroReader:
                 first += len(some)
                 yield rows
 
-    def _batches(self, due: _Due, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+    def _batches(self, due: _Due, file_range: FileRange) -> Iterator[InstanceBatch]:
         names = needed_columns(self.spec, list(due.records[0]))
         table = pa.RecordBatch.from_arrays([_column([record[name] for record in due.records]) for name in names], names)
         offsets = np.concatenate(due.offsets)
         if due.twins is not None:
-            yield self.batcher.fail(table, offsets, piece, order, due.size, RowError(Code.COLUMN_TWICE, due.twins))
+            yield self.batcher.fail(table, offsets, file_range, due.size, RowError(Code.COLUMN_TWICE, due.twins))
             return
-        yield from self.batcher.batches(table, offsets, piece, order, due.size)
+        yield from self.batcher.batches(table, offsets, file_range, due.size)
 
 
 def row_offsets(block: Block, first: int, count: int) -> np.ndarray:

@@ -30,6 +30,7 @@ from transforms.formats.csv.cells import Cells
 from transforms.formats.csv.checks import impossible_inputs
 from transforms.formats.csv.merge import merge
 from transforms.formats.csv.rows import PIECE_BYTES, CsvRows, Header, RowBlock, adjoin, read_header, read_rows, take_header
+from transforms.formats.empty_batch import empty_batch
 from transforms.formats.jsonl.reader import LineParser
 from transforms.formats.needed_columns import find_twins
 from transforms.rows.codes import Code, RowError
@@ -45,16 +46,16 @@ class CsvReader:
         self.spec = spec
         self.lines = LineParser(spec)
 
-    def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+    def read(self, file_range: FileRange) -> Iterator[InstanceBatch]:
         # While Arrow parses one block, the next one's rows are found and looked at.
-        looked_at = self._look_at_rows(piece)
-        for parser, block, plain in read_ahead(looked_at) if piece.size_bytes > BLOCK_BYTES else looked_at:
-            yield parser.parse(block, plain, piece, order)
+        looked_at = self._look_at_rows(file_range)
+        for parser, block, plain in read_ahead(looked_at) if file_range.size_bytes > BLOCK_BYTES else looked_at:
+            yield parser.parse(block, plain, file_range)
 
-    def _look_at_rows(self, piece: FileRange) -> Iterator[tuple[RowParser, RowBlock, PlainRows]]:
-        header = read_header(piece) if piece.start > 0 else None
+    def _look_at_rows(self, file_range: FileRange) -> Iterator[tuple[RowParser, RowBlock, PlainRows]]:
+        header = read_header(file_range) if file_range.start > 0 else None
         parser = None
-        for rows in read_rows(piece):
+        for rows in read_rows(file_range):
             if not len(rows.texts):
                 continue
             header = header or take_header(rows)
@@ -66,9 +67,6 @@ class CsvReader:
                 block = rows.slice(first, last)
                 yield parser, block, parser.find_plain(block)
                 first = last
-
-    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        return self.lines.parse_nothing(piece, order)
 
 
 class PlainRows(NamedTuple):
@@ -106,18 +104,18 @@ class RowParser:
             types.setdefault(tensor.name, _arrow_type(tensor.dtype))
         return {name: types[name] for name in sorted(types, key=self.places.__getitem__)}
 
-    def parse(self, block: RowBlock, found: PlainRows, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        """Return all rows of ``block``, as instances or failed rows."""
+    def parse(self, block: RowBlock, plain_rows: PlainRows, file_range: FileRange) -> InstanceBatch:
+        """Return all rows of ``block``, as instances or failed rows; ``plain_rows`` are those that Arrow may parse."""
         rows = CsvRows(block.texts, block.malformed, self.header, frozenset(self.values))
         offsets = block.offsets
-        empty = dataclasses.replace(self.lines.parse_nothing(piece, order), bytes=_span(block.texts))
+        empty = empty_batch(self.spec, file_range, size_bytes=_span(block.texts))
         if block.too_long:
             error = RowError(
                 Code.ROW_TOO_LONG, f"the row is longer than {MAX_ROW_BYTES >> 20} MiB; its first bytes are kept as the instance"
             )
             return self._failed(empty, rows, offsets, {0: error})
-        table = self._parse(found.lines) if len(found.rows) else None
-        plain = found.rows
+        table = self._parse(plain_rows.lines) if len(plain_rows.rows) else None
+        plain = plain_rows.rows
         if table is None or table.num_rows != len(plain):
             plain, table = plain[:0], None
         other = np.delete(np.arange(len(rows)), plain)
@@ -248,8 +246,8 @@ class RowParser:
     def _read_objects(self, objects: dict[int, bytes], rows: CsvRows, offsets: np.ndarray, empty: InstanceBatch) -> InstanceBatch:
         numbers = np.fromiter(objects, np.int64)
         starts = np.cumsum([0, *(len(text) + 1 for text in objects.values())])[:-1]
-        piece = FileRange(empty.source, 0, None, 0, empty.relative)
-        (made,) = self.lines.parse(Block(0, b"\n".join(objects.values())), piece, empty.order)
+        file_range = FileRange(empty.source, 0, None, 0, empty.relative)
+        (made,) = self.lines.parse(Block(0, b"\n".join(objects.values())), file_range)
         kept = numbers[np.searchsorted(starts, made.offsets)]
         failed = []
         for row in made.failed:

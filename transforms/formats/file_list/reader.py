@@ -82,17 +82,14 @@ class FileListReader:
         self.spec = spec
         self.refusal = why_not(spec, "the list")
 
-    def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+    def read(self, file_range: FileRange) -> Iterator[InstanceBatch]:
         with ThreadPoolExecutor(READ_AT_ONCE) as pool:
-            for block in read_blocks(piece):
+            for block in read_blocks(file_range):
                 starts, stops = find_lines(block.data)
                 for listed in _grouped(_listed(block.data, block.offset, starts, stops)):
-                    yield self._batch(listed, list(pool.map(_content, listed)), piece, order)
+                    yield self._batch(listed, list(pool.map(_content, listed)), file_range)
 
-    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        return self._batch([], [], piece, order)
-
-    def _batch(self, listed: list[_Listed], contents: list[bytes | RowError], piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+    def _batch(self, listed: list[_Listed], contents: list[bytes | RowError], file_range: FileRange) -> InstanceBatch:
         if self.refusal is not None:
             contents = [RowError(Code.INPUT_MISSING, self.refusal) for _ in listed]
         good = [(one, content) for one, content in zip(listed, contents, strict=True) if isinstance(content, bytes)]
@@ -102,15 +99,14 @@ class FileListReader:
         count = len(good)
         bad = [(one, error) for one, error in zip(listed, contents, strict=True) if isinstance(error, RowError)]
         return InstanceBatch(
-            order=order,
-            source=piece.path,
-            relative=piece.relative,
+            source=file_range.path,
+            relative=file_range.relative,
             columns={tensor.name: self._shaped(values) for tensor in self.spec.signature.inputs},
             offsets=np.array([one.offset for one, _ in good], np.int64),
             rows=rows,
             keys=pa.array([rows[row] for row in range(count)], pa.binary()).cast(pa.string()),
             passthrough={name: pa.array(["" if name == "*" else "null"] * count, pa.string()) for name in self.spec.passthrough_fields},
-            failed=[self._failed(one, error, piece.path) for one, error in bad],
+            failed=[self._failed(one, error, file_range.path) for one, error in bad],
             bytes=sum(len(one.text) + 1 for one in listed),
             key_hashes=hash_keys(pa.array([one.identity for one, _ in (*good, *bad)], pa.binary())),
         )

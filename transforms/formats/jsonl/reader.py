@@ -47,12 +47,9 @@ class JsonLinesReader:
     def __init__(self, spec: RowSpec) -> None:
         self.parser = LineParser(spec)
 
-    def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
-        for block in read_blocks(piece):
-            yield from self.parser.parse(block, piece, order)
-
-    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        return self.parser.parse_nothing(piece, order)
+    def read(self, file_range: FileRange) -> Iterator[InstanceBatch]:
+        for block in read_blocks(file_range):
+            yield from self.parser.parse(block, file_range)
 
 
 class LineParser:
@@ -63,30 +60,25 @@ class LineParser:
         self.row_reader = RowReader(spec)
         self.max_rows = max(1, BATCH_TENSOR_BYTES // max(1, spec.signature.row_bytes))
 
-    def parse(self, block: Block, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
+    def parse(self, block: Block, file_range: FileRange) -> Iterator[InstanceBatch]:
         """Yield the batches of ``block``: every line that is not blank is in one of them, as instance or failed row."""
         if block.too_long:
             whole = RowTexts(block.data, np.array([0]), np.array([len(block.data)]))
-            yield self._batch(block, whole, piece, order)
+            yield self._batch(block, whole, file_range)
             return
         starts, stops = find_lines(block.data, keep_space=self.spec.lone_string is not None)
         for first in range(0, len(starts), self.max_rows):
-            some = slice(first, first + self.max_rows)
-            texts = RowTexts(block.data, starts[some], stops[some])
-            yield self._batch(block, texts, piece, order)
+            last = first + self.max_rows
+            yield self._batch(block, RowTexts(block.data, starts[first:last], stops[first:last]), file_range)
 
-    def parse_nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        """Return a batch without rows."""
-        nothing = np.empty(0, np.int64)
-        return self._batch(Block(0, b""), RowTexts(b"", nothing, nothing), piece, order)
-
-    def _batch(self, block: Block, texts: RowTexts, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+    def _batch(self, block: Block, texts: RowTexts, file_range: FileRange) -> InstanceBatch:
+        source = file_range.path
         failed: list[FailedRow] = []
 
         def lose(line: int, error: RowError) -> None:
             """Keep the failed row of a line that is no instance, not its error: with a traceback a row takes twice the time."""
             offset = int(block.place(texts.starts[line]))
-            failed.append(FailedRow.of(error, piece.path, offset, texts[line], self.spec.made_key(piece.path, offset)))
+            failed.append(FailedRow.of(error, source, offset, texts[line], self.spec.made_key(source, offset)))
 
         if block.too_long:
             message = f"the row is longer than {MAX_ROW_BYTES >> 20} MiB; its first bytes are kept as the instance"
@@ -95,16 +87,15 @@ class LineParser:
         else:
             parsed = self._parse_block(texts) or self._parse_lines(texts, lose)
         offsets = block.place(texts.starts[parsed.lines])
-        keys, bad_keys = self._keys(parsed, piece.path, offsets)
+        keys, bad_keys = self._keys(parsed, source, offsets)
         columns: dict[str, Column] = {}
         errors: dict[int, RowError] = {}
         for spec in self.spec.signature.inputs:
             columns[spec.name], more = from_json.make_column(parsed.values[spec.name], self.spec.signature, spec)
             errors = more | errors
         batch = InstanceBatch(
-            order=order,
-            source=piece.path,
-            relative=piece.relative,
+            source=source,
+            relative=file_range.relative,
             columns=columns,
             offsets=offsets,
             rows=texts if len(parsed.lines) == len(texts) else texts.take(parsed.lines),

@@ -54,22 +54,19 @@ class ParquetReader:
         self.spec = spec
         self.batcher = TableBatcher(spec)
 
-    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        return self.batcher.nothing(piece, order)
-
-    def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
-        with open_source(piece) as stream:
+    def read(self, file_range: FileRange) -> Iterator[InstanceBatch]:
+        with open_source(file_range) as stream:
             with decoding(0, NOT_PARQUET):
                 parquet = pq.ParquetFile(stream)
             first_row = 0
             for number in range(parquet.num_row_groups):
                 group = parquet.metadata.row_group(number)
-                if piece.start <= _begin(group) < (piece.stop if piece.stop is not None else piece.size_bytes):
-                    yield from self._read_group((parquet, stream), number, first_row, piece, order)
+                if file_range.start <= _begin(group) < (file_range.stop if file_range.stop is not None else file_range.size_bytes):
+                    yield from self._read_group((parquet, stream), number, first_row, file_range)
                 first_row += group.num_rows
 
     def _read_group(
-        self, opened: tuple[pq.ParquetFile, BinaryIO], number: int, first_row: int, piece: FileRange, order: tuple[str, int]
+        self, opened: tuple[pq.ParquetFile, BinaryIO], number: int, first_row: int, file_range: FileRange
     ) -> Iterator[InstanceBatch]:
         parquet = opened[0]
         group = parquet.metadata.row_group(number)
@@ -95,7 +92,7 @@ class ParquetReader:
             if table.num_rows:
                 offsets = np.arange(row, row + table.num_rows, dtype=np.int64)
                 row += table.num_rows
-                yield from self.batcher.batches(table, offsets, piece, order, int(file_bytes * table.num_rows))
+                yield from self.batcher.batches(table, offsets, file_range, int(file_bytes * table.num_rows))
 
 
 @dataclasses.dataclass(frozen=True)

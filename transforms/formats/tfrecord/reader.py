@@ -76,22 +76,19 @@ class RecordReader:
         self.fields = [*spec.key_fields, *spec.passthrough_fields]
         self.parser = ExampleParser(spec)
 
-    def read(self, piece: FileRange, order: tuple[str, int]) -> Iterator[InstanceBatch]:
-        for records, places in read_records(piece):
+    def read(self, file_range: FileRange) -> Iterator[InstanceBatch]:
+        for records, places in read_records(file_range):
             size = sum(map(len, records)) / max(1, len(records))
             step = batch_rows(self.spec, size)
             for first in range(0, len(records), step):
-                yield self._batch(records[first : first + step], np.array(places[first : first + step], np.int64), piece, order)
+                yield self._batch(records[first : first + step], np.array(places[first : first + step], np.int64), file_range)
 
-    def nothing(self, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
-        return self._batch([], np.empty(0, np.int64), piece, order)
-
-    def _batch(self, records: list[bytes], offsets: np.ndarray, piece: FileRange, order: tuple[str, int]) -> InstanceBatch:
+    def _batch(self, records: list[bytes], offsets: np.ndarray, file_range: FileRange) -> InstanceBatch:
         lone = self.spec.lone_string
         as_they_are = lone is not None and not self.fields
         parsed = Features.none(len(records)) if as_they_are else self.parser.parse(records)
         errors = dict(parsed.errors)
-        keys, bad_keys = self._keys(parsed, offsets, piece.path)
+        keys, bad_keys = self._keys(parsed, offsets, file_range.path)
         errors = bad_keys | errors
         columns: dict[str, Column]
         if lone is not None:
@@ -103,9 +100,8 @@ class RecordReader:
             columns, more = self.parser.columns(parsed)
             errors = more | errors
         batch = InstanceBatch(
-            order=order,
-            source=piece.path,
-            relative=piece.relative,
+            source=file_range.path,
+            relative=file_range.relative,
             columns=columns,
             offsets=offsets,
             rows=Records(records),
