@@ -16,6 +16,7 @@ from google.api_core.exceptions import Conflict
 from transforms.bigquery.client import client
 from transforms.bigquery.sessions import MAX_STREAMS, make_session
 from transforms.elements.splits import FileRange, Split
+from transforms.rows.row_spec import row_spec
 from transforms.specs.job import JobSpec
 from transforms.specs.table_name import TableName, parse_table
 
@@ -42,7 +43,8 @@ class _MakeStreams(beam.DoFn):
 
     def process(self, _: bytes) -> Iterator[Split]:
         name = _run_query(self.job) if self.job.input.query is not None else parse_table(self.job.input.patterns[0])
-        session = make_session(self.job, name, MAX_STREAMS)
+        job = self.job
+        session = make_session(name, row_spec(job), job.input.row_restriction, job.bigquery.project, MAX_STREAMS)
         for number, stream in enumerate(session.streams):
             size = session.estimated_total_bytes_scanned // len(session.streams)
             yield Split((FileRange(f"{name}#{number}", number, None, size, stream.name),))

@@ -155,7 +155,7 @@ class _ReadModel(beam.DoFn):
             LOG.warning("%s", error)
             return self._without_model(route, folder), RowError(Code.MODEL_NOT_FOUND, str(error))
         job = dataclasses.replace(self.job, model=model)
-        reason = difference(model.signature, route.example) if route.example is not None else None
+        reason = difference(model.signature, job.example) if job.example is not None else None
         try:
             check_members(model.signature, job.output, job.key.fields, route.column)
         except SpecError as error:

@@ -45,7 +45,7 @@ def make_encoder(job: JobSpec) -> Encoder:
         return catalog.make_encoder(job)
     from transforms.bigquery.table_writer import TableEncoder
 
-    return TableEncoder(job.output_signature, job.output, job.key.fields)
+    return TableEncoder(job)
 
 
 class _WriteShards(beam.DoFn):
@@ -145,7 +145,7 @@ class _WriteShards(beam.DoFn):
     def _take_model(self, job: JobSpec) -> None:
         """Continue the same files with rows of another model; in formats with columns all models have the same outputs."""
         self.job = job
-        if job.route is not None and job.route.example is not None:
+        if job.example is not None:
             return
         self.encoder = make_encoder(job)
         if self.results is not None:

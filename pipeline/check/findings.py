@@ -79,5 +79,5 @@ def bigquery_schema(job: JobSpec) -> list[dict[str, Any]] | None:
     except SpecError:
         return None
     passthrough = tuple(name for name in table.passthrough if name != "*")  # the names of all fields are not known here
-    types = column_types(dataclasses.replace(table, passthrough=passthrough), job.output, job.key.fields)
+    types = column_types(dataclasses.replace(table, passthrough=passthrough), job)
     return [schema_field(name, kind).to_api_repr() for name, kind in types.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.flags.options import RunOptions
 from transforms.specs import table_name
 from transforms.specs.errors import SpecError
-from transforms.specs.job import BigQuerySpec, InputSpec, KeySpec, OutputSpec
+from transforms.specs.job import OWN_FIELDS, BigQuerySpec, InputSpec, KeySpec, OutputSpec, check_together
 from transforms.specs.models import EACH_TASKS_MODEL, VARIANT, CompareSpec, ModelRequest, RouteSpec
 
 
@@ -16,9 +16,9 @@ def check_specs(options: RunOptions) -> None:
       SpecError: a value out of its range, or flags that don't go together.
     """
     route_spec(options)
-    input_spec(options)
-    key_spec(options)
-    output_spec(options)
+    input, key, output = input_spec(options), key_spec(options), output_spec(options)
+    if options.tasks_flag is None:  # each task may have a key of its own
+        check_together(input, key, output)
     bigquery_spec(options, None)
     compare_spec(options)
 
@@ -56,7 +56,16 @@ def route_spec(options: RunOptions, threads: int = 1) -> RouteSpec | None:
         return None
     if options.tasks_flag:
         raise SpecError("model_field", f"and --{options.tasks_flag} exclude each other: tasks name their models")
+    if options.model_column is not None:
+        _check_column(options, options.model_column)
     return RouteSpec(options.model_field, model_request(options, threads), options.model_column)
+
+
+def _check_column(options: RunOptions, column: str) -> None:
+    side_by_side = options.key_field if options.output_style == "aiplatform" else ()
+    taken = (*OWN_FIELDS[options.output_style], *side_by_side, *options.passthrough_fields)
+    if options.output_style == "raw" or "*" in taken or column in taken:
+        raise SpecError("model_column", f"{column!r} has no place of its own with --output_style={options.output_style} and these fields")
 
 
 def compare_spec(options: RunOptions) -> CompareSpec:
@@ -113,17 +122,20 @@ def bigquery_spec(options: RunOptions, project: str | None) -> BigQuerySpec:
     return BigQuerySpec(project, options.location, options.create_dataset, options.partition_field, options.cluster_fields)
 
 
-def output_spec(options: RunOptions) -> OutputSpec:
-    """Make the spec of the output; a dataset's name becomes its table's."""
+def output_spec(options: RunOptions, staging: str | None = None) -> OutputSpec:
+    """Make the spec of the output; a dataset's name becomes its table's, whose shards and manifest go to ``staging``."""
     table = table_name.name_or_default(options.output) if table_name.is_table(options.output) else None
+    format = options.output_format or ("bigquery" if table else "jsonl")
     passed = options.passthrough_fields
     if options.compare_share is not None and "*" not in passed:
         passed = (*(name for name in passed if name != VARIANT), VARIANT)
+    if options.model_column is not None and format != "jsonl":
+        passed = (*passed, options.model_column)
     return OutputSpec(
-        folder=options.output,
+        folder=staging or options.output,
         table=table,
         errors_folder=options.errors,
-        format=options.output_format or ("bigquery" if table else "jsonl"),
+        format=format,
         style=options.output_style,
         layout=options.output_layout,
         passthrough_fields=passed,

@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import (
 from pipeline.flags import specs_of
 from pipeline.flags.options import RunOptions
 from pipeline.preflight import comparison
-from pipeline.preflight.row_models import stand_in_model, with_columns
+from pipeline.preflight.row_models import find_example, stand_in_model
 from transforms.bigquery.check_table import check_table
 from transforms.bigquery.find_table import find_table
 from transforms.formats.catalog import format_of, known_types
@@ -36,14 +36,15 @@ from transforms.output.journal import JournalError
 from transforms.output.mirror import MirrorCheck
 from transforms.output.published_names import PUBLISHED
 from transforms.output.publisher import refuse_occupied
-from transforms.rows.row_spec import row_spec
+from transforms.rows.row_spec import RowSpec, make_row_spec
 from transforms.runtime import machine
 from transforms.specs.errors import RefusedError, SpecError
-from transforms.specs.job import JobSpec, OutputSpec
+from transforms.specs.job import InputSpec, JobSpec, OutputSpec
 from transforms.specs.messages import first_line
 from transforms.specs.own_names import is_own
 from transforms.specs.run import JobRun
-from transforms.specs.table_name import parse_table
+from transforms.specs.signature import Signature
+from transforms.specs.table_name import is_table, name_or_default, parse_table
 from transforms.staging import split_records
 from transforms.storage import files, paths
 from transforms.storage.files import FoundFile
@@ -78,40 +79,12 @@ def prepare(options: RunOptions, beam_options: PipelineOptions, probe_output: bo
     check_engine(options, beam_options)
     import_tensorflow()
     try:
-        route = specs_of.route_spec(options, threads(beam_options))
-        model = locate_model(specs_of.model_request(options, threads(beam_options))) if route is None else stand_in_model(route)
-        found = InputFound(1, 0, whole=False) if specs_of.input_spec(options).is_bigquery else _check_input(options)
-        now = datetime.datetime.now(datetime.UTC)
-        job = JobSpec(
-            input=specs_of.input_spec(options),
-            key=specs_of.key_spec(options),
-            model=model,
-            output=_staged(specs_of.output_spec(options), beam_options.view_as(GoogleCloudOptions).temp_location),
-            run_id=options.run_id or make_run_id(now),
-            launch=uuid.uuid4().hex,
-            started=now.isoformat(timespec="milliseconds"),
-            max_error_ratio=options.max_error_ratio,
-            flags=options.given,
-            bigquery=specs_of.bigquery_spec(options, beam_options.view_as(GoogleCloudOptions).project),
-            route=route,
-            report=options.report != "false",
-            compare=comparison.compare_spec(options, model, threads(beam_options)),
-        )
-        check_route(job)
-        if route is None:
-            _check_fields(job)
-        types = find_table(job).columns if job.input.is_bigquery else {}
-        _check_formats(job, found)
-        job = with_columns(job)
+        job, found = _make_job(options, beam_options)
         if job.output.table is not None:
-            types = types or known_types(found.first, job.input.format)
-            if route is not None:  # a column that is ours, whatever the input has under its name
-                types = {name: kind for name, kind in types.items() if name != route.column}
-            job = dataclasses.replace(job, output=dataclasses.replace(job.output, field_types=tuple(types.items())))
             check_table(job)
         make_encoder(job)  # refuses outputs that the format can't hold
-        if route is None:
-            models = (options.model, model.location, options.compare_model)
+        if job.route is None:
+            models = (options.model, job.model.location, options.compare_model)
             refuse_in_models(filter(None, models), (job.output.folder, job.output.errors))
         if probe_output:
             finish_publishing(job.output.folder, job.output.errors)
@@ -128,6 +101,47 @@ def prepare(options: RunOptions, beam_options: PipelineOptions, probe_output: bo
     except OSError as error:
         raise PreflightError(str(error)) from error
     return run, found
+
+
+def _make_job(options: RunOptions, beam_options: PipelineOptions) -> tuple[JobSpec, InputFound]:
+    """Locate the model, look at the input and make the job."""
+    route = specs_of.route_spec(options, threads(beam_options))
+    model = locate_model(specs_of.model_request(options, threads(beam_options))) if route is None else stand_in_model(route)
+    input, key = specs_of.input_spec(options), specs_of.key_spec(options)
+    found = InputFound(1, 0, whole=False) if input.is_bigquery else _check_input(options)
+    google = beam_options.view_as(GoogleCloudOptions)
+    output = specs_of.output_spec(options, _table_staging(options, google.temp_location))
+    bigquery = specs_of.bigquery_spec(options, google.project)
+    compare = comparison.compare_spec(options, model, threads(beam_options))
+    if route is None:
+        _check_fields(input, model.signature)
+    else:
+        check_route(input, output)
+    rows = make_row_spec(model.signature, input, key, output, compare, route)
+    types = find_table(input, bigquery, rows).columns if input.is_bigquery else {}
+    _check_formats(found, input, rows)
+    if output.table is not None:
+        types = types or known_types(found.first, input.format)
+    now = datetime.datetime.now(datetime.UTC)
+    job = JobSpec(
+        input=input,
+        key=key,
+        model=model,
+        output=output,
+        run_id=options.run_id or make_run_id(now),
+        launch=uuid.uuid4().hex,
+        started=now.isoformat(timespec="milliseconds"),
+        max_error_ratio=options.max_error_ratio,
+        flags=options.given,
+        bigquery=bigquery,
+        route=route,
+        example=None if route is None else find_example(route, output.format),
+        # The column of the models' versions is ours, whatever the input has under its name.
+        field_types=tuple((name, kind) for name, kind in types.items() if name != options.model_column) if output.table else (),
+        report=options.report != "false",
+        compare=compare,
+    )
+    return job, found
 
 
 def make_run_id(now: datetime.datetime) -> str:
@@ -228,15 +242,13 @@ def threads(beam_options: PipelineOptions) -> int:
     return max(1, machine.cores() // workers)
 
 
-def _check_fields(job: JobSpec) -> None:
+def _check_fields(spec: InputSpec, signature: Signature) -> None:
     """Refuse field lists that no row could satisfy.
 
     Raises:
       SpecError: naming the flag and the fields.
     """
-    signature = job.model.signature
-    inputs = [spec.name for spec in signature.inputs]
-    spec = job.input
+    inputs = [tensor.name for tensor in signature.inputs]
     raw_line = len(inputs) == 1 and signature.inputs[0].dtype == "string"
     if spec.include_fields and not raw_line:
         unknown = [name for name in spec.include_fields if name not in inputs]
@@ -300,17 +312,17 @@ def _refuse_replaced(found: FoundFile, outputs: tuple[str, ...], output: OutputS
                 )
 
 
-def _check_formats(job: JobSpec, found: InputFound) -> None:
-    """Refuse input whose format lacks what the model needs, by the first file of each pattern.
+def _check_formats(found: InputFound, input: InputSpec, rows: RowSpec) -> None:
+    """Refuse input whose format lacks what ``rows`` need, by the first file of each pattern.
 
     Raises:
       PreflightError: naming the file and the reason.
     """
     for path in found.first:
-        format = format_of(path, job.input.format)
-        if job.route is not None:
+        format = format_of(path, input.format)
+        if rows.model_field is not None:
             check_format(format)
-        reason = format.why_unreadable(row_spec(job), path)
+        reason = format.why_unreadable(rows, path)
         if reason is not None:
             raise PreflightError(reason)
 
@@ -326,18 +338,18 @@ def _refuse_output_in(pattern: str, outputs: tuple[str, ...]) -> None:
             )
 
 
-def _staged(output: OutputSpec, temporary: str | None) -> OutputSpec:
-    """Return the output with the folder that stages a table's shards; a folder's output unchanged.
+def _table_staging(options: RunOptions, temporary: str | None) -> str | None:
+    """Return the folder for the shards and the manifest of a table; None where the output is a folder.
 
     Raises:
       SpecError: there is no folder of Cloud Storage to stage them in.
     """
-    if output.table is None:
-        return output
+    if not is_table(options.output):
+        return None
     if not (temporary or "").startswith("gs://"):
         found = f"--temp_location={temporary}" if temporary else "none"
         raise SpecError("temp_location", f"BigQuery loads the predictions from a folder of Cloud Storage: expected gs://…, found {found}")
-    return dataclasses.replace(output, folder=paths.join(temporary or "", "nightshift", parse_table(output.table).dotted))
+    return paths.join(temporary or "", "nightshift", parse_table(name_or_default(options.output)).dotted)
 
 
 def _check_disposition(job: JobSpec) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 
 from transforms.many.row_models import fixed_folder, folder_of, request_of, stand_in
 from transforms.model.locate import locate_model
 from transforms.model.vertex_registry import is_registered
 from transforms.specs.errors import ModelError, RefusedError, SpecError
-from transforms.specs.job import JobSpec
 from transforms.specs.models import ModelSpec, RouteSpec
 from transforms.specs.signature import Signature
 from transforms.storage import files
@@ -30,33 +28,26 @@ def stand_in_model(route: RouteSpec) -> ModelSpec:
     return stand_in(route, route.template)
 
 
-def with_columns(job: JobSpec) -> JobSpec:
-    """Return the job with the columns of its results, if its format has columns: a model's outputs, and the field of the model's version.
+def find_example(route: RouteSpec, format: str) -> Signature | None:
+    """Find the signature whose outputs are the columns of the results; None for a format of lines.
 
     Raises:
       ModelError: no model can be read.
       SpecError: the models are not known before the rows, or the version's field is an output.
     """
-    route, output = job.route, job.output
-    if route is None or output.format == "jsonl":
-        return job
-    example = _find_example(route, output.format)
-    added = () if route.column is None else (route.column,)
-    taken = [spec.name for spec in example.outputs if spec.name in added]
-    if taken:
-        raise SpecError("model_column", f"{taken[0]!r} is an output of the models too: give it another name")
-    return dataclasses.replace(
-        job,
-        route=dataclasses.replace(route, example=example),
-        output=dataclasses.replace(output, passthrough_fields=(*output.passthrough_fields, *added)),
-    )
+    if format == "jsonl":
+        return None
+    example = _first_signature(route, format)
+    if route.column in [spec.name for spec in example.outputs]:
+        raise SpecError("model_column", f"{route.column!r} is an output of the models too: give it another name")
+    return example
 
 
-def _find_example(route: RouteSpec, format: str) -> Signature:
+def _first_signature(route: RouteSpec, format: str) -> Signature:
     """Return the signature of the first model, by name, that can be read.
 
     Raises:
-      ModelError, SpecError: as ``with_columns``.
+      ModelError, SpecError: as ``find_example``.
     """
     if is_registered(route.template):
         raise SpecError(

@@ -20,7 +20,7 @@ def check_table(job: JobSpec) -> None:
       TableError: there is no dataset, or the table can't take the predictions; the message names each column that does not fit.
     """
     output = parse_table(job.output.table or "")
-    encoder = TableEncoder(job.output_signature, job.output, job.key.fields)
+    encoder = TableEncoder(job)
     _check_layout(job, {field.name: field.field_type for field in encoder.fields})
     if job.input.is_bigquery and job.input.query is None and parse_table(job.input.patterns[0]) == output:
         raise TableError(f"--output={output} is the input too, which it would replace; give another table")

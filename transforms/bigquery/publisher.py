@@ -30,7 +30,7 @@ class TablePublisher(Publisher):
     suffix = ".parquet"
 
     def _make_encoder(self) -> TableEncoder:
-        return TableEncoder(self.job.output_signature, self.job.output, self.job.key.fields)
+        return TableEncoder(self.job)
 
     def _prepare(self, locks: Locks) -> tuple[dict[str, Any], None]:
         return self._publish(), None

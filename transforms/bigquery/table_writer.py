@@ -25,8 +25,7 @@ from transforms.formats.parquet.writer import ParquetEncoder
 from transforms.rows.codes import Code
 from transforms.rows.keys import split_keys
 from transforms.specs.errors import SpecError
-from transforms.specs.job import OutputSpec
-from transforms.specs.signature import Signature
+from transforms.specs.job import JobSpec
 
 # BigQuery has no array of arrays: each array but the innermost holds records with this one field.
 INNER = "values"
@@ -35,11 +34,11 @@ COLUMN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,299}")
 
 
 class TableEncoder(ParquetEncoder):
-    """Writes predictions as Parquet files that BigQuery loads with ``fields``."""
+    """Writes a job's predictions as Parquet files that BigQuery loads with ``fields``."""
 
-    def __init__(self, signature: Signature, output: OutputSpec, key_fields: tuple[str, ...]) -> None:
-        self.table = make_table(signature, output, key_fields)
-        self.types = column_types(self.table, output, key_fields)
+    def __init__(self, job: JobSpec) -> None:
+        self.table = make_table(job.output_signature, job.output, job.key.fields)
+        self.types = column_types(self.table, job)
         self.schema = pa.schema(list(self.types.items()))
         self.fields = [schema_field(name, kind) for name, kind in self.types.items()]
         self._repeating = [column.name for column in self.table.outputs if column.is_text and not column.rank]
@@ -80,10 +79,10 @@ class TableEncoder(ParquetEncoder):
         return columns | {name: batch.instances.passthrough[name].take(rows) for name in self.table.passthrough}
 
 
-def column_types(table: TableSpec, output: OutputSpec, key_fields: tuple[str, ...]) -> dict[str, pa.DataType]:
+def column_types(table: TableSpec, job: JobSpec) -> dict[str, pa.DataType]:
     """Return the Arrow types of the columns of ``table`` as BigQuery loads them: key, outputs, fields passed through."""
-    types = dict(output.field_types)
-    key_types = [types.get(field) for field in key_fields] or [None]
+    types = dict(job.field_types)
+    key_types = [types.get(field) for field in job.key.fields] or [None]
     return {
         **{name: table_type(kind) for name, kind in zip(table.keys, key_types, strict=True)},
         **{column.name: output_type(column.type) for column in table.outputs},

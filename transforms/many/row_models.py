@@ -7,7 +7,7 @@ import re
 
 from transforms.formats.catalog import FORMATS, Format
 from transforms.specs.errors import ModelError, SpecError
-from transforms.specs.job import OWN_FIELDS, JobSpec
+from transforms.specs.job import InputSpec, OutputSpec
 from transforms.specs.models import ModelRequest, ModelSpec, RouteSpec
 from transforms.specs.signature import Signature
 
@@ -15,22 +15,15 @@ from transforms.specs.signature import Signature
 SAFE = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
 
 
-def check_route(job: JobSpec) -> None:
-    """Check that a job whose rows name their models has a format, layout and columns that allow it.
+def check_route(input: InputSpec, output: OutputSpec) -> None:
+    """Check that a job whose rows name their models has a format and layout that allow it.
 
     Raises:
       SpecError: it does not.
     """
-    route, output = job.route, job.output
-    if route is None:
-        return
-    check_format(FORMATS.get(job.input.format or ""))
+    check_format(FORMATS.get(input.format or ""))
     if output.layout != "sharded":
         raise SpecError("output_layout", "'mirror' keeps a file's rows together, and --model_field parts them by model: leave it out")
-    side_by_side = job.key.fields if output.style == "aiplatform" else ()
-    taken = (*OWN_FIELDS[output.style], *side_by_side, *output.passthrough_fields)
-    if route.column is not None and (output.style == "raw" or "*" in taken or route.column in taken):
-        raise SpecError("model_column", f"{route.column!r} has no place of its own with --output_style={output.style} and these fields")
 
 
 def check_format(format: Format | None) -> None:

@@ -6,8 +6,8 @@ import dataclasses
 import functools
 
 from transforms.rows.keys import make_key
-from transforms.specs.job import OWN_FIELDS, JobSpec
-from transforms.specs.models import VARIANT
+from transforms.specs.job import OWN_FIELDS, InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.models import VARIANT, CompareSpec, RouteSpec
 from transforms.specs.signature import Signature, TensorSpec
 
 
@@ -47,18 +47,25 @@ class RowSpec:
 
 def row_spec(job: JobSpec) -> RowSpec:
     """Return the fields that ``job`` takes from a row."""
-    own = OWN_FIELDS[job.output.style]
-    if job.output.style == "aiplatform":  # outputs and fields passed through are members of one object: names must be unique
-        own = (*own, *(spec.name for spec in job.model.signature.outputs))
-    added = {VARIANT} if job.compare.share is not None else set()
-    if job.route is not None and job.route.column is not None:
-        added.add(job.route.column)
+    return make_row_spec(job.model.signature, job.input, job.key, job.output, job.compare, job.route)
+
+
+def make_row_spec(
+    signature: Signature, input: InputSpec, key: KeySpec, output: OutputSpec, compare: CompareSpec, route: RouteSpec | None
+) -> RowSpec:
+    """Return the fields that a job of these specs takes from a row."""
+    own = OWN_FIELDS[output.style]
+    if output.style == "aiplatform":  # outputs and fields passed through are members of one object: names must be unique
+        own = (*own, *(spec.name for spec in signature.outputs))
+    added = {VARIANT} if compare.share is not None else set()
+    if route is not None and route.column is not None:
+        added.add(route.column)
     return RowSpec(
-        signature=job.model.signature,
-        key_fields=job.key.fields,
-        passthrough_fields=tuple(name for name in job.output.passthrough_fields if name not in added),
-        include_fields=job.input.include_fields,
-        exclude_fields=job.input.exclude_fields,
+        signature=signature,
+        key_fields=key.fields,
+        passthrough_fields=tuple(name for name in output.passthrough_fields if name not in added),
+        include_fields=input.include_fields,
+        exclude_fields=input.exclude_fields,
         own_fields=own,
-        model_field=job.route.field if job.route is not None else None,
+        model_field=route.field if route is not None else None,
     )

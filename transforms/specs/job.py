@@ -103,8 +103,7 @@ class KeySpec:
 class OutputSpec:
     """Where predictions and failed rows go, and in what shape.
 
-    With a ``table`` of BigQuery, ``folder`` stages its shards and keeps the manifest. ``field_types`` are the types of the input's
-    fields that are known before the start.
+    With a ``table`` of BigQuery, ``folder`` stages its shards and keeps the manifest.
     """
 
     folder: str
@@ -116,7 +115,6 @@ class OutputSpec:
     nan: str = "null"
     write_disposition: str = "truncate"
     table: str | None = None
-    field_types: tuple[tuple[str, pa.DataType], ...] = ()
     csv_formulas: str = "keep"
 
     def __post_init__(self) -> None:
@@ -203,6 +201,8 @@ class JobSpec:
     """The job of one task: ``task`` is its number in its run, 0 where the run has one.
 
     ``launch`` tells two launches of one ``run_id`` apart. Key hashes are compared in ``key_buckets`` parts.
+    Where rows name their models by ``route`` and the results have columns, these are the outputs of ``example``, the signature of one of
+    the models. ``field_types`` are the types of the input's fields for a table's columns, as far as they are known before the start.
     With ``report``, statistics of the rows are gathered, and written with a report beside the manifest. ``staging`` is a folder for the
     unfinished files of many tasks; None: the task's own.
     """
@@ -220,24 +220,18 @@ class JobSpec:
     task: int = 0
     key_buckets: int = 64
     route: RouteSpec | None = None
+    example: Signature | None = None
+    field_types: tuple[tuple[str, pa.DataType], ...] = ()
     report: bool = True
     compare: CompareSpec = NO_COMPARISON
     staging: str | None = None
 
     def __post_init__(self) -> None:
-        if self.input.is_bigquery and not self.key.fields:
-            raise SpecError(
-                "key_field", "is missing: the rows of a table have no place that is the same on every run, so no keys can be made from it"
-            )
-        if self.input.is_bigquery and self.output.layout == "mirror":
-            raise SpecError("output_layout", "'mirror' makes one output file an input file, and a table has none; leave it out")
+        check_together(self.input, self.key, self.output)
         if not 0 <= self.max_error_ratio <= 1:
             raise SpecError("max_error_ratio", f"{self.max_error_ratio} is not between 0 and 1 (failed / read)")
         if not RUN_ID.fullmatch(self.run_id):
             raise SpecError("run_id", f"{self.run_id!r} is not 1 to 128 letters, digits, '_', '.' or '-' that begin with a letter or digit")
-        raw_name = set(self.key.fields) & set(self.output.passthrough_fields)
-        if raw_name and self.output.style == "aiplatform":
-            raise SpecError("passthrough_fields", f"{', '.join(sorted(raw_name))} is in the output already, as the key")
 
     @property
     def folder(self) -> str:
@@ -247,11 +241,28 @@ class JobSpec:
     @property
     def output_signature(self) -> Signature:
         """Return the signature of the results' outputs: the model's, or an example's where rows name models and results have columns."""
-        return self.route.example if self.route is not None and self.route.example is not None else self.model.signature
+        return self.example or self.model.signature
 
     def staging_in(self, folder: str) -> str:
         """Return the folder for this launch's unfinished files of ``folder``: inside it, or the one of many tasks."""
         return self.staging or staging_in(folder, self.run_id, self.launch)
+
+
+def check_together(input: InputSpec, key: KeySpec, output: OutputSpec) -> None:
+    """Check what input, key and output of a job require of each other.
+
+    Raises:
+      SpecError: naming the flag that does not go with another.
+    """
+    if input.is_bigquery and not key.fields:
+        raise SpecError(
+            "key_field", "is missing: the rows of a table have no place that is the same on every run, so no keys can be made from it"
+        )
+    if input.is_bigquery and output.layout == "mirror":
+        raise SpecError("output_layout", "'mirror' makes one output file an input file, and a table has none; leave it out")
+    raw_name = set(key.fields) & set(output.passthrough_fields)
+    if raw_name and output.style == "aiplatform":
+        raise SpecError("passthrough_fields", f"{', '.join(sorted(raw_name))} is in the output already, as the key")
 
 
 def staging_in(folder: str, run_id: str, launch: str) -> str:

@@ -63,14 +63,12 @@ EACH_TASKS_MODEL = ModelRequest("{model}")
 class RouteSpec:
     """How rows name their models: a row's ``field`` replaces ``{field}`` in the location of ``models``, which gives the model's folder.
 
-    ``column`` is the field of the results that gets the model's version. Where the results have columns, they are the outputs of
-    ``example``, the signature of one of the models.
+    ``column`` is the field of the results that gets the model's version.
     """
 
     field: str
     models: ModelRequest
     column: str | None = None
-    example: Signature | None = None
 
     def __post_init__(self) -> None:
         if self.placeholder not in self.template:

@@ -57,6 +57,7 @@ def identify(job: JobSpec) -> str:
         [str(job.input.format), list(job.input.include_fields), list(job.input.exclude_fields)],
         list(job.key.fields),
         str(dataclasses.replace(job.output, write_disposition="truncate")),
+        str(job.field_types),
         job.report,
     )
     return hashlib.sha256(msgspec.json.encode(decisive)).hexdigest()
