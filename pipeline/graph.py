@@ -12,6 +12,7 @@ from transforms.predict import Predict
 from transforms.publish import Publish
 from transforms.read_instances import ReadInstances
 from transforms.route_rows import RouteRows
+from transforms.specs.output import TableOutput
 from transforms.specs.run import JobRun, RunSpec, TasksRun
 from transforms.write_shards import WriteShards
 
@@ -34,5 +35,5 @@ def build(pipeline: beam.Pipeline, run: RunSpec, progress_folder: str | None = N
     written = predictions | WriteShards(run.identity, progress_folder)
     duplicates, places = read.hashes | CheckKeys(run, splits)
     statistics = (written.statistics, *read.statistics)
-    publisher = TablePublisher if run.output.table else Publisher
+    publisher = TablePublisher if isinstance(run.output, TableOutput) else Publisher
     return written.shards | Publish(run, plans, read.accounts, duplicates, places, statistics, publisher)

@@ -185,8 +185,9 @@ def _is_done(run: RunSpec, complain: Callable[[str], None]) -> bool:
     from pipeline import summary
     from transforms.output import publisher
     from transforms.output.manifest import find_done
+    from transforms.specs.output import TableOutput
 
-    manifest = find_done(run.folder, run.run_id, dict(run.flags), run.output.table is not None)
+    manifest = find_done(run.folder, run.run_id, dict(run.flags), isinstance(run.output, TableOutput))
     if manifest is not None:
         publisher.sweep(run)
         complain(f"run {run.run_id} is done already")

@@ -10,7 +10,8 @@ from typing import Any
 import google_crc32c
 
 from pipeline.main import main
-from transforms.specs.job import InputSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, KeySpec
+from transforms.specs.output import FolderOutput
 from transforms.specs.run import TasksRun
 
 
@@ -74,4 +75,4 @@ def check_output(out: Path) -> dict[str, Any]:
 def run_of_tasks(folder: Path | str, count: int, **values: Any) -> TasksRun:
     """Make the spec of a run of ``count`` tasks."""
     values = {"run_id": "run", "launch": "launch", "started": "2026-01-01T00:00:00+00:00"} | values
-    return TasksRun(count=count, folder=str(folder), input=InputSpec(("in",)), key=KeySpec(), output=OutputSpec(str(folder)), **values)
+    return TasksRun(count=count, folder=str(folder), input=InputSpec(("in",)), key=KeySpec(), output=FolderOutput(str(folder)), **values)

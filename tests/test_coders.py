@@ -36,8 +36,9 @@ from transforms.formats.csv.rows import Header
 from transforms.many.waiting_rows import RowBlock, RowBlockCoder
 from transforms.rows.codes import Code
 from transforms.rows.keys import DuplicateKey, Duplicates
-from transforms.specs.job import InputSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, KeySpec
 from transforms.specs.models import ModelSpec, Structure
+from transforms.specs.output import TableOutput
 from transforms.specs.run import JobRun, Plan, RunSpec, Task
 from transforms.specs.signature import Signature, TensorSpec
 from transforms.statistics import stored
@@ -87,7 +88,7 @@ def by_field(models: Models, tmp_path: Path) -> RunSpec:
 
 def of_tables(models: Models, tmp_path: Path) -> RunSpec:
     run = one(models, tmp_path)
-    output = OutputSpec("gs://bucket/staged", format="bigquery", table="bq://project.dataset.out")
+    output = TableOutput("bq://project.dataset.out", "gs://bucket/staged")
     job = dataclasses.replace(run.job, input=InputSpec(("bq://project.dataset.in",)), key=KeySpec(("id",)), output=output)
     return dataclasses.replace(run, job=job)
 

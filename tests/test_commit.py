@@ -38,8 +38,9 @@ from transforms.output.folder_change import Change, FolderChange, NameTwiceError
 from transforms.output.journal import alone
 from transforms.output.placing import LostShardError
 from transforms.output.verify import MismatchError
-from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, JobSpec, KeySpec
 from transforms.specs.models import ModelSpec
+from transforms.specs.output import FolderOutput
 from transforms.specs.signature import Signature
 
 SYSTEM_CALLS = ("link", "mkdir", "makedirs", "rename", "replace", "remove", "unlink", "rmdir", "fsync")
@@ -301,7 +302,7 @@ def test_everything_is_on_the_disk_before_it_is_seen(tmp_path: Path, monkeypatch
 def test_published_before_is_of_the_same_launch_and_the_same_task(tmp_path: Path) -> None:
     """All tasks of a run share its launch: a task in whose folder another one's manifest lies has published nothing."""
     signature = Signature("s", ("serve",), (), ())
-    output = OutputSpec(str(tmp_path))
+    output = FolderOutput(str(tmp_path))
     job = JobSpec(InputSpec(("a",)), KeySpec(), ModelSpec("m", signature), output, "run", "launch", "2026-01-01T00:00:00+00:00", task=3)
     report = manifest.make_manifest(job, Accounts((), (), (), ()), None, {}, {}, None)
     (tmp_path / "manifest.json").write_bytes(manifest.encode_manifest(report))

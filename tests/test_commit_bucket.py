@@ -25,8 +25,9 @@ from transforms.output.journal import alone
 from transforms.output.placing import LostShardError
 from transforms.output.publisher import Publisher
 from transforms.output.verify import MismatchError
-from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, JobSpec, KeySpec
 from transforms.specs.models import ModelSpec
+from transforms.specs.output import FolderOutput
 from transforms.specs.signature import Signature
 from transforms.storage import gcs as storage
 from transforms.storage.gcs import ChangedError
@@ -230,7 +231,7 @@ def a_publisher(gcs: CloudStorage, folder: str, launch: str, rows: int, read: in
     shard = Shard("results", path, ("", 0), "", "", rows, len(content), crc32c(content))
     count = SplitCount(("", 0), rows if read is None else read, 1, 1)
     model = ModelSpec("m", Signature("s", ("serve",), (), ()))
-    output = OutputSpec(folder)
+    output = FolderOutput(folder)
     job = JobSpec(InputSpec(("a",)), KeySpec(), model, output, "run", launch, "2026-01-01T00:00:00+00:00", report=False)
     return Publisher(job, Accounts((shard,), (count,), (), ()))
 

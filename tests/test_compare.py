@@ -119,14 +119,15 @@ def test_parts_of_a_batch_know_how_large_their_rows_are(models: Models) -> None:
     from transforms.elements.batches import JobInstances
     from transforms.model import handler
     from transforms.model.locate import locate_model
-    from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
+    from transforms.specs.job import InputSpec, JobSpec, KeySpec
     from transforms.specs.models import ModelRequest, ModelSpec
+    from transforms.specs.output import FolderOutput
 
     first, second = (locate_model(ModelRequest(models.get(name))) for name in ("half_plus_two", "retrained"))
     assert isinstance(first, ModelSpec)
     rows = instances([f'"k{number}"' for number in range(200)])
     rows.columns, rows.bytes = {"x": np.zeros(200, np.float32)}, 200 * 5000
-    job = JobSpec(InputSpec(("in",)), KeySpec(), first, OutputSpec("out"), "run", "launch", "now")
+    job = JobSpec(InputSpec(("in",)), KeySpec(), first, FolderOutput("out"), "run", "launch", "now")
     parts = [part for _, part in handler._parts(JobInstances(job, ("in", 0), rows), second, 0.3)]
     assert sum(len(part) for part in parts) == 200
     for part in parts:

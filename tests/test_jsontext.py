@@ -30,8 +30,9 @@ from transforms.formats.jsonl.writer import LineEncoder
 from transforms.rows.codes import Code, Stage
 from transforms.rows.row_spec import RowSpec, row_spec
 from transforms.specs.errors import SpecError
-from transforms.specs.job import NAN_POLICIES, OUTPUT_STYLES, OWN_FIELDS, InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, JobSpec, KeySpec
 from transforms.specs.models import ModelSpec
+from transforms.specs.output import NAN_POLICIES, OUTPUT_STYLES, OWN_FIELDS, FolderOutput
 from transforms.specs.signature import Signature, TensorSpec
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -226,7 +227,7 @@ def lines_of(
     batch = instances(RowSpec(signature, key_fields, passthrough, own_fields=OWN_FIELDS[style]))
     columns: dict[str, Column] = {"y": Y, "label": LABELS, "image_bytes": LABELS}
     predictions = PredictionBatch(batch, np.arange(3), {spec.name: columns[spec.name] for spec in outputs}, [])
-    encoder = LineEncoder(signature, OutputSpec("out", style=style, passthrough_fields=passthrough, nan=nan), key_fields)
+    encoder = LineEncoder(signature, FolderOutput("out", style=style, passthrough_fields=passthrough, nan=nan), key_fields)
     return b"".join(bytes(block) for block, _ in encoder.encode(predictions))
 
 
@@ -269,7 +270,7 @@ def test_an_output_of_a_fields_name_is_refused_where_they_stand_side_by_side(
 ) -> None:
     outputs = (TensorSpec("y", "y:0", "float32", (None, 2)),)
     signature = Signature("s", ("serve",), (TensorSpec("x", "x:0", "float32", (None,)),), outputs)
-    output = OutputSpec("out", style=style, passthrough_fields=() if style == "raw" else passthrough)
+    output = FolderOutput("out", style=style, passthrough_fields=() if style == "raw" else passthrough)
     if style == "aiplatform":
         with pytest.raises(SpecError, match=f"--{flag}: y is an output of signature s too"):
             LineEncoder(signature, output, key_fields)
@@ -279,7 +280,7 @@ def test_an_output_of_a_fields_name_is_refused_where_they_stand_side_by_side(
 
 def test_the_column_of_the_models_version_has_a_name_of_its_own() -> None:
     signature = Signature("s", ("serve",), (), (TensorSpec("y", "y:0", "float32", (None, 2)),))
-    output = OutputSpec("out", style="aiplatform", passthrough_fields=("z",))
+    output = FolderOutput("out", style="aiplatform", passthrough_fields=("z",))
     for column in ("y", "id", "z"):
         with pytest.raises(SpecError, match=f"--model_column: {column} is"):
             check_members(signature, output, ("id",), column)
@@ -288,7 +289,7 @@ def test_the_column_of_the_models_version_has_a_name_of_its_own() -> None:
 
 def test_all_fields_beside_the_outputs_stand_once() -> None:
     signature = Signature("s", ("serve",), (TensorSpec("x", "x:0", "float32", (None,)),), ONE)
-    output = OutputSpec("out", style="aiplatform", passthrough_fields=("*",))
+    output = FolderOutput("out", style="aiplatform", passthrough_fields=("*",))
     job = JobSpec(InputSpec(("in.jsonl",)), KeySpec(("id",)), ModelSpec("model", signature), output, "run", "launch", "now")
     encoder = LineEncoder(signature, output, ("id",))
     (block,) = [bytes(block) for block, _ in encoder.encode(PredictionBatch(instances(row_spec(job)), np.arange(3), {"y": Y}, []))]
@@ -320,7 +321,7 @@ def test_every_style_is_strict_json_with_the_values_of_the_kept_rows(style: str,
     predictions = PredictionBatch(
         batch, kept, {"y": y, "label": object_array(strings, (-1,)), "image_bytes": object_array(strings, (-1,))}, []
     )
-    encoder = LineEncoder(signature, OutputSpec("out", style=style, passthrough_fields=passthrough, nan=nan), key_fields)
+    encoder = LineEncoder(signature, FolderOutput("out", style=style, passthrough_fields=passthrough, nan=nan), key_fields)
     blocks = list(encoder.encode(predictions))
     assert sum(count for _, count in blocks) == len(kept)
     text = b"".join(bytes(block) for block, _ in blocks)
@@ -355,7 +356,7 @@ def test_every_style_is_strict_json_with_the_values_of_the_kept_rows(style: str,
 def test_rows_of_a_text_model_as_vertex_instances() -> None:
     signature = Signature("s", ("serve",), (TensorSpec("line", "l:0", "string", (None,)),), ONE)
     batch = instances(RowSpec(signature), b'a,"b"\t\n\xff\n{"line": "c"}\n')
-    encoder = LineEncoder(signature, OutputSpec("out", style="vertex"), ())
+    encoder = LineEncoder(signature, FolderOutput("out", style="vertex"), ())
     text = b"".join(bytes(block) for block, _ in encoder.encode(PredictionBatch(batch, np.arange(3), {"y": np.float32([[1, 2]] * 3)}, [])))
     assert [strict(line)["instance"] for line in text.splitlines()] == ['a,"b"\t', {"b64": "/w=="}, {"line": "c"}]
 
@@ -364,7 +365,7 @@ def test_rows_that_are_not_finite_fail_under_error() -> None:
     signature = Signature("s", ("serve",), (TensorSpec("x", "x:0", "float32", (None,)),), THREE)
     batch = instances(RowSpec(signature, ("id",)))
     predictions = PredictionBatch(batch, np.array([0, 1, 2]), {"image_bytes": LABELS, "label": LABELS, "y": Y}, [])
-    encoder = LineEncoder(signature, OutputSpec("out", nan="error"), ("id",))
+    encoder = LineEncoder(signature, FolderOutput("out", nan="error"), ("id",))
     kept = refuse_non_finite(predictions)
     assert kept.kept.tolist() == [0, 2]
     assert [(row.key, row.stage, row.code, row.offset) for row in kept.failed] == [
@@ -382,7 +383,7 @@ def test_blocks_of_lines_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
     predictions = PredictionBatch(
         instances(RowSpec(signature), rows), np.arange(50), {"y": np.arange(100).reshape(50, 2).astype(np.float32)}, []
     )
-    blocks = [(bytes(block), count) for block, count in LineEncoder(signature, OutputSpec("out", style="raw"), ()).encode(predictions)]
+    blocks = [(bytes(block), count) for block, count in LineEncoder(signature, FolderOutput("out", style="raw"), ()).encode(predictions)]
     assert len(blocks) > 5
     assert [block.count(b"\n") for block, _ in blocks] == [count for _, count in blocks]
     assert [strict(line) for block, _ in blocks for line in block.splitlines()] == np.arange(100).reshape(50, 2).tolist()
@@ -392,5 +393,5 @@ def test_no_row_no_line() -> None:
     signature = Signature("s", ("serve",), (TensorSpec("x", "x:0", "float32", (None,)),), ONE)
     batch = dataclasses.replace(instances(RowSpec(signature)), failed=[])
     nothing = PredictionBatch(batch, np.empty(0, np.int64), {"y": np.empty((0,), np.float32)}, [])
-    assert list(LineEncoder(signature, OutputSpec("out"), ()).encode(nothing)) == []
+    assert list(LineEncoder(signature, FolderOutput("out"), ()).encode(nothing)) == []
     assert len(RowTexts(b"", np.empty(0, np.int64), np.empty(0, np.int64))) == 0

@@ -12,7 +12,7 @@ from saved_models import Models
 from pipeline.preflight import job as preflight
 from transforms.output.mirror import MirrorCheck
 from transforms.specs.errors import SpecError
-from transforms.specs.job import OutputSpec
+from transforms.specs.output import FolderOutput
 from transforms.storage.files import FoundFile
 
 CLASHES = [
@@ -84,7 +84,7 @@ def test_two_spellings_of_one_input_are_one_result(models: Models, tmp_path: Pat
 
 
 def test_files_and_folders_of_results_are_told_apart() -> None:
-    check = MirrorCheck(OutputSpec("out"))
+    check = MirrorCheck(FolderOutput("out"))
     for relative in ("a/b/c.jsonl", "a/b.jsonl", "a.jsonl", "b/c.jsonl"):
         check.add(FoundFile(f"in/{relative}", 1, relative))
     for relative in ("a", "a/b", "a/b.jsonl/c", "b/c.jsonl.gz"):

@@ -24,8 +24,9 @@ from transforms.output.manifest import result_names
 from transforms.output.publish_tasks import TaskGroup
 from transforms.output.publisher import GateShutError, Publisher, aside, sweep
 from transforms.publish import _PublishRun
-from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, JobSpec, KeySpec
 from transforms.specs.models import ModelSpec
+from transforms.specs.output import FolderOutput
 from transforms.specs.run import JobRun, Plan, Task, TasksRun
 from transforms.specs.signature import Signature
 from transforms.storage import files
@@ -149,7 +150,7 @@ def test_a_task_that_another_run_publishes_waits_and_lets_go_of_those_before_it(
 def a_publisher(folder: Path, failed: int, launch: str) -> Publisher:
     """Of a job that read three rows, of which some failed."""
     job = JobSpec(
-        InputSpec(("/in",)), KeySpec(), ModelSpec("m", Signature("s", ("serve",), (), ())), OutputSpec(str(folder)), "night", launch,
+        InputSpec(("/in",)), KeySpec(), ModelSpec("m", Signature("s", ("serve",), (), ())), FolderOutput(str(folder)), "night", launch,
         "2026-01-01T00:00:00+00:00", report=False,
     )  # fmt: skip
     staging = Path(job.staging_in(job.folder))

@@ -94,13 +94,14 @@ def test_only_the_columns_needed_are_asked_for(numbers, gcs):
 
 
 def job_of(table, **output):
-    from transforms.specs.job import JobSpec, KeySpec, OutputSpec
+    from transforms.specs.job import JobSpec, KeySpec
     from transforms.specs.models import ModelSpec
+    from transforms.specs.output import FolderOutput
 
     x = TensorSpec("x", "x:0", "float32", (None,))
     signature = Signature("serving_default", ("serve",), (x,), (x,))
     return JobSpec(
-        InputSpec((table,)), KeySpec(("k",)), ModelSpec("m", signature), OutputSpec("out", **output),
+        InputSpec((table,)), KeySpec(("k",)), ModelSpec("m", signature), FolderOutput("out", **output),
         "run", "launch", "2026-01-01T00:00:00", bigquery=BigQuerySpec(),
     )  # fmt: skip
 

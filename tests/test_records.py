@@ -13,8 +13,9 @@ import pytest
 from transforms.elements.shards import Shard
 from transforms.elements.splits import FileRange, Split, SplitCount
 from transforms.specs.errors import SpecError
-from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, JobSpec, KeySpec
 from transforms.specs.models import ModelSpec
+from transforms.specs.output import FolderOutput
 from transforms.specs.signature import Signature
 from transforms.staging import split_records
 from transforms.staging.split_records import SplitRecord
@@ -24,7 +25,7 @@ CONTENT = b"predictions\n"
 
 
 def a_job(out: Path, layout: str = "sharded") -> JobSpec:
-    output = OutputSpec(str(out), errors_folder=f"{out}-failed", layout=layout)  # type: ignore[arg-type]
+    output = FolderOutput(str(out), errors_folder=f"{out}-failed", layout=layout)  # type: ignore[arg-type]
     model = ModelSpec("m", Signature("s", ("serve",), (), ()))
     job = JobSpec(InputSpec(("/in",)), KeySpec(), model, output, "night", "first", "2026-01-01T00:00:00+00:00")
     return dataclasses.replace(job, launch="second")

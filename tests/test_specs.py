@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from transforms.specs.errors import SpecError
-from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, JobSpec, KeySpec
 from transforms.specs.models import ModelSpec, Structure
+from transforms.specs.output import FolderOutput
 from transforms.specs.signature import Signature, TensorSpec
 
 SIGNATURE = Signature("s", ("serve",), (TensorSpec("x", "x:0", "float32", (None,)),), (TensorSpec("y", "y:0", "float32", (None,)),))
@@ -18,7 +19,7 @@ SIGNATURE = Signature("s", ("serve",), (TensorSpec("x", "x:0", "float32", (None,
 
 def job(**changes: Any) -> JobSpec:
     made = JobSpec(
-        InputSpec(("a",)), KeySpec(), ModelSpec("m", SIGNATURE), OutputSpec("out"), "run-1", "launch", "2026-01-01T00:00:00.000Z"
+        InputSpec(("a",)), KeySpec(), ModelSpec("m", SIGNATURE), FolderOutput("out"), "run-1", "launch", "2026-01-01T00:00:00.000Z"
     )
     return dataclasses.replace(made, **changes)
 
@@ -37,16 +38,16 @@ def job(**changes: Any) -> JobSpec:
         (lambda: KeySpec(duplicates="drop"), "duplicate_keys", "'drop' is not one of fail, allow"),
         (lambda: ModelSpec("m", SIGNATURE, batch_size=0), "batch_size", "0 is not between 1 and 1000000 rows"),
         (lambda: ModelSpec("m", SIGNATURE, batch_size=1_000_001), "batch_size", "1000001 is not between"),
-        (lambda: OutputSpec(""), "output", "is empty"),
-        (lambda: OutputSpec("o", style="json"), "output_style", "'json' is not one of keyed, vertex, aiplatform, raw"),
-        (lambda: OutputSpec("o", layout="flat"), "output_layout", "'flat' is not one of sharded, mirror"),
-        (lambda: OutputSpec("o", nan="zero"), "nan", "'zero' is not one of null, string, error"),
-        (lambda: OutputSpec("o", write_disposition="add"), "write_disposition", "'add' is not one of truncate, append, empty"),
-        (lambda: OutputSpec("o", passthrough_fields=("*", "a")), "passthrough_fields", "'*' already names all fields"),
-        (lambda: OutputSpec("o", passthrough_fields=("a", "a")), "passthrough_fields", "a is named twice"),
-        (lambda: OutputSpec("o", style="raw", passthrough_fields=("a",)), "passthrough_fields", "has no place for fields"),
-        (lambda: OutputSpec("o", passthrough_fields=("prediction",)), "passthrough_fields", "prediction is a name"),
-        (lambda: OutputSpec("o", style="vertex", passthrough_fields=("instance",)), "passthrough_fields", "instance is a name"),
+        (lambda: FolderOutput(""), "output", "is empty"),
+        (lambda: FolderOutput("o", style="json"), "output_style", "'json' is not one of keyed, vertex, aiplatform, raw"),
+        (lambda: FolderOutput("o", layout="flat"), "output_layout", "'flat' is not one of sharded, mirror"),
+        (lambda: FolderOutput("o", nan="zero"), "nan", "'zero' is not one of null, string, error"),
+        (lambda: FolderOutput("o", write_disposition="add"), "write_disposition", "'add' is not one of truncate, append, empty"),
+        (lambda: FolderOutput("o", passthrough_fields=("*", "a")), "passthrough_fields", "'*' already names all fields"),
+        (lambda: FolderOutput("o", passthrough_fields=("a", "a")), "passthrough_fields", "a is named twice"),
+        (lambda: FolderOutput("o", style="raw", passthrough_fields=("a",)), "passthrough_fields", "has no place for fields"),
+        (lambda: FolderOutput("o", passthrough_fields=("prediction",)), "passthrough_fields", "prediction is a name"),
+        (lambda: FolderOutput("o", style="vertex", passthrough_fields=("instance",)), "passthrough_fields", "instance is a name"),
         (lambda: job(max_error_ratio=1.5), "max_error_ratio", "1.5 is not between 0 and 1"),
         (lambda: job(max_error_ratio=-0.1), "max_error_ratio", "-0.1 is not between 0 and 1"),
         (lambda: job(max_error_ratio=float("nan")), "max_error_ratio", "nan is not between 0 and 1"),
@@ -54,7 +55,7 @@ def job(**changes: Any) -> JobSpec:
         (lambda: job(run_id="../up"), "run_id", "is not 1 to 128 letters"),
         (lambda: job(run_id="a\n"), "run_id", "is not 1 to 128 letters"),
         (
-            lambda: job(key=KeySpec(("id",)), output=OutputSpec("o", style="aiplatform", passthrough_fields=("id",))),
+            lambda: job(key=KeySpec(("id",)), output=FolderOutput("o", style="aiplatform", passthrough_fields=("id",))),
             "passthrough_fields", "id is in the output already, as the key",
         ),
     ],
@@ -73,12 +74,12 @@ def test_values_at_the_borders_stand() -> None:
     assert job(max_error_ratio=0.0).max_error_ratio == 0
     assert job(max_error_ratio=1.0).max_error_ratio == 1
     assert job(run_id="a" * 128).run_id == "a" * 128
-    assert OutputSpec("o", style="aiplatform", passthrough_fields=("key", "prediction")).passthrough_fields == ("key", "prediction")
+    assert FolderOutput("o", style="aiplatform", passthrough_fields=("key", "prediction")).passthrough_fields == ("key", "prediction")
 
 
 def test_errors_lie_beside_the_results_unless_told_otherwise() -> None:
-    assert OutputSpec("out").errors == "out"
-    assert OutputSpec("out", errors_folder="bad").errors == "bad"
+    assert FolderOutput("out").errors == "out"
+    assert FolderOutput("out", errors_folder="bad").errors == "bad"
 
 
 def test_the_staging_folder_is_of_this_launch_alone() -> None:

@@ -14,7 +14,7 @@ from jobs import write_lines
 from transforms.bigquery.table_writer import UNFIT, output_type, schema_field, table_type, typed
 from transforms.formats import splitting
 from transforms.specs.errors import SpecError
-from transforms.specs.job import BigQuerySpec, OutputSpec
+from transforms.specs.output import FolderOutput, TableOutput
 
 BIG = 2**60
 
@@ -382,6 +382,9 @@ def test_conflicts_with_a_table_are_named_column_by_column(bigquery, run, tmp_pa
         (["--output_layout=mirror"], "--output_layout: 'mirror' is for folders"),
         (["--output_format=parquet"], "--output_format: 'parquet' is no format of a table"),
         (["--errors=/tmp/x"], "--errors: the failed rows of a table go to a table beside it"),
+        (["--output_style=vertex"], "--output_style: 'vertex' shapes lines of JSON; --output_format=bigquery has columns"),
+        (["--csv_formulas=escape"], "--csv_formulas: 'escape' is for --output_format=csv, and the predictions go out as bigquery"),
+        (["--passthrough_fields=*"], "--output_format=bigquery has the same columns in every row, so '*' can't be"),
     ],
 )
 def test_refused_before_the_start(bigquery, run, tmp_path, flags, words):
@@ -408,18 +411,24 @@ def test_the_input_is_not_replaced(bigquery, run):
 
 
 @pytest.mark.parametrize(
-    ("values", "flag"),
+    ("make", "flag"),
     [
-        ({"folder": "o", "format": "bigquery"}, "output_format"),
-        ({"folder": "o", "write_disposition": "append"}, "write_disposition"),
-        ({"folder": "o", "table": "bq://p", "format": "bigquery"}, "output"),
+        (lambda: FolderOutput("o", format="bigquery"), "output_format"),
+        (lambda: FolderOutput("o", write_disposition="append"), "write_disposition"),
+        (lambda: TableOutput("bq://p", "o"), "output"),
+        (lambda: TableOutput("bq://p.d.t", "o", cluster_fields=tuple("abcde")), "cluster_fields"),
     ],
 )
-def test_flags_that_do_not_go_together(values, flag):
+def test_outputs_that_are_refused(make, flag):
     with pytest.raises(SpecError) as refusal:
-        OutputSpec(**values)
+        make()
     assert refusal.value.flag == flag
-    assert BigQuerySpec().cluster_fields == ()
+
+
+def test_a_table_has_one_for_its_failed_rows_beside_it():
+    output = TableOutput("bq://p.d.t", "gs://b/staged")
+    assert (str(output.name), str(output.errors_name)) == ("bq://p.d.t", "bq://p.d.t_errors")
+    assert (output.errors, output.format, output.style, output.layout) == ("gs://b/staged", "bigquery", "keyed", "sharded")
 
 
 # --- types -------------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from transforms.formats import splitting
 from transforms.formats.csv.writer import CsvEncoder
 from transforms.rows.codes import Code
 from transforms.specs.errors import SpecError
-from transforms.specs.job import OutputSpec
+from transforms.specs.output import FolderOutput
 from transforms.specs.signature import TensorSpec
 
 MANY = settings(deadline=None, derandomize=True, max_examples=80)
@@ -35,7 +35,7 @@ AWKWARD = st.text(alphabet="\",;\r\n\t '\x00\\é😀\ufeff=#")
 
 
 def encoder_of(*outputs: TensorSpec, key_fields: tuple[str, ...] = (), passthrough: tuple[str, ...] = (), nan: str = "null") -> CsvEncoder:
-    return CsvEncoder(signature_of(*outputs), OutputSpec("out", format="csv", passthrough_fields=passthrough, nan=nan), key_fields)
+    return CsvEncoder(signature_of(*outputs), FolderOutput("out", format="csv", passthrough_fields=passthrough, nan=nan), key_fields)
 
 
 def rows_of(text: bytes) -> list[list[str]]:
@@ -220,7 +220,7 @@ def test_formulas_are_kept_or_escaped_and_numbers_never_changed(models: Models, 
 
 def test_a_columns_name_that_is_a_formula_is_escaped_too() -> None:
     signature = signature_of(TensorSpec("y", "y:0", "float32", (None,)))
-    spec = OutputSpec("out", format="csv", passthrough_fields=("=1",), csv_formulas="escape")
+    spec = FolderOutput("out", format="csv", passthrough_fields=("=1",), csv_formulas="escape")
     assert encode(CsvEncoder(signature, spec, ()))[0] == ["key", "y", "'=1"]
 
 

@@ -30,7 +30,8 @@ from transforms.formats.parquet import writer as parquet_writer
 from transforms.formats.parquet.writer import ParquetEncoder
 from transforms.rows.codes import Code, Stage
 from transforms.specs.errors import SpecError
-from transforms.specs.job import INPUT_FORMATS, OUTPUT_FORMATS, OutputSpec
+from transforms.specs.job import INPUT_FORMATS
+from transforms.specs.output import OUTPUT_FORMATS, FolderOutput
 from transforms.specs.signature import DTYPES, TensorSpec
 
 MANY = settings(deadline=None, derandomize=True, max_examples=150)
@@ -48,7 +49,7 @@ def encode(encoder: ParquetEncoder, *batches: PredictionBatch) -> pa.Table:
 
 
 def encoder_of(*outputs: TensorSpec, key_fields: tuple[str, ...] = (), passthrough: tuple[str, ...] = ()) -> ParquetEncoder:
-    return ParquetEncoder(signature_of(*outputs), OutputSpec("out", format="parquet", passthrough_fields=passthrough), key_fields)
+    return ParquetEncoder(signature_of(*outputs), FolderOutput("out", format="parquet", passthrough_fields=passthrough), key_fields)
 
 
 def column_of(column: Column, dtype: str, rank: int, name: str = "y") -> pa.ChunkedArray:
@@ -148,7 +149,7 @@ def test_columns_that_are_views() -> None:
 
 def test_every_dtype_of_a_signature_has_a_type() -> None:
     for dtype in DTYPES.values():
-        table = make_table(signature_of(output_spec("y", dtype, 1)), OutputSpec("out", format="parquet"), ())
+        table = make_table(signature_of(output_spec("y", dtype, 1)), FolderOutput("out", format="parquet"), ())
         assert pa.types.is_list(table.schema.field("y").type)
 
 
@@ -247,7 +248,7 @@ def test_the_shape_of_a_row_is_by_how_rows_are_fed() -> None:
     fixed, scalar, free = (TensorSpec("x", "x:0", "float32", shape) for shape in ((4, 3), (), (None, 2)))
     outputs = (TensorSpec("four", "f:0", "float32", (4, 2)), TensorSpec("one", "o:0", "int64", (3,)), output_spec("rows", "bool", 1))
     for inputs, shapes in (((fixed,), [(2,), (), (None,)]), ((scalar, free), [(4, 2), (3,), (None,)])):
-        table = make_table(signature_of(*outputs, inputs=inputs), OutputSpec("out", format="parquet"), ())
+        table = make_table(signature_of(*outputs, inputs=inputs), FolderOutput("out", format="parquet"), ())
         assert [column.shape for column in table.outputs] == shapes
 
 

@@ -28,7 +28,7 @@ from transforms.formats.tfrecord.framing import frame
 from transforms.formats.tfrecord.writer import ExampleEncoder
 from transforms.rows.codes import Code
 from transforms.specs.errors import SpecError
-from transforms.specs.job import OutputSpec
+from transforms.specs.output import FolderOutput
 from transforms.specs.signature import TensorSpec
 
 MANY = settings(deadline=None, derandomize=True, max_examples=80)
@@ -37,7 +37,7 @@ INTEGERS = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint3
 
 
 def encoder_of(*outputs: TensorSpec, key_fields: tuple[str, ...] = (), passthrough: tuple[str, ...] = ()) -> ExampleEncoder:
-    return ExampleEncoder(signature_of(*outputs), OutputSpec("out", format="tf-record", passthrough_fields=passthrough), key_fields)
+    return ExampleEncoder(signature_of(*outputs), FolderOutput("out", format="tf-record", passthrough_fields=passthrough), key_fields)
 
 
 def contents(file: bytes) -> list[bytes]:

@@ -15,7 +15,8 @@ from transforms.formats import splitting
 from transforms.formats.catalog import format_of
 from transforms.formats.splitting import split_file
 from transforms.output.mirror import CheckMirror
-from transforms.specs.job import InputSpec, OutputSpec
+from transforms.specs.job import InputSpec
+from transforms.specs.output import OutputSpec
 from transforms.storage import files
 from transforms.storage.files import FoundFile
 

@@ -23,7 +23,8 @@ from transforms.plan_splits import PlanSplits
 from transforms.plan_streams import PlanStreams
 from transforms.rows.row_spec import row_spec
 from transforms.specs.errors import RefusedError, SpecError
-from transforms.specs.job import JobSpec, OutputSpec
+from transforms.specs.job import JobSpec
+from transforms.specs.output import OutputSpec
 from transforms.specs.own_names import is_own
 from transforms.specs.run import Plan, Task, TasksRun
 from transforms.storage import files

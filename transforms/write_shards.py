@@ -23,6 +23,7 @@ from transforms.formats import catalog
 from transforms.formats.protocols import Encoder
 from transforms.runtime import metrics
 from transforms.specs.job import JobSpec
+from transforms.specs.output import FolderOutput
 from transforms.staging import split_records
 from transforms.staging.failed_row_files import failed_row_writer
 from transforms.staging.shard_file import Place, ShardFile
@@ -41,7 +42,7 @@ def make_encoder(job: JobSpec) -> Encoder:
     Raises:
       SpecError: the format or table can't hold the signature's outputs or the fields that the flags name.
     """
-    if job.output.table is None:
+    if isinstance(job.output, FolderOutput):
         return catalog.make_encoder(job)
     from transforms.bigquery.table_writer import TableEncoder
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pipeline.flags.options import RunOptions
 from transforms.specs import table_name
 from transforms.specs.errors import SpecError
-from transforms.specs.job import OWN_FIELDS, BigQuerySpec, InputSpec, KeySpec, OutputSpec, check_together
+from transforms.specs.job import BigQuerySpec, InputSpec, KeySpec, check_together
 from transforms.specs.models import EACH_TASKS_MODEL, VARIANT, CompareSpec, ModelRequest, RouteSpec
+from transforms.specs.output import OWN_FIELDS, FolderOutput, OutputSpec, TableOutput, check_shape
 
 
 def check_specs(options: RunOptions) -> None:
@@ -119,27 +120,56 @@ def key_spec(options: RunOptions) -> KeySpec:
 
 
 def bigquery_spec(options: RunOptions, project: str | None) -> BigQuerySpec:
-    return BigQuerySpec(project, options.location, options.create_dataset, options.partition_field, options.cluster_fields)
+    return BigQuerySpec(project, options.location)
 
 
 def output_spec(options: RunOptions, staging: str | None = None) -> OutputSpec:
-    """Make the spec of the output; a dataset's name becomes its table's, whose shards and manifest go to ``staging``."""
-    table = table_name.name_or_default(options.output) if table_name.is_table(options.output) else None
-    format = options.output_format or ("bigquery" if table else "jsonl")
-    passed = options.passthrough_fields
-    if options.compare_share is not None and "*" not in passed:
-        passed = (*(name for name in passed if name != VARIANT), VARIANT)
-    if options.model_column is not None and format != "jsonl":
-        passed = (*passed, options.model_column)
-    return OutputSpec(
-        folder=staging or options.output,
-        table=table,
+    """Make the spec of the output, a folder or a table; a table's shards and manifest go to ``staging``.
+
+    Raises:
+      SpecError: a value out of its range, or flags that don't go together.
+    """
+    if table_name.is_table(options.output):
+        return _table_output(options, staging or options.output)
+    format = options.output_format or "jsonl"
+    return FolderOutput(
+        folder=options.output,
         errors_folder=options.errors,
         format=format,
         style=options.output_style,
         layout=options.output_layout,
-        passthrough_fields=passed,
+        passthrough_fields=_passthrough_fields(options, format),
         nan=options.nan,
         csv_formulas=options.csv_formulas,
         write_disposition=options.write_disposition,
     )
+
+
+def _table_output(options: RunOptions, staging: str) -> TableOutput:
+    """Make the spec of a table, which for a dataset's name is its table ``predictions``; refuse flags that are for folders."""
+    output = TableOutput(
+        table=table_name.name_or_default(options.output),
+        folder=staging,
+        passthrough_fields=_passthrough_fields(options, TableOutput.format),
+        nan=options.nan,
+        write_disposition=options.write_disposition,
+        create_dataset=options.create_dataset,
+        partition_field=options.partition_field,
+        cluster_fields=options.cluster_fields,
+    )
+    if options.output_format not in (None, output.format):
+        raise SpecError("output_format", f"{options.output_format!r} is no format of a table; leave it out, or give a folder as --output")
+    if options.output_layout != output.layout:
+        raise SpecError("output_layout", f"{options.output_layout!r} is for folders; leave it out")
+    if options.errors is not None:
+        raise SpecError("errors", f"the failed rows of a table go to a table beside it, {output.errors_name}: leave it out")
+    check_shape(output.format, options.output_style, options.csv_formulas)
+    return output
+
+
+def _passthrough_fields(options: RunOptions, format: str) -> tuple[str, ...]:
+    """Return the fields passed through, and the one that names the model where the results need a column for it."""
+    fields = options.passthrough_fields
+    if options.compare_share is not None and "*" not in fields:
+        fields = (*(name for name in fields if name != VARIANT), VARIANT)
+    return (*fields, options.model_column) if options.model_column is not None and format != "jsonl" else fields

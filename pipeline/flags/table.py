@@ -6,17 +6,8 @@ import datetime
 
 from pipeline.flags import dates
 from pipeline.flags.flag import Flag, boolean, choice, integer, names, number, whole_names
-from transforms.specs.job import (
-    CSV_FORMULAS,
-    DUPLICATE_KEYS,
-    INPUT_FORMATS,
-    NAN_POLICIES,
-    OUTPUT_FORMATS,
-    OUTPUT_LAYOUTS,
-    OUTPUT_STYLES,
-    REPORTS,
-    WRITE_DISPOSITIONS,
-)
+from transforms.specs.job import DUPLICATE_KEYS, INPUT_FORMATS, REPORTS
+from transforms.specs.output import CSV_FORMULAS, NAN_POLICIES, OUTPUT_FORMATS, OUTPUT_LAYOUTS, OUTPUT_STYLES, WRITE_DISPOSITIONS
 
 
 def _choices(flag: str, group: str, help_text: str, allowed: tuple[str, ...], default: str | None, default_help: str = "") -> Flag:

@@ -39,8 +39,9 @@ from transforms.output.publisher import refuse_occupied
 from transforms.rows.row_spec import RowSpec, make_row_spec
 from transforms.runtime import machine
 from transforms.specs.errors import RefusedError, SpecError
-from transforms.specs.job import InputSpec, JobSpec, OutputSpec
+from transforms.specs.job import InputSpec, JobSpec
 from transforms.specs.messages import first_line
+from transforms.specs.output import FolderOutput, OutputSpec, TableOutput
 from transforms.specs.own_names import is_own
 from transforms.specs.run import JobRun
 from transforms.specs.signature import Signature
@@ -80,8 +81,8 @@ def prepare(options: RunOptions, beam_options: PipelineOptions, probe_output: bo
     import_tensorflow()
     try:
         job, found = _make_job(options, beam_options)
-        if job.output.table is not None:
-            check_table(job)
+        if isinstance(job.output, TableOutput):
+            check_table(job, job.output)
         make_encoder(job)  # refuses outputs that the format can't hold
         if job.route is None:
             models = (options.model, job.model.location, options.compare_model)
@@ -120,8 +121,10 @@ def _make_job(options: RunOptions, beam_options: PipelineOptions) -> tuple[JobSp
     rows = make_row_spec(model.signature, input, key, output, compare, route)
     types = find_table(input, bigquery, rows).columns if input.is_bigquery else {}
     _check_formats(found, input, rows)
-    if output.table is not None:
-        types = types or known_types(found.first, input.format)
+    if isinstance(output, FolderOutput):
+        types = {}  # texts of JSON need none
+    elif not input.is_bigquery:
+        types = known_types(found.first, input.format)
     now = datetime.datetime.now(datetime.UTC)
     job = JobSpec(
         input=input,
@@ -137,7 +140,7 @@ def _make_job(options: RunOptions, beam_options: PipelineOptions) -> tuple[JobSp
         route=route,
         example=None if route is None else find_example(route, output.format),
         # The column of the models' versions is ours, whatever the input has under its name.
-        field_types=tuple((name, kind) for name, kind in types.items() if name != options.model_column) if output.table else (),
+        field_types=tuple((name, kind) for name, kind in types.items() if name != options.model_column),
         report=options.report != "false",
         compare=compare,
     )
@@ -353,8 +356,8 @@ def _table_staging(options: RunOptions, temporary: str | None) -> str | None:
 
 
 def _check_disposition(job: JobSpec) -> None:
-    for folder in dict.fromkeys((job.output.folder, job.output.errors)):
-        if job.output.write_disposition == "empty" and job.output.table is None:
+    if job.output.write_disposition == "empty" and isinstance(job.output, FolderOutput):
+        for folder in dict.fromkeys((job.output.folder, job.output.errors)):
             refuse_occupied(folder)
 
 

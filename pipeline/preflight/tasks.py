@@ -30,6 +30,7 @@ from transforms.bigquery.client import ERRORS, client, reason
 from transforms.many.tasks import OPTIONAL, REQUIRED, TaskError, check_tasks, make_tasks, read_tasks, write_tasks
 from transforms.model.import_tensorflow import import_tensorflow
 from transforms.output.manifest import read_manifest
+from transforms.specs.output import TableOutput
 from transforms.specs.run import Task, TasksRun, resolve
 from transforms.specs.table_name import is_table, parse_table
 from transforms.storage import files, paths
@@ -50,13 +51,18 @@ def prepare(options: RunOptions, beam_options: PipelineOptions) -> tuple[TasksRu
         tasks = list(_tasks(options, beam_options.view_as(GoogleCloudOptions).project))
     except OSError as error:
         raise PreflightError(str(error)) from error
+    output = specs_of.output_spec(options)
+    if isinstance(output, TableOutput):
+        raise PreflightError(
+            f"--output={options.output}: the results of many tasks are folders, below one that gets the run's manifest; give a folder"
+        )
     folder = options.output.rstrip("/") or options.output
     run = TasksRun(
         count=len(tasks),
         folder=folder,
         input=specs_of.input_spec(options),
         key=specs_of.key_spec(options),
-        output=specs_of.output_spec(options),
+        output=output,
         run_id=options.run_id or make_run_id(now),
         launch=uuid.uuid4().hex,
         started=now.isoformat(timespec="milliseconds"),
@@ -77,10 +83,6 @@ def prepare(options: RunOptions, beam_options: PipelineOptions) -> tuple[TasksRu
     refuse_in_models({task.model for task in tasks}, (folder, *(resolve(task.output, folder) for task in tasks)))
     if not tasks:
         raise PreflightError(f"{options.model_map or options.retry_failed} holds no task: there is nothing to run")
-    if run.output.table:
-        raise PreflightError(
-            f"--output={options.output}: the results of many tasks are folders, below one that gets the run's manifest; give a folder"
-        )
     if options.errors:
         raise PreflightError("--errors has no meaning with tasks: each task's failed rows stand beside its results; leave it out")
     finish_publishing(folder)

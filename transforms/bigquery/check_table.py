@@ -10,60 +10,61 @@ from google.cloud import bigquery
 from transforms.bigquery.client import ERRORS, TableError, client, reason
 from transforms.bigquery.table_writer import TableEncoder
 from transforms.specs.job import JobSpec
+from transforms.specs.output import TableOutput
 from transforms.specs.table_name import TableName, parse_table
 
 
-def check_table(job: JobSpec) -> None:
-    """Compare the job's table with the dataset and the table that exist.
+def check_table(job: JobSpec, output: TableOutput) -> None:
+    """Compare the table of the job's ``output`` with the dataset and the table that exist.
 
     Raises:
       TableError: there is no dataset, or the table can't take the predictions; the message names each column that does not fit.
     """
-    output = parse_table(job.output.table or "")
+    name = output.name
     encoder = TableEncoder(job)
-    _check_layout(job, {field.name: field.field_type for field in encoder.fields})
-    if job.input.is_bigquery and job.input.query is None and parse_table(job.input.patterns[0]) == output:
-        raise TableError(f"--output={output} is the input too, which it would replace; give another table")
+    _check_layout(output, {field.name: field.field_type for field in encoder.fields})
+    if job.input.is_bigquery and job.input.query is None and parse_table(job.input.patterns[0]) == name:
+        raise TableError(f"--output={name} is the input too, which it would replace; give another table")
     service = client(job.bigquery.project, job.bigquery.location)
     try:
-        if not _has_dataset(service, output):
-            if job.bigquery.create_dataset:
+        if not _has_dataset(service, name):
+            if output.create_dataset:
                 return
             raise TableError(
-                f"--output={output}: there is no dataset {output.project}.{output.dataset}: check the name, or give --create_dataset=true"
+                f"--output={name}: there is no dataset {name.project}.{name.dataset}: check the name, or give --create_dataset=true"
             )
-        table = service.get_table(output.dotted)
+        table = service.get_table(name.dotted)
     except NotFound:
         return
     except ERRORS as error:
-        raise TableError(f"--output={output} can't be checked: {reason(error)}. Check the name and your permissions") from error
+        raise TableError(f"--output={name} can't be checked: {reason(error)}. Check the name and your permissions") from error
     if table.table_type != "TABLE":
-        raise TableError(f"--output={output} is a {table.table_type.lower()}, which can't be loaded into; give another table")
-    disposition = job.output.write_disposition
+        raise TableError(f"--output={name} is a {table.table_type.lower()}, which can't be loaded into; give another table")
+    disposition = output.write_disposition
     if disposition == "empty" and table.num_rows:
-        raise TableError(f"--output={output} holds {table.num_rows} rows already, and --write_disposition=empty was given")
+        raise TableError(f"--output={name} holds {table.num_rows} rows already, and --write_disposition=empty was given")
     conflicts = _conflicts(encoder.fields, table.schema) if disposition != "truncate" else []
     if conflicts:
         raise TableError(
-            f"--output={output} can't take these predictions: {'; '.join(conflicts)}. Give another table, or --write_disposition=truncate"
+            f"--output={name} can't take these predictions: {'; '.join(conflicts)}. Give another table, or --write_disposition=truncate"
         )
 
 
-def _has_dataset(service: bigquery.Client, output: TableName) -> bool:
+def _has_dataset(service: bigquery.Client, name: TableName) -> bool:
     try:
-        service.get_dataset(f"{output.project}.{output.dataset}")
+        service.get_dataset(f"{name.project}.{name.dataset}")
     except NotFound:
         return False
     return True
 
 
-def _check_layout(job: JobSpec, types: dict[str, str]) -> None:
+def _check_layout(output: TableOutput, types: dict[str, str]) -> None:
     """Check the fields of partitions and clusters against the ``types`` of the table's columns, by name."""
-    partition = job.bigquery.partition_field
+    partition = output.partition_field
     if partition and types.get(partition) not in ("DATE", "TIMESTAMP", "DATETIME"):
         column = f"a column of {types[partition]}" if partition in types else f"no column; there is {', '.join(types)}"
         raise TableError(f"--partition_field={partition}: expected a column of DATE, DATETIME or TIMESTAMP, found {column}")
-    unknown = [name for name in job.bigquery.cluster_fields if name not in types]
+    unknown = [name for name in output.cluster_fields if name not in types]
     if unknown:
         raise TableError(f"--cluster_fields: {', '.join(unknown)} is no column; there is {', '.join(types)}")
 

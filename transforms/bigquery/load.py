@@ -17,7 +17,8 @@ from transforms.bigquery.table_writer import schema_field
 from transforms.convert.content_digest import merge
 from transforms.elements.shards import Shard
 from transforms.specs.job import JobSpec
-from transforms.specs.table_name import TableName, parse_table
+from transforms.specs.output import TableOutput
+from transforms.specs.table_name import TableName
 from transforms.staging.failed_row_files import SCHEMA
 from transforms.storage import files, paths
 
@@ -37,31 +38,33 @@ ERROR_FIELDS = [schema_field(field.name, field.type) for field in SCHEMA]
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """One load of ``shards`` into ``table`` with the columns ``fields``; ``name``, results or errors, tells the two of a run apart."""
+    """One load of ``shards`` into the table of ``output`` or that of its failed rows, with the columns ``fields``.
+
+    ``name``, results or errors, tells the two of a run apart.
+    """
 
     name: str
-    table: TableName
+    output: TableOutput
     shards: Sequence[Shard]
     fields: Sequence[bigquery.SchemaField]
+
+    @property
+    def table(self) -> TableName:
+        return self.output.name if self.name == RESULTS else self.output.errors_name
 
     @property
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
 
-    def digest(self, job: JobSpec) -> str:
+    def digest(self) -> str:
         """Return a hash of all that decides the table after the load: its rows in any order and cut, columns and disposition."""
+        output = self.output
         decisive = (
             [str(self.table), self.rows, merge(shard.content for shard in self.shards)],
             [field.to_api_repr() for field in self.fields],
-            [job.output.write_disposition, job.bigquery.partition_field, list(job.bigquery.cluster_fields)],
+            [output.write_disposition, output.partition_field, list(output.cluster_fields)],
         )
         return hashlib.sha256(msgspec.json.encode(decisive)).hexdigest()[:DIGITS]
-
-
-def errors_table(job: JobSpec) -> TableName:
-    """Return the name of the failed rows' table, beside that of the predictions."""
-    output = parse_table(job.output.table or "")
-    return dataclasses.replace(output, table=f"{output.table}_errors")
 
 
 def run_load(job: JobSpec, load: Load) -> str:
@@ -76,7 +79,7 @@ def run_load(job: JobSpec, load: Load) -> str:
     for attempt in range(ATTEMPTS):
         job_id = _job_id(job, load, attempt)
         try:
-            load_job = service.load_table_from_uri(_uris(job, load), load.table.dotted, job_id=job_id, job_config=_config(job, load))
+            load_job = service.load_table_from_uri(_uris(job, load), load.table.dotted, job_id=job_id, job_config=_config(load))
             is_new = True
         except Conflict:
             load_job, is_new = _job(service, job, job_id), False
@@ -107,7 +110,7 @@ def check_load(job: JobSpec, load: Load) -> None:
             load_job.result()
             if _is_loaded(service, load_job, job, load):
                 return
-    table = _table(service, load) if job.output.write_disposition == "empty" else None
+    table = _table(service, load) if load.output.write_disposition == "empty" else None
     if table is not None and table.num_rows:
         raise TableError(f"{load.table} holds {table.num_rows} rows by now, and --write_disposition=empty was given: it is as it was")
 
@@ -119,16 +122,16 @@ def _job(service: bigquery.Client, job: JobSpec, job_id: str) -> bigquery.LoadJo
 def _job_id(job: JobSpec, load: Load, attempt: int) -> str:
     """Return the id of an attempt: one for each content, but where a run appends the same for any content, so that it appends once."""
     table = hashlib.sha256(str(load.table).encode()).hexdigest()[:8]
-    what = "append" if _appends_once(job, load) else load.digest(job)
+    what = "append" if _appends_once(load) else load.digest()
     return f"nightshift-{job.run_id.replace('.', '_')}-{table}-{load.name}-{what}-{attempt}"
 
 
-def _appends_once(job: JobSpec, load: Load) -> bool:
+def _appends_once(load: Load) -> bool:
     """Return whether the run may append only once: rows that a later launch predicted again would be added to the first ones.
 
     Failed rows of another content are appended: they are of another launch, which was refused or failed.
     """
-    return load.name == RESULTS and job.output.write_disposition == "append"
+    return load.name == RESULTS and load.output.write_disposition == "append"
 
 
 def _is_loaded(service: bigquery.Client, load_job: bigquery.LoadJob, job: JobSpec, load: Load) -> bool:
@@ -140,11 +143,11 @@ def _is_loaded(service: bigquery.Client, load_job: bigquery.LoadJob, job: JobSpe
     table = _table(service, load)
     if table is None:
         return False
-    if job.output.write_disposition != "append":  # loading once more than needed only replaces the same rows
+    if load.output.write_disposition != "append":  # loading once more than needed only replaces the same rows
         return table.num_rows == load.rows and _is_before(table.modified, load_job.ended)
     if not _is_before(table.created, load_job.ended):
         return False  # the table was dropped since, and created again
-    if _appends_once(job, load) and (load_job.labels or {}).get(LABEL) != load.digest(job):
+    if _appends_once(load) and (load_job.labels or {}).get(LABEL) != load.digest():
         raise TableError(
             f"run {job.run_id} has appended other rows to {load.table} already: {load_job.output_rows} rows by job {load_job.job_id}, and "
             f"these {load.rows} are not the same. The table is as it was: a run appends once, so that no row is there twice. To add these "
@@ -175,20 +178,20 @@ def _uris(job: JobSpec, load: Load) -> list[str]:
     return [f"{folder}/*"]
 
 
-def _config(job: JobSpec, load: Load) -> bigquery.LoadJobConfig:
+def _config(load: Load) -> bigquery.LoadJobConfig:
     parquet = bigquery.ParquetOptions()
     parquet.enable_list_inference = True
     config = bigquery.LoadJobConfig(
         source_format="PARQUET",
         schema=list(load.fields),
-        write_disposition=(DISPOSITIONS if load.name == RESULTS else ERRORS_DISPOSITIONS)[job.output.write_disposition],
+        write_disposition=(DISPOSITIONS if load.name == RESULTS else ERRORS_DISPOSITIONS)[load.output.write_disposition],
         create_disposition="CREATE_IF_NEEDED",
     )
     config.parquet_options = parquet
-    config.labels = {LABEL: load.digest(job)}
+    config.labels = {LABEL: load.digest()}
     if load.name == RESULTS:
-        if job.bigquery.partition_field:
-            config.time_partitioning = bigquery.TimePartitioning(field=job.bigquery.partition_field)
-        if job.bigquery.cluster_fields:
-            config.clustering_fields = list(job.bigquery.cluster_fields)
+        if load.output.partition_field:
+            config.time_partitioning = bigquery.TimePartitioning(field=load.output.partition_field)
+        if load.output.cluster_fields:
+            config.clustering_fields = list(load.output.cluster_fields)
     return config

@@ -8,10 +8,11 @@ from typing import Any
 from google.cloud import bigquery
 
 from transforms.accounts import by_model as models
+from transforms.accounts.accounts import Accounts
 from transforms.accounts.differences import with_drift
 from transforms.accounts.gate import check_gate
 from transforms.bigquery.client import client
-from transforms.bigquery.load import ERROR_FIELDS, RESULTS, Load, check_load, errors_table, run_load
+from transforms.bigquery.load import ERROR_FIELDS, RESULTS, Load, check_load, run_load
 from transforms.bigquery.table_writer import TableEncoder
 from transforms.elements.shards import Shard
 from transforms.output.journal import Locks
@@ -19,8 +20,9 @@ from transforms.output.manifest import encode_manifest, make_manifest
 from transforms.output.published_names import REPORT_FILES
 from transforms.output.publisher import Publisher
 from transforms.report.page import report_files
+from transforms.specs.job import JobSpec
+from transforms.specs.output import TableOutput
 from transforms.specs.own_names import ERRORS, MANIFEST, SUCCESS
-from transforms.specs.table_name import TableName, parse_table
 from transforms.storage import files, paths
 
 
@@ -28,6 +30,14 @@ class TablePublisher(Publisher):
     """Publishes one job to a table: loads its shards; its folder gets the manifest and the report, but no results."""
 
     suffix = ".parquet"
+
+    def __init__(self, job: JobSpec, accounts: Accounts) -> None:
+        super().__init__(job, accounts)
+        assert isinstance(job.output, TableOutput)
+        self.output = job.output
+
+    def _mark_done(self) -> None:
+        files.write_bytes(paths.join(self.folder, SUCCESS), b"")  # an attempt may have stopped between manifest and marker
 
     def _make_encoder(self) -> TableEncoder:
         return TableEncoder(self.job)
@@ -42,11 +52,10 @@ class TablePublisher(Publisher):
         results = self._results() if reason is None else {}
         named_errors = {f"{ERRORS}-{number:05d}-of-{len(errors):05d}": shard for number, shard in enumerate(errors)}
         manifest = make_manifest(self.job, self.accounts, reason, results, named_errors, None)
-        output = parse_table(self.job.output.table or "")
         by_model, model_lines = models.account(self.job, self.accounts)
-        manifest |= {"table": str(output), "errors_table": str(errors_table(self.job))} | by_model
-        self._prepare_dataset(output)
-        manifest |= self._load(output, errors, list(results.values()) if reason is None else None)
+        manifest |= {"table": str(self.output.name), "errors_table": str(self.output.errors_name)} | by_model
+        self._prepare_dataset()
+        manifest |= self._load(errors, list(results.values()) if reason is None else None)
         pages = report_files(self.job, manifest, self.accounts, model_lines)
         files.delete([paths.join(self.folder, name) for name in {*REPORT_FILES} - {*pages}])
         for name, content in (model_lines | pages).items():
@@ -56,30 +65,29 @@ class TablePublisher(Publisher):
             files.write_bytes(paths.join(self.folder, SUCCESS), b"")
         return manifest
 
-    def _load(self, output: TableName, errors: Sequence[Shard], results: Sequence[Shard] | None) -> dict[str, Any]:
+    def _load(self, errors: Sequence[Shard], results: Sequence[Shard] | None) -> dict[str, Any]:
         """Load failed rows and, unless they are refused (None), ``results``; return the manifest's entries of both loads."""
         entries: dict[str, Any] = {}
-        load = Load(RESULTS, output, results or (), self._make_encoder().fields)
+        load = Load(RESULTS, self.output, results or (), self._make_encoder().fields)
         if results is not None:
             check_load(self.job, load)
         job_id = self._load_errors(errors)
         if job_id is not None:
             entries["errors_load_job"] = job_id
         if results is not None:
-            entries |= {"load_job": run_load(self.job, load), "load_digest": load.digest(self.job)}
+            entries |= {"load_job": run_load(self.job, load), "load_digest": load.digest()}
         return entries
 
-    def _prepare_dataset(self, output: TableName) -> None:
-        if self.job.bigquery.create_dataset:
-            dataset = bigquery.Dataset(f"{output.project}.{output.dataset}")
+    def _prepare_dataset(self) -> None:
+        if self.output.create_dataset:
+            dataset = bigquery.Dataset(f"{self.output.name.project}.{self.output.name.dataset}")
             dataset.location = self.job.bigquery.location
             client(self.job.bigquery.project, None).create_dataset(dataset, exists_ok=True)
 
     def _load_errors(self, errors: Sequence[Shard]) -> str | None:
         """Load the failed rows, or delete the table of the run before where there are none; return the id of the load job, if any."""
-        table = errors_table(self.job)
         if errors:
-            return run_load(self.job, Load("errors", table, errors, ERROR_FIELDS))
-        if self.job.output.write_disposition != "append":
-            client(self.job.bigquery.project, None).delete_table(table.dotted, not_found_ok=True)
+            return run_load(self.job, Load("errors", self.output, errors, ERROR_FIELDS))
+        if self.output.write_disposition != "append":
+            client(self.job.bigquery.project, None).delete_table(self.output.errors_name.dotted, not_found_ok=True)
         return None

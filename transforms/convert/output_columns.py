@@ -11,7 +11,7 @@ import dataclasses
 import pyarrow as pa
 
 from transforms.specs.errors import SpecError
-from transforms.specs.job import OutputSpec
+from transforms.specs.output import OutputSpec
 from transforms.specs.signature import Batching, Shape, Signature, TensorSpec
 
 KEY = "key"

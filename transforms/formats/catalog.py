@@ -1,7 +1,8 @@
 """The file formats: what each is called, what its files look like, what reads and what writes them.
 
-To add a format: a folder beside this file, an entry in ``FORMATS``, its name in ``specs.job.INPUT_FORMATS`` or ``OUTPUT_FORMATS``, a row
-in docs/formats.md. Readers and encoders are imported when first used, by the functions that make them.
+To add a format: a folder beside this file, an entry in ``FORMATS``, its name in ``specs.job.INPUT_FORMATS`` or
+``specs.output.OUTPUT_FORMATS``, a row in docs/formats.md. Readers and encoders are imported when first used, by the functions that make
+them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from transforms.formats.first_bytes import contradiction
 from transforms.formats.protocols import Encoder, Reader
 from transforms.rows.row_spec import RowSpec
 from transforms.specs.errors import RefusedError
-from transforms.specs.job import JobSpec, OutputSpec
+from transforms.specs.job import JobSpec
+from transforms.specs.output import FolderOutput
 from transforms.specs.signature import Signature
 
 
@@ -49,7 +51,7 @@ class Format:
     name: str
     extensions: tuple[str, ...]
     make_reader: Callable[[RowSpec], Reader] | None = None
-    encoder: Callable[[Signature, OutputSpec, tuple[str, ...]], Encoder] | None = None
+    encoder: Callable[[Signature, FolderOutput, tuple[str, ...]], Encoder] | None = None
     magic: bytes = b""
     unreadable: Mapping[bytes, str] = dataclasses.field(default_factory=dict)
     suffix: str = ""
@@ -123,7 +125,8 @@ def make_encoder(job: JobSpec) -> Encoder:
       SpecError: the format can't hold what the signature gives, or what the flags ask for.
     """
     encoder = FORMATS[job.output.format].encoder
-    assert encoder is not None, "specs.job.OUTPUT_FORMATS has none that is not written"
+    assert isinstance(job.output, FolderOutput), "a load's files are written by transforms.bigquery"
+    assert encoder is not None, "specs.output.OUTPUT_FORMATS has none that is not written"
     return encoder(job.output_signature, job.output, job.key.fields)
 
 
@@ -140,7 +143,7 @@ def _read_jsonl(spec: RowSpec) -> Reader:
     return JsonLinesReader(spec)
 
 
-def _write_jsonl(signature: Signature, output: OutputSpec, key_fields: tuple[str, ...]) -> Encoder:
+def _write_jsonl(signature: Signature, output: FolderOutput, key_fields: tuple[str, ...]) -> Encoder:
     from transforms.formats.jsonl.writer import LineEncoder
 
     return LineEncoder(signature, output, key_fields)
@@ -152,7 +155,7 @@ def _read_csv(spec: RowSpec) -> Reader:
     return CsvReader(spec)
 
 
-def _write_csv(signature: Signature, output: OutputSpec, key_fields: tuple[str, ...]) -> Encoder:
+def _write_csv(signature: Signature, output: FolderOutput, key_fields: tuple[str, ...]) -> Encoder:
     from transforms.formats.csv.writer import CsvEncoder
 
     return CsvEncoder(signature, output, key_fields)
@@ -176,7 +179,7 @@ def _read_parquet(spec: RowSpec) -> Reader:
     return ParquetReader(spec)
 
 
-def _write_parquet(signature: Signature, output: OutputSpec, key_fields: tuple[str, ...]) -> Encoder:
+def _write_parquet(signature: Signature, output: FolderOutput, key_fields: tuple[str, ...]) -> Encoder:
     from transforms.formats.parquet.writer import ParquetEncoder
 
     return ParquetEncoder(signature, output, key_fields)
@@ -218,7 +221,7 @@ def _read_records(spec: RowSpec) -> Reader:
     return RecordReader(spec)
 
 
-def _write_examples(signature: Signature, output: OutputSpec, key_fields: tuple[str, ...]) -> Encoder:
+def _write_examples(signature: Signature, output: FolderOutput, key_fields: tuple[str, ...]) -> Encoder:
     from transforms.formats.tfrecord.writer import ExampleEncoder
 
     return ExampleEncoder(signature, output, key_fields)

@@ -7,8 +7,9 @@ import re
 
 from transforms.formats.catalog import FORMATS, Format
 from transforms.specs.errors import ModelError, SpecError
-from transforms.specs.job import InputSpec, OutputSpec
+from transforms.specs.job import InputSpec
 from transforms.specs.models import ModelRequest, ModelSpec, RouteSpec
+from transforms.specs.output import OutputSpec
 from transforms.specs.signature import Signature
 
 # The name of one folder: a row's value must not lead to any other path.

@@ -10,7 +10,7 @@ import apache_beam as beam
 
 from transforms.formats.catalog import FORMATS
 from transforms.specs.errors import SpecError
-from transforms.specs.job import OutputSpec
+from transforms.specs.output import OutputSpec
 from transforms.specs.own_names import is_own
 from transforms.storage.files import FoundFile
 

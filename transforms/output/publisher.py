@@ -112,12 +112,15 @@ class Publisher:
             manifest, prepared = published_by(self.job), None
             if manifest is None:
                 manifest, prepared = self._prepare(locks)
-            elif manifest["status"] == "done" and self.job.output.table is not None:
-                files.write_bytes(paths.join(self.folder, SUCCESS), b"")  # an attempt may have stopped between manifest and marker
+            elif manifest["status"] == "done":
+                self._mark_done()
         except BaseException:
             locks.release()
             raise
         return Publication(manifest, locks, folders, prepared)
+
+    def _mark_done(self) -> None:
+        """Complete a publication whose manifest says that it is done: nothing to do where marker and manifest change together."""
 
     def _prepare(self, locks: Locks) -> tuple[dict[str, Any], Prepared | None]:
         """Check the gate and prepare the change of the folders; return the manifest and the change."""

@@ -6,8 +6,9 @@ import dataclasses
 import functools
 
 from transforms.rows.keys import make_key
-from transforms.specs.job import OWN_FIELDS, InputSpec, JobSpec, KeySpec, OutputSpec
+from transforms.specs.job import InputSpec, JobSpec, KeySpec
 from transforms.specs.models import VARIANT, CompareSpec, RouteSpec
+from transforms.specs.output import OWN_FIELDS, OutputSpec
 from transforms.specs.signature import Signature, TensorSpec
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from transforms.specs.errors import SpecError, check_choice, check_names
 from transforms.specs.models import NO_COMPARISON, CompareSpec, ModelSpec, RouteSpec
+from transforms.specs.output import OutputSpec
 from transforms.specs.signature import Signature
 from transforms.specs.table_name import is_table, parse_table
 
@@ -15,20 +16,8 @@ if TYPE_CHECKING:
     import pyarrow as pa  # not imported at run time, so that --help and typos answer at once
 
 INPUT_FORMATS = ("jsonl", "csv", "tf-record", "parquet", "avro", "file-list", "bigquery")
-OUTPUT_FORMATS = ("jsonl", "parquet", "bigquery", "csv", "tf-record")
-OUTPUT_STYLES = ("keyed", "vertex", "aiplatform", "raw")
-OUTPUT_LAYOUTS = ("sharded", "mirror")
 DUPLICATE_KEYS = ("fail", "allow")
-NAN_POLICIES = ("null", "string", "error")
-CSV_FORMULAS = ("keep", "escape")
 REPORTS = ("true", "tasks", "false")
-WRITE_DISPOSITIONS = ("truncate", "append", "empty")
-OWN_FIELDS = {
-    "keyed": ("key", "prediction"),
-    "vertex": ("instance", "key", "prediction"),
-    "aiplatform": (),
-    "raw": (),
-}
 STAGING = "_staging"
 
 
@@ -100,97 +89,11 @@ class KeySpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class OutputSpec:
-    """Where predictions and failed rows go, and in what shape.
-
-    With a ``table`` of BigQuery, ``folder`` stages its shards and keeps the manifest.
-    """
-
-    folder: str
-    errors_folder: str | None = None
-    format: str = "jsonl"
-    style: str = "keyed"
-    layout: str = "sharded"
-    passthrough_fields: tuple[str, ...] = ()
-    nan: str = "null"
-    write_disposition: str = "truncate"
-    table: str | None = None
-    csv_formulas: str = "keep"
-
-    def __post_init__(self) -> None:
-        if not self.folder:
-            raise SpecError("output", "is empty; expected a folder")
-        self._check_table()
-        check_choice("output_format", self.format, OUTPUT_FORMATS)
-        check_choice("output_style", self.style, OUTPUT_STYLES)
-        check_choice("output_layout", self.layout, OUTPUT_LAYOUTS)
-        check_choice("nan", self.nan, NAN_POLICIES)
-        check_choice("csv_formulas", self.csv_formulas, CSV_FORMULAS)
-        if self.csv_formulas != "keep" and self.format != "csv":
-            raise SpecError(
-                "csv_formulas", f"'{self.csv_formulas}' is for --output_format=csv, and the predictions go out as {self.format}"
-            )
-        check_choice("write_disposition", self.write_disposition, WRITE_DISPOSITIONS)
-        check_names("passthrough_fields", self.passthrough_fields)
-        if "*" in self.passthrough_fields and len(self.passthrough_fields) > 1:
-            raise SpecError("passthrough_fields", "'*' already names all fields; give it alone")
-        if self.format != "jsonl":
-            self._check_columns()
-        if self.style == "raw" and self.passthrough_fields:
-            raise SpecError("passthrough_fields", "--output_style=raw has no place for fields; use another style")
-        taken = sorted(set(self.passthrough_fields) & set(OWN_FIELDS[self.style]))
-        if taken:
-            raise SpecError(
-                "passthrough_fields",
-                f"{', '.join(taken)} is a name that --output_style={self.style} uses itself",
-            )
-
-    def _check_table(self) -> None:
-        if self.table is None:
-            if self.format == "bigquery":
-                raise SpecError("output_format", "'bigquery' needs a table: give --output=bq://project.dataset.table")
-            if self.write_disposition == "append":
-                raise SpecError("write_disposition", "'append' is for tables of BigQuery; a folder is replaced, or refused with 'empty'")
-            return
-        try:
-            parse_table(self.table)
-        except ValueError as error:
-            raise SpecError("output", str(error)) from None
-        if self.format != "bigquery":
-            raise SpecError("output_format", f"{self.format!r} is no format of a table; leave it out, or give a folder as --output")
-        if self.layout != "sharded":
-            raise SpecError("output_layout", f"{self.layout!r} is for folders; leave it out")
-        if self.errors_folder is not None:
-            raise SpecError("errors", f"the failed rows of a table go to a table beside it, {self.table}_errors: leave it out")
-
-    def _check_columns(self) -> None:
-        if self.style != "keyed":
-            raise SpecError("output_style", f"{self.style!r} shapes lines of JSON; --output_format={self.format} has columns: leave it out")
-        if "*" in self.passthrough_fields:
-            raise SpecError(
-                "passthrough_fields", f"--output_format={self.format} has the same columns in every row, so '*' can't be; name the fields"
-            )
-
-    @property
-    def errors(self) -> str:
-        """Return the folder of the failed rows."""
-        return self.errors_folder or self.folder
-
-
-@dataclasses.dataclass(frozen=True)
 class BigQuerySpec:
     """How BigQuery is used: ``project`` pays for jobs and sessions (None: the credentials' own), ``location`` is where jobs run."""
 
     project: str | None = None
     location: str | None = None
-    create_dataset: bool = False
-    partition_field: str | None = None
-    cluster_fields: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_names("cluster_fields", self.cluster_fields)
-        if len(self.cluster_fields) > 4:
-            raise SpecError("cluster_fields", f"names {len(self.cluster_fields)} fields; BigQuery takes 4 at most")
 
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")

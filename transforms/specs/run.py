@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from transforms.specs.job import InputSpec, JobSpec, KeySpec, OutputSpec, staging_in
+from transforms.specs.job import InputSpec, JobSpec, KeySpec, staging_in
 from transforms.specs.models import EACH_TASKS_MODEL, NO_COMPARISON, CompareSpec, ModelRequest, ModelSpec
+from transforms.specs.output import FolderOutput, OutputSpec
 from transforms.storage import paths
 
 
@@ -132,7 +133,7 @@ class TasksRun:
     folder: str
     input: InputSpec
     key: KeySpec
-    output: OutputSpec
+    output: FolderOutput
     run_id: str
     launch: str
     started: str
@@ -163,7 +164,7 @@ class TasksRun:
         """Return the folder inside ``folder`` for this launch's unfinished files."""
         return staging_in(folder, self.run_id, self.launch)
 
-    def staging_of(self, output: OutputSpec, task: Task) -> str | None:
+    def staging_of(self, output: FolderOutput, task: Task) -> str | None:
         """Return the folder for a task's unfinished files, shared with other tasks; None where the task writes outside the run's folder.
 
         To make and remove three folders a task took a seventh of a small task's time. Buckets have no folders to make, and there a
@@ -190,7 +191,7 @@ class TasksRun:
             return self.key
         return dataclasses.replace(self.key, fields=tuple(part.strip() for part in task.key_field.split(",")))
 
-    def output_of(self, task: Task) -> OutputSpec:
+    def output_of(self, task: Task) -> FolderOutput:
         return dataclasses.replace(self.output, folder=resolve(task.output, self.folder))
 
     def job_of(self, plan: Plan | None) -> JobSpec:

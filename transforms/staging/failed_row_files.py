@@ -13,7 +13,7 @@ from transforms.convert.to_arrow import as_text
 from transforms.elements.failed_rows import FailedRow
 from transforms.formats.join_files import Sink
 from transforms.rows.keys import readable
-from transforms.specs.job import OutputSpec
+from transforms.specs.output import OutputSpec, TableOutput
 from transforms.specs.table_name import is_table
 
 SCHEMA = pa.schema([
@@ -89,4 +89,4 @@ class FailedTable:
 
 def failed_row_writer(output: OutputSpec) -> FailedRowWriter:
     """Make the writer of a job's failed rows: Parquet where ``output`` is a table, else JSON-lines."""
-    return FailedLines() if output.table is None else FailedTable()
+    return FailedTable() if isinstance(output, TableOutput) else FailedLines()

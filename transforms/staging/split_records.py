@@ -29,6 +29,8 @@ CHECKED_BYTES = 1 << 20
 CHECKSUM_BYTES = 4
 # Flags that change how a run is done but not its predictions.
 INDECISIVE = ("resume", "run_id", "date", "job", "verbose", "max_error_ratio", "model_memory_mb", "write_disposition", "duplicate_keys")
+# What an output says of the change of its folder or table, not of the predictions.
+ABOUT_PUBLISHING = ("write_disposition", "create_dataset", "partition_field", "cluster_fields")
 
 
 class SplitRecord(msgspec.Struct):
@@ -56,7 +58,7 @@ def identify(job: JobSpec) -> str:
         [model.location, model.version, str(model.signature), model.batch_size, model_files],
         [str(job.input.format), list(job.input.include_fields), list(job.input.exclude_fields)],
         list(job.key.fields),
-        str(dataclasses.replace(job.output, write_disposition="truncate")),
+        str({name: value for name, value in dataclasses.asdict(job.output).items() if name not in ABOUT_PUBLISHING}),
         str(job.field_types),
         job.report,
     )

@@ -16,7 +16,7 @@ from transforms.convert.to_arrow import make_columns, not_utf8, refuse_unfit
 from transforms.elements.batches import PredictionBatch
 from transforms.formats.join_files import Sink, concatenate
 from transforms.specs.errors import SpecError
-from transforms.specs.job import OutputSpec
+from transforms.specs.output import FolderOutput
 from transforms.specs.signature import Signature
 
 BLOCK_BYTES = 64 << 20
@@ -31,7 +31,7 @@ class CsvEncoder:
     """Writes predictions as CSV files: a header, then a line a row; texts in quotes, numbers without."""
 
     signature: Signature
-    output: OutputSpec
+    output: FolderOutput
     key_fields: tuple[str, ...]
     content = ""
 

@@ -18,7 +18,7 @@ from transforms.elements.batches import PredictionBatch
 from transforms.elements.failed_rows import is_json, row_as_json
 from transforms.formats.join_files import Sink, concatenate
 from transforms.rows.keys import split_keys
-from transforms.specs.job import OutputSpec
+from transforms.specs.output import OutputSpec
 from transforms.specs.signature import Signature
 
 # Text made at once: far below the 2 GB that Arrow's strings can hold, and flat in memory.

@@ -18,7 +18,7 @@ from transforms.formats.join_files import Sink, concatenate
 from transforms.formats.tfrecord.encode_examples import Kind, bytes_lists, examples, features, float_lists, integer_lists
 from transforms.formats.tfrecord.framing import frame
 from transforms.specs.errors import SpecError
-from transforms.specs.job import OutputSpec
+from transforms.specs.output import OutputSpec
 from transforms.specs.signature import Signature, shape_text
 
 BLOCK_BYTES = 16 << 20
