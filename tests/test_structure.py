@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from transforms.model.locate import locate_model
 from transforms.model.model_files import ModelChangedError
 from transforms.model.pool import ModelPool, _is_equal
 from transforms.model.session import LoadedModel
+from transforms.runtime import machine
 from transforms.specs.errors import ModelError
 from transforms.specs.models import ModelRequest, ModelSpec
 
@@ -223,6 +225,24 @@ def test_the_least_recently_used_goes_when_memory_is_short(tmp_path: Path) -> No
     assert len(pool._loaded) == 1, "one stays, whatever it takes"
     for spec, wanted in zip(specs, first, strict=True):
         np.testing.assert_array_equal(pool.get(spec).call([rows])[0], wanted)
+
+
+@pytest.mark.parametrize("used", ["itself", "a new model that shares its Session", "a model that shares its Session, again"])
+def test_a_model_that_was_used_stays_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: str) -> None:
+    """Each model takes ten bytes, and two have room: the third takes the place of the one that was not used since."""
+    sizes = itertools.count(0, 10)
+    monkeypatch.setattr(machine, "resident_bytes", lambda: next(sizes))
+    first, second = save(tmp_path / "first", plain), save(tmp_path / "second", with_body(3.0))
+    third, sharer = save(tmp_path / "third", with_body(4.0)), save(tmp_path / "sharer", plain, scale=2.0)
+    pool = ModelPool(memory_bytes=25)
+    kept = pool.get(first)
+    if used.endswith("again"):
+        pool.get(sharer)
+    dropped = pool.get(second)
+    pool.get(first if used == "itself" else sharer)
+    pool.get(third)
+    assert pool.get(first) is kept
+    assert pool.get(second) is not dropped
 
 
 def test_threads_that_share_a_session_get_their_own_models_values(tmp_path: Path) -> None:
