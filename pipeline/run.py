@@ -141,7 +141,7 @@ def _execute(run: RunSpec, input_found: InputFound, beam_options: PipelineOption
         LOG.debug("what the engine said", exc_info=failure)
         return NightshiftError.exit_status
     summary.print_summary(manifest, run)
-    return DONE if manifest["status"] == "done" else publisher.GateShutError.exit_status
+    return DONE if manifest.is_done else publisher.GateShutError.exit_status
 
 
 def _make_progress_folder(folder: Path) -> str:

@@ -8,8 +8,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
+from msgspec import UNSET
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -17,6 +17,7 @@ from rich.text import Text
 from pipeline.preflight.job import InputFound
 from pipeline.process.terminal import one_line, say
 from transforms.runtime.metrics import read_progress
+from transforms.specs.manifest import DriftLine, InputEntry, Manifest, listed
 from transforms.specs.messages import text_lines
 from transforms.specs.own_names import ERRORS
 from transforms.specs.run import RunSpec
@@ -79,85 +80,95 @@ def _lines(folder: str, input_found: InputFound, stop: threading.Event) -> None:
         LOG.info("%s rows, %s rows/s, %s failed, %.0f s%s", f"{rows:,}", f"{rows / seconds:,.0f}", f"{failed:,}", seconds, share)
 
 
-def print_summary(manifest: dict[str, Any], run: RunSpec) -> None:
+def print_summary(manifest: Manifest, run: RunSpec) -> None:
     """Print the outcome of the run from its manifest."""
     failures: Failures = {}
-    lines = [f"{manifest['status']}: run {manifest['run_id']}"]
+    lines = [f"{manifest.status}: run {manifest.run_id}"]
     with guarded(SUMMARY, failures):
-        lines = _run_lines(manifest, run) if "tasks" in manifest else _job_lines(manifest, run)
-    lines += [f"  warning: {line}" for line in (*manifest.get("warnings", ()), *warnings(failures))]
+        lines = _run_lines(manifest, run) if manifest.tasks is not UNSET else _job_lines(manifest, run)
+    lines += [f"  warning: {line}" for line in (*listed(manifest.warnings), *warnings(failures))]
     say("\n".join(map(one_line, lines)))
 
 
-def _run_lines(manifest: dict[str, Any], run: RunSpec) -> list[str]:
-    counts, tasks = manifest["counts"], manifest["tasks"]
+def _run_lines(manifest: Manifest, run: RunSpec) -> list[str]:
+    counts, tasks = manifest.counts, manifest.tasks
+    assert counts is not UNSET
+    assert tasks is not UNSET
     lines = [
-        f"{'done' if manifest['status'] == 'done' else 'FAILED'}: run {manifest['run_id']}, {manifest['seconds']} s",
-        f"  tasks      {tasks['count']:>12,}   {tasks['done']:,} done, {tasks['failed']:,} failed",
-        f"  read       {counts['read']:>12,}",
-        f"  predicted  {counts['predicted']:>12,}",
-        f"  failed     {counts['failed']:>12,}",
+        _first_line(manifest),
+        f"  tasks      {tasks.count:>12,}   {tasks.done:,} done, {tasks.failed:,} failed",
+        f"  read       {counts.read:>12,}",
+        f"  predicted  {counts.predicted:>12,}",
+        f"  failed     {counts.failed:>12,}",
     ]
     folder = run.folder.rstrip("/")
-    if manifest["status"] != "done":
-        lines += [f"  {manifest['reason']}", f"  run the failed tasks again: --retry_failed={folder}/manifest.json"]
+    if not manifest.is_done:
+        lines += [f"  {manifest.reason}", f"  run the failed tasks again: --retry_failed={folder}/manifest.json"]
     lines.append(f"  a line a task in {folder}/tasks-*.jsonl")
     return [*lines, f"  report in {folder}/report.html"] if run.has_report else lines
 
 
-def _job_lines(manifest: dict[str, Any], run: RunSpec) -> list[str]:
+def _first_line(manifest: Manifest) -> str:
+    return f"{'done' if manifest.is_done else 'FAILED'}: run {manifest.run_id}, {manifest.seconds} s"
+
+
+def _job_lines(manifest: Manifest, run: RunSpec) -> list[str]:
     output, errors = run.output.folder, run.output.errors
-    counts = manifest["counts"]
+    counts, source, keys = manifest.counts, manifest.input, manifest.keys
+    assert counts is not UNSET
+    assert source is not UNSET
+    assert keys is not UNSET
     lines = [
-        f"{'done' if manifest['status'] == 'done' else 'FAILED'}: run {manifest['run_id']}, {manifest['seconds']} s",
-        f"  read       {counts['read']:>12,}   from {_source(manifest['input'])}",
-        f"  predicted  {counts['predicted']:>12,}",
-        f"  failed     {counts['failed']:>12,}",
+        _first_line(manifest),
+        f"  read       {counts.read:>12,}   from {_source(source)}",
+        f"  predicted  {counts.predicted:>12,}",
+        f"  failed     {counts.failed:>12,}",
     ]
-    if "resumed" in manifest:
-        lines[1] += f"; {manifest['resumed']['rows_taken_up']:,} by an earlier launch of the run"
-    for row in manifest["errors"]:
-        lines.append(f"    {row['count']:>10,} {row['code']} at {row['stage']}, such as: {row['message']}")
-    if manifest["keys"]["duplicated"]:
-        lines.append(f"  keys that occur more than once: {manifest['keys']['duplicated']:,}; manifest.json lists them")
-    if counts["failed"]:
-        place = manifest.get("errors_table") or f"{errors.rstrip('/')}/{ERRORS}-*"
+    if manifest.resumed is not UNSET:
+        lines[1] += f"; {manifest.resumed.rows_taken_up:,} by an earlier launch of the run"
+    for row in listed(manifest.errors):
+        lines.append(f"    {row.count:>10,} {row.code} at {row.stage}, such as: {row.message}")
+    if keys.duplicated:
+        lines.append(f"  keys that occur more than once: {keys.duplicated:,}; manifest.json lists them")
+    if counts.failed:
+        place = f"{errors.rstrip('/')}/{ERRORS}-*" if manifest.errors_table is UNSET else manifest.errors_table
         lines.append(f"  failed rows in {place}")
-    if manifest["status"] == "done":
-        lines.append(f"  predictions in {manifest.get('table') or output.rstrip('/') + '/'}")
+    if manifest.is_done:
+        lines.append(f"  predictions in {output.rstrip('/') + '/' if manifest.table is UNSET else manifest.table}")
     else:
-        lines.append(f"  nothing was published: {manifest['reason']}")
-        if manifest.get("kept_results"):
-            lines.append(f"  the results of run {manifest['kept_results']['run_id']} are left as they were, without _SUCCESS")
+        lines.append(f"  nothing was published: {manifest.reason}")
+        if manifest.kept_results is not UNSET:
+            lines.append(f"  the results of run {manifest.kept_results.run_id} are left as they were, without _SUCCESS")
     lines += _differences(manifest, output)
     if run.has_report:
         lines.append(f"  report in {output.rstrip('/')}/report.html")
     return lines
 
 
-def _differences(manifest: dict[str, Any], output: str) -> list[str]:
+def _differences(manifest: Manifest, output: str) -> list[str]:
     """Return the summary's lines on the drift from an earlier run, and on a second model."""
     lines = []
-    if "drift" in manifest:
-        limit = manifest["drift"]["warned_above"]
-        drifted = [one for one in manifest["drift"]["features"] if one["drift"] > limit and not one.get("note", "").startswith("too few")]
-        lines.append(f"  drift from {manifest['drift']['baseline']}: {len(drifted)} of {manifest['drift']['count']} features above {limit}")
-        lines += [
-            f"    {one['drift']:>10.3f} {one['data']} {one['feature']!r}, {one.get('note') or one['measure']}" for one in drifted[:NAMED]
-        ]
-    if "comparison" in manifest:
-        comparison = manifest["comparison"]
-        rows = comparison["rows"] + comparison["only_first_predicted"]
-        lines.append(f"  agreement with {comparison['model']}: {comparison['agreement']:.2%} of {rows:,} rows")
-        if comparison.get("lines"):
+    drift, comparison = manifest.drift, manifest.comparison
+    if drift is not UNSET:
+        drifted = [one for one in drift.features if one.drift > drift.warned_above and not _note(one).startswith("too few")]
+        lines.append(f"  drift from {drift.baseline}: {len(drifted)} of {drift.count} features above {drift.warned_above}")
+        lines += [f"    {one.drift:>10.3f} {one.data} {one.feature!r}, {_note(one) or one.measure}" for one in drifted[:NAMED]]
+    if comparison is not UNSET:
+        rows = comparison.rows + comparison.only_first_predicted
+        lines.append(f"  agreement with {comparison.model}: {comparison.agreement:.2%} of {rows:,} rows")
+        if comparison.lines:
             lines.append(f"  both predictions of each in {output.rstrip('/')}/prediction.comparison-*")
     return lines
 
 
-def _source(source: dict[str, Any]) -> str:
-    if "query" in source:
+def _note(line: DriftLine) -> str:
+    return "" if line.note is UNSET else line.note
+
+
+def _source(source: InputEntry) -> str:
+    if source.query is not UNSET:
         return "the query"
-    return source["patterns"][0] if is_table(source["patterns"][0]) else f"{source['files']} files"
+    return source.patterns[0] if is_table(source.patterns[0]) else f"{source.files} files"
 
 
 # Engines' messages on missing workers, each with advice: the reason is in a log that the launch can't read.

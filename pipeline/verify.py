@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pipeline.flags.flag import UsageError
 from pipeline.process.terminal import complain, one_line, say
+
+if TYPE_CHECKING:
+    from transforms.specs.manifest import Manifest, TasksEntry
 
 RIGHT, NOTHING_THERE, DIFFERS = 0, 2, 3
 SHOWN = 20
@@ -46,69 +49,76 @@ def verify(arguments: Sequence[str]) -> int:
     FileSystems.set_options(PipelineOptions([]))
     folder, seen = given[0].rstrip("/") or given[0], _Seen()
     try:
-        report = comparing.find(folder)
-        if report is None:
+        manifest = comparing.find(folder)
+        if manifest is None:
             complain(f"{folder} has no manifest.json: no run has published there")
             return NOTHING_THERE
-        found = list(_differences(folder, report, seen))
+        found = list(_differences(folder, manifest, seen))
     except (comparing.MismatchError, OSError) as error:
         complain(f"{folder} can't be compared: {error}")
         return NOTHING_THERE
     lines = found[:SHOWN] + ([f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else [])
     what = f"{seen.files} files with {seen.rows} rows" + (f", of {seen.outputs} outputs" if seen.outputs > 1 else "")
-    how = f"{len(found)} differences, in" if found else f"all is as run {report.get('run_id')} left it:"
+    how = f"{len(found)} differences, in" if found else f"all is as run {manifest.run_id} left it:"
     said = say("\n".join(map(one_line, [*lines, f"{folder}: {how} {what}"])))
     return DIFFERS if found else RIGHT if said else 1
 
 
-def _differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[str]:
+def _differences(folder: str, manifest: Manifest, seen: _Seen) -> Iterator[str]:
     """Yield what differs in one output and, of a run of many, in those of its tasks."""
+    from msgspec import UNSET
+
     from transforms.output import journal
     from transforms.output import verify as comparing
+    from transforms.specs.manifest import listed
     from transforms.specs.own_names import SUCCESS
     from transforms.storage import files, paths
 
     seen.outputs += 1
-    entries = [*report.get("results", ()), *report.get("failed_rows", ()), *report.get("failed_rows_stats", ()), *report.get("files", ())]
-    seen.files += len(entries)
-    seen.rows += sum(entry.get("rows", 0) for entry in report.get("results", ()))
+    lists = (manifest.results, manifest.failed_rows, manifest.failed_rows_stats, manifest.files)
+    seen.files += sum(len(listed(entries)) for entries in lists)
+    seen.rows += comparing.rows_of(listed(manifest.results))
     try:
         left = journal.pending(folder)
     except journal.JournalError as error:
         left = str(error)
     if left is not None:
         yield left
-    if report.get("status") != "done":
-        yield f"{folder}: run {report.get('run_id')} published no results: {report.get('reason')}"
+    if not manifest.is_done:
+        yield f"{folder}: run {manifest.run_id} published no results: {manifest.reason}"
     elif not files.exists(paths.join(folder, SUCCESS)):
         yield f"{paths.join(folder, SUCCESS)} is missing: the output is not complete"
-    yield from comparing.differences(report, folder, report.get("failed_rows_folder"), is_deep=True)
-    if "tasks" in report:
-        yield from _task_differences(folder, report, seen)
+    yield from comparing.differences(manifest, folder, comparing.errors_folder(manifest), is_deep=True)
+    if manifest.tasks is not UNSET:
+        yield from _task_differences(folder, manifest.run_id, manifest.tasks, seen)
 
 
-def _task_differences(folder: str, report: dict[str, Any], seen: _Seen) -> Iterator[str]:
+def _task_differences(folder: str, run_id: str | None, tasks: TasksEntry, seen: _Seen) -> Iterator[str]:
     import msgspec
+    from msgspec import UNSET
 
     from transforms.output import verify as comparing
+    from transforms.specs.manifest import TaskLine
     from transforms.specs.run import resolve
     from transforms.storage import files, paths
 
     number = 0
-    for name in report["tasks"]["files"]:
+    for name in tasks.files:
         path = paths.join(folder, name)
         for text in files.read_bytes(path).splitlines() if files.exists(path) else ():
             number += 1
-            line = msgspec.json.decode(text)
-            if line["status"] != "done":
+            line = msgspec.json.decode(text, type=TaskLine)
+            if not line.is_done:
                 continue
-            output = resolve(line["output"], folder)
+            output = resolve(line.output, folder)
             published = comparing.find(output)
             if published is None:
                 yield f"{output} has no manifest.json, and task {number} is done"
-            elif (published.get("run_id"), published.get("counts")) != (report.get("run_id"), line["counts"]):
-                yield f"{output} is of run {published.get('run_id')} with {published.get('counts')}, not of this run with {line['counts']}"
+            elif (published.run_id, published.counts) != (run_id, line.counts):
+                found = None if published.counts is UNSET else msgspec.to_builtins(published.counts)
+                expected = msgspec.to_builtins(line.counts)
+                yield f"{output} is of run {published.run_id} with {found}, not of this run with {expected}"
             else:
                 yield from _differences(output, published, seen)
-    if number != report["tasks"]["count"]:
-        yield f"{folder} lists {number} tasks, and counts {report['tasks']['count']}"
+    if number != tasks.count:
+        yield f"{folder} lists {number} tasks, and counts {tasks.count}"

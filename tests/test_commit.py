@@ -39,6 +39,7 @@ from transforms.output.journal import alone
 from transforms.output.placing import LostShardError
 from transforms.output.verify import MismatchError
 from transforms.specs.job import InputSpec, JobSpec, KeySpec
+from transforms.specs.manifest import encode_manifest
 from transforms.specs.models import ModelSpec
 from transforms.specs.output import FolderOutput
 from transforms.specs.signature import Signature
@@ -305,7 +306,7 @@ def test_published_before_is_of_the_same_launch_and_the_same_task(tmp_path: Path
     output = FolderOutput(str(tmp_path))
     job = JobSpec(InputSpec(("a",)), KeySpec(), ModelSpec("m", signature), output, "run", "launch", "2026-01-01T00:00:00+00:00", task=3)
     report = manifest.make_manifest(job, Accounts((), (), (), ()), None, {}, {}, None)
-    (tmp_path / "manifest.json").write_bytes(manifest.encode_manifest(report))
+    (tmp_path / "manifest.json").write_bytes(encode_manifest(report))
     assert publisher.published_by(job) == report
     assert publisher.published_by(dataclasses.replace(job, task=4)) is None
     assert publisher.published_by(dataclasses.replace(job, launch="other")) is None

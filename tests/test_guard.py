@@ -17,6 +17,7 @@ from transforms.accounts import differences
 from transforms.compare import drift
 from transforms.compare.drift import UNMEASURED
 from transforms.report import charts, page
+from transforms.specs.manifest import Manifest
 from transforms.statistics import agreement, effort, guard, sketches, statistics, stored, tf_metadata
 from transforms.statistics.agreement import Comparison
 from transforms.statistics.effort import Effort
@@ -239,7 +240,7 @@ def test_a_guard_says_one_line_a_part_and_lets_an_interrupt_pass() -> None:
     assert len(long["report"]) == LONGEST
     with pytest.raises(KeyboardInterrupt), guarded("report", failures):
         raise KeyboardInterrupt
-    told: dict[str, Any] = {}
+    told = Manifest()
     guard.warn(told, failures)
     guard.warn(told, failures)
-    assert told["warnings"] == warnings(failures)
+    assert told.warnings == warnings(failures)

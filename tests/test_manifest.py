@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from gcp_fixtures import BigQuery, CloudStorage
-from jobs import run, write_lines
+from jobs import check_output, run, write_lines
+from msgspec import UNSET
 from saved_models import Models
 
 from transforms.output import publisher
+from transforms.output.manifest import read_manifest
+from transforms.specs.manifest import Counts, Manifest, TaskLine, decode_manifest
 
 GOLDEN = Path(__file__).parent / "golden" / "manifests"
 # Values that differ from run to run.
@@ -132,3 +136,40 @@ def test_a_job_to_a_table(job: dict[str, Any], models: Models, gcs: CloudStorage
     assert run(f"{dataset}.t", **job, temp_location=f"{bucket}/tmp") == 0
     content = gcs.read(f"{bucket}/tmp/nightshift/{dataset[5:]}.t/manifest.json")
     check("table", content, (models.folder, "MODELS"), (tmp_path, "TMP"), (dataset, "bq://P.D"), (bucket, "gs://B"))
+
+
+# --- read back -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
+def test_a_manifest_is_read_as_it_was_written(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for word in CHANGING - {"launch", "started", "finished", "fingerprint", "crc32c", "load_job", "errors_load_job", "load_digest"}:
+        text = text.replace(f'"<{word}>"', "7")
+    kind = list[TaskLine] if path.stem == "many_tasks" else Manifest
+    assert msgspec.to_builtins(msgspec.json.decode(text, type=kind)) == json.loads(text)
+
+
+def test_fields_of_another_version_are_passed_over() -> None:
+    content = b'{"status": "done", "new": [1], "effort": 5, "counts": {"read": 1, "predicted": 1, "failed": 0, "more": {}}, "keys": null}'
+    manifest = decode_manifest(content)
+    assert (manifest.status, manifest.counts, manifest.effort, manifest.keys) == ("done", Counts(1, 1, 0), UNSET, UNSET)
+    with pytest.raises(msgspec.ValidationError, match=r"Expected `object`, got `int` - at `\$.effort`"):
+        decode_manifest(content, frozenset({"effort"}))
+    assert decode_manifest(content, frozenset({"counts"})) == manifest
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b'{"status": "do', b"[" * 100_000, b"\xff"])
+def test_what_is_no_manifest_is_read_as_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    assert read_manifest(f"{tmp_path}/manifest.json") is None
+    assert read_manifest(f"{tmp_path}/nothing.json") is None
+
+
+def test_a_manifest_that_another_program_wrote_stands_in_no_runs_way(job: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text(
+        '{"name": "app", "files": {"a.js": "b.js"}, "results": [{"name": "x"}], "task": "build"}'
+    )
+    assert run(tmp_path / "out", **job, resume="true") == 0
+    assert check_output(tmp_path / "out")["counts"] == {"read": 9, "predicted": 8, "failed": 1}

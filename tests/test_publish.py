@@ -7,7 +7,6 @@ import os
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import google_crc32c
 import pytest
@@ -20,11 +19,12 @@ from transforms.elements.shards import Shard
 from transforms.elements.splits import SplitCount
 from transforms.many.run_manifest import publish_run
 from transforms.output.journal import alone
-from transforms.output.manifest import result_names
+from transforms.output.manifest import read_manifest, result_names
 from transforms.output.publish_tasks import TaskGroup
 from transforms.output.publisher import GateShutError, Publisher, aside, sweep
 from transforms.publish import _PublishRun
 from transforms.specs.job import InputSpec, JobSpec, KeySpec
+from transforms.specs.manifest import Counts, Manifest, TaskLine, decode_manifest
 from transforms.specs.models import ModelSpec
 from transforms.specs.output import FolderOutput
 from transforms.specs.run import JobRun, Plan, Task, TasksRun
@@ -41,19 +41,19 @@ def test_a_batch_that_the_write_step_loses_shuts_the_gate(models: Models, tmp_pa
     assert not (tmp_path / "out" / "_SUCCESS").exists()
 
 
-def task_line(number: int) -> dict[str, Any]:
-    return {
-        "model": "m", "input": "i", "output": f"o{number}", "number": number, "status": "done", "reason": None,
-        "counts": {"read": 2, "predicted": 2, "failed": 0}, "seconds": 0.1, "location": "m", "version": None,
-    }  # fmt: skip
+def task_line(number: int) -> TaskLine:
+    return TaskLine(
+        model="m", input="i", output=f"o{number}", number=number, status="done", reason=None, counts=Counts(2, 2, 0), seconds=0.1,
+        location="m", version=None,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("ended", [1, 3])
 def test_a_run_whose_tasks_did_not_all_end_once_is_not_done(tmp_path: Path, ended: int) -> None:
     report = publish_run(run_of_tasks(tmp_path / "out", 2), [task_line(number) for number in range(ended)])
-    assert (report["status"], report["reason"]) == ("failed", f"2 tasks were planned, and {ended} ended")
+    assert (report.status, report.reason) == ("failed", f"2 tasks were planned, and {ended} ended")
     assert not (tmp_path / "out" / "_SUCCESS").exists()
-    assert publish_run(run_of_tasks(tmp_path / "whole", ended), [task_line(number) for number in range(ended)])["status"] == "done"
+    assert publish_run(run_of_tasks(tmp_path / "whole", ended), [task_line(number) for number in range(ended)]).is_done
     assert (tmp_path / "whole" / "_SUCCESS").exists()
 
 
@@ -72,10 +72,10 @@ def test_a_run_of_many_writes_its_manifest_alone(tmp_path: Path) -> None:
         order.append("released")
     thread.join()
     assert order == ["released", "published"]
-    assert publish_run_twice(tmp_path / "out") == json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert publish_run_twice(tmp_path / "out") == read_manifest(f"{tmp_path}/out/manifest.json")
 
 
-def publish_run_twice(folder: Path) -> dict[str, Any]:
+def publish_run_twice(folder: Path) -> Manifest:
     return publish_run(run_of_tasks(folder, 1), [task_line(0)])
 
 
@@ -93,7 +93,7 @@ def test_names_of_a_manifest_that_leave_the_folder_are_not_deleted(models: Model
     """Who may write to an output could else choose any file that the next run deletes."""
     outside = ["../victim", "/victim", "sub/../../victim"]
     listed = [{"name": name, "rows": 1, "bytes": 1, "crc32c": ""} for name in [*outside, "sub/stale.jsonl"]]
-    assert result_names({"results": listed}) == {"sub/stale.jsonl"}
+    assert result_names(decode_manifest(json.dumps({"results": listed}).encode())) == {"sub/stale.jsonl"}
     out, data = tmp_path / "out", write_lines(tmp_path / "rows.jsonl", [{"x": 1}])
     (tmp_path / "victim").write_text("mine")
     for links in (False, True):
@@ -112,7 +112,7 @@ def test_names_of_a_manifest_that_leave_the_folder_are_not_deleted(models: Model
 
 def test_the_step_gives_the_manifest_of_a_run_of_many(tmp_path: Path) -> None:
     (report,) = _PublishRun(run_of_tasks(tmp_path / "out", 1)).process(b"", [task_line(0)])
-    assert report == json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert report == read_manifest(f"{tmp_path}/out/manifest.json")
 
 
 def an_unplanned(run: TasksRun, number: int) -> Plan:
@@ -122,7 +122,7 @@ def an_unplanned(run: TasksRun, number: int) -> Plan:
 def test_a_task_that_another_run_publishes_waits_and_lets_go_of_those_before_it(tmp_path: Path) -> None:
     """Each run would else wait with the other's task locked."""
     run, out = run_of_tasks(tmp_path / "out", 3), tmp_path / "out"
-    group, lines_of = TaskGroup(run), list[dict[str, Any]]()
+    group, lines_of = TaskGroup(run), list[TaskLine]()
     held, gone = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -137,12 +137,12 @@ def test_a_task_that_another_run_publishes_waits_and_lets_go_of_those_before_it(
     let_go = threading.Timer(0.3, gone.set)
     let_go.start()
     lines_of += group.add(an_unplanned(run, 1), Accounts((), (), (), ()))
-    assert [line["number"] for line in lines_of] == [0]
+    assert [line.number for line in lines_of] == [0]
     assert gone.is_set()
     lines_of += group.add(an_unplanned(run, 2), Accounts((), (), (), ()))
     lines_of += group.end()
     other.join()
-    assert sorted(line["number"] for line in lines_of) == [0, 1, 2]
+    assert sorted(line.number for line in lines_of) == [0, 1, 2]
     for number in range(3):
         assert json.loads((out / f"o{number}" / "manifest.json").read_text())["reason"] == "there is no such model"
 

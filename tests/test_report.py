@@ -13,6 +13,7 @@ from jobs import check_output, lines, manifest, run, run_of_tasks, write_lines
 from saved_models import Models
 
 from transforms.report import page
+from transforms.specs.manifest import Counts, Manifest, TaskLine, TasksEntry
 from transforms.statistics import tf_metadata
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
@@ -126,18 +127,17 @@ def test_tasks(models: Models, tmp_path: Path, asked: str, of_a_task: bool) -> N
 def page_of_many(count: int) -> bytes:
     spec = run_of_tasks("out", count)
     tasks = [
-        {
-            "model": f"gs://models/site-{number:05}/", "input": "in", "output": "out", "number": number, "version": "7",
-            "seconds": number / 1000,
-            "status": "failed" if number % 100 == 99 else "done", "reason": "the model is not there" if number % 100 == 99 else None,
-            "counts": {"read": 20, "predicted": 20, "failed": 0},
-        }
+        TaskLine(
+            model=f"gs://models/site-{number:05}/", input="in", output="out", number=number, location="", version="7",
+            seconds=number / 1000, counts=Counts(20, 20, 0),
+            status="failed" if number % 100 == 99 else "done", reason="the model is not there" if number % 100 == 99 else None,
+        )
         for number in range(count)
     ]  # fmt: skip
-    said = {
-        "run_id": "nightly", "status": "failed", "reason": "some tasks failed", "started": spec.started, "seconds": 60.0, "flags": {},
-        "counts": {"read": 20 * count, "predicted": 20 * count, "failed": 0}, "tasks": {"count": count, "done": count, "failed": 0},
-    }  # fmt: skip
+    said = Manifest(
+        run_id="nightly", status="failed", reason="some tasks failed", started=spec.started, seconds=60.0, flags={},
+        counts=Counts(20 * count, 20 * count, 0), tasks=TasksEntry(count, count, 0, []),
+    )  # fmt: skip
     return page.run_report(spec, said, tasks)["report.html"]
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
+from msgspec import UNSET
 
 from transforms.accounts.coders import Piece
 from transforms.elements.splits import FileRange, Split
@@ -24,6 +24,7 @@ from transforms.plan_streams import PlanStreams
 from transforms.rows.row_spec import row_spec
 from transforms.specs.errors import RefusedError, SpecError
 from transforms.specs.job import JobSpec
+from transforms.specs.manifest import Manifest
 from transforms.specs.output import OutputSpec
 from transforms.specs.own_names import is_own
 from transforms.specs.run import Plan, Task, TasksRun
@@ -71,14 +72,14 @@ class _PlanTask(beam.DoFn):
         for packed in splitting.groups(small, lambda file_range: file_range.size_bytes, splitting.small_files()):
             yield location, Split(tuple(packed), plan)
 
-    def _find_done(self, task: Task) -> dict[str, Any] | None:
+    def _find_done(self, task: Task) -> Manifest | None:
         """Return the manifest of the task if an earlier launch of the run has published it, else None."""
         folder = self.run.output_of(task).folder
         if journal.read(folder) is not None:  # a publication of the task was cut off: finish it first
             with journal.alone(folder):
                 pass
         manifest = find_done(folder, self.run.run_id, dict(self.run.flags))
-        if not manifest or manifest["input"]["patterns"] != list(self.run.input_of(task).patterns):
+        if manifest is None or manifest.input is UNSET or manifest.input.patterns != list(self.run.input_of(task).patterns):
             return None
         publisher.sweep_task(folder, self.run.run_id)
         return manifest

@@ -18,6 +18,7 @@ from transforms.many.run_manifest import publish_run
 from transforms.output.publish_tasks import TaskGroup
 from transforms.output.publisher import GateShutError, Publisher
 from transforms.rows.keys import LISTED_DUPLICATES, DuplicateKey, Duplicates
+from transforms.specs.manifest import Manifest, TaskLine
 from transforms.specs.run import JobRun, Plan, RunSpec, TasksRun
 from transforms.staging import cancelled
 from transforms.statistics.statistics import MergeStatistics, Statistics
@@ -39,7 +40,7 @@ class _PublishJob(beam.DoFn):
     def __init__(self, run: JobRun, publisher: type[Publisher]) -> None:
         self.run, self.publisher = run, publisher
 
-    def process(self, task: tuple[int, Iterable[Any]]) -> Iterator[dict[str, Any]]:
+    def process(self, task: tuple[int, Iterable[Any]]) -> Iterator[Manifest]:
         _, accounts = _add_up(task[1])
         cancelled.check(self.run)
         yield self.publisher(self.run.job, accounts).publish()
@@ -54,7 +55,7 @@ class _PublishTask(beam.DoFn):
     def start_bundle(self) -> None:
         self.group = TaskGroup(self.run)
 
-    def process(self, task: tuple[int, Iterable[Any]]) -> Iterator[dict[str, Any]]:
+    def process(self, task: tuple[int, Iterable[Any]]) -> Iterator[TaskLine]:
         yield from self.group.add(*_add_up(task[1]))
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -68,11 +69,11 @@ class _PublishRun(beam.DoFn):
     def __init__(self, run: TasksRun) -> None:
         self.run = run
 
-    def process(self, _: bytes, tasks: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def process(self, _: bytes, tasks: Sequence[TaskLine]) -> Iterator[Manifest]:
         cancelled.check(self.run)
         manifest = publish_run(self.run, tasks)
-        if manifest["status"] != "done":
-            raise GateShutError(manifest["reason"])
+        if not manifest.is_done:
+            raise GateShutError(manifest.reason)
         yield manifest
 
 
@@ -94,7 +95,7 @@ class Publish(beam.PTransform):
     statistics: tuple[beam.PCollection[tuple[int, Statistics]], ...]
     publisher: type[Publisher] = Publisher
 
-    def expand(self, shards: beam.PCollection[tuple[int, Piece]]) -> beam.PCollection[dict[str, Any]]:
+    def expand(self, shards: beam.PCollection[tuple[int, Piece]]) -> beam.PCollection[Manifest]:
         unmerged = self.statistics[0] if len(self.statistics) == 1 else self.statistics | "AllStatistics" >> beam.Flatten()
         merge = MergeStatistics().with_input_types(Statistics).with_output_types(Piece)
         statistics = unmerged | beam.CombinePerKey(merge)
@@ -105,5 +106,5 @@ class Publish(beam.PTransform):
             case JobRun() as run:
                 return by_task | "PublishJob" >> beam.ParDo(_PublishJob(run, self.publisher))
             case TasksRun() as run:
-                tasks = by_task | "PublishTask" >> beam.ParDo(_PublishTask(run))
+                tasks = by_task | "PublishTask" >> beam.ParDo(_PublishTask(run)).with_output_types(TaskLine)
                 return shards.pipeline | "Once" >> beam.Impulse() | "PublishRun" >> beam.ParDo(_PublishRun(run), beam.pvalue.AsList(tasks))

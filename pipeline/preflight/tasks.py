@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from msgspec import UNSET
 
 from pipeline.flags import specs_of
 from pipeline.flags.options import RunOptions
@@ -129,10 +130,10 @@ def _failed_tasks(path: str) -> Iterator[Task]:
       TaskError: there is no such manifest.
     """
     manifest = read_manifest(path)
-    if manifest is None or "tasks" not in manifest:
+    if manifest is None or manifest.tasks is UNSET:
         raise TaskError(f"--retry_failed={path}: expected the manifest.json of a run of many tasks, found none there")
     folder = path.rpartition("/")[0] or "."
-    return make_tasks(_failed_lines(folder, manifest["tasks"]["files"]), path)
+    return make_tasks(_failed_lines(folder, manifest.tasks.files), path)
 
 
 def _failed_lines(folder: str, names: list[str]) -> Iterator[tuple[int, Any]]:

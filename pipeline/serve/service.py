@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import gc
-import json
 import logging
 import math
 import os
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
+
+    from transforms.specs.manifest import Manifest
 
 LOG = logging.getLogger("nightshift")
 Run = Callable[[RunOptions, Callable[[str], None]], int]
@@ -165,7 +166,7 @@ class Service:
         LOG.info("job %d: model %s, input %s, output %s", number, options.model, ",".join(options.input), options.output)
         try:
             status = self._run(options, complaints.append)
-            manifest = _read_manifest(options.output) if status in (0, 3) else {}
+            manifest = _read_manifest(options.output) if status in (0, 3) else None
             if number % COLLECT_EVERY_JOBS == 0:
                 gc.unfreeze()
                 gc.collect()
@@ -174,19 +175,24 @@ class Service:
             self._running.release()
         LOG.info("job %d: status %d after %.2f s", number, status, self._last_seconds)
         if status != 0:
-            raise ProblemError(STATUS[status], complaints[0] if complaints else str(manifest.get("reason")), **_short(manifest))
+            raise ProblemError(STATUS[status], complaints[0] if complaints else str(manifest and manifest.reason), **_short(manifest))
         return {"status": "done", "seconds": round(self._last_seconds, 3), "output": options.output, **_short(manifest)}
 
 
-def _read_manifest(folder: str) -> dict[str, Any]:
+def _read_manifest(folder: str) -> Manifest:
+    from transforms.specs.manifest import decode_manifest
+    from transforms.specs.own_names import MANIFEST
     from transforms.storage import files, paths
 
-    return json.loads(files.read_bytes(paths.join(folder, "manifest.json")))
+    return decode_manifest(files.read_bytes(paths.join(folder, MANIFEST)))
 
 
-def _short(manifest: dict[str, Any]) -> dict[str, Any]:
+def _short(manifest: Manifest | None) -> dict[str, Any]:
     """Return the entries of a manifest that a response has, too."""
-    return {name: manifest[name] for name in ("run_id", "counts", "errors") if name in manifest}
+    import msgspec
+
+    entries = msgspec.to_builtins(manifest) if manifest is not None else {}
+    return {name: entries[name] for name in ("run_id", "counts", "errors") if name in entries}
 
 
 # --- HTTP ------------------------------------------------------------------------------------------------------------------

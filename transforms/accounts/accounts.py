@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from transforms.compare.drift import Drift
 from transforms.elements.shards import Shard
 from transforms.elements.splits import Incomplete, SplitCount
 from transforms.rows.codes import EXPLANATIONS, Code
 from transforms.rows.keys import DuplicateKey, Duplicates
+from transforms.specs.manifest import CodeCount, Counts
 from transforms.statistics.guard import Failures
 from transforms.statistics.statistics import Statistics
 
@@ -37,9 +37,9 @@ class Accounts:
         """Return the number of rows read."""
         return sum(count.rows for count in self.counts)
 
-    def counted(self) -> dict[str, int]:
+    def counted(self) -> Counts:
         """Return the numbers of rows read, predicted and failed."""
-        return {"read": self.read, "predicted": self.rows("results"), "failed": self.rows("errors")}
+        return Counts(self.read, self.rows("results"), self.rows("errors"))
 
     @property
     def duplicated(self) -> int:
@@ -51,7 +51,7 @@ class Accounts:
         return sorted({file for count in self.counts for file in count.incomplete if file.code is code})
 
 
-def count_codes(shards: Sequence[Shard]) -> list[dict[str, Any]]:
+def count_codes(shards: Sequence[Shard]) -> list[CodeCount]:
     """Return stage, code, meaning, the message of one row, and count of the failed rows of ``shards``, most frequent first."""
     counts: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], str] = {}
@@ -60,7 +60,7 @@ def count_codes(shards: Sequence[Shard]) -> list[dict[str, Any]]:
             counts[stage, code] += count
             examples.setdefault((stage, code), example)
     return [
-        {"stage": stage, "code": code, "meaning": EXPLANATIONS[Code(code)][1], "message": examples[stage, code], "count": count}
+        CodeCount(stage, code, EXPLANATIONS[Code(code)][1], examples[stage, code], count)
         for (stage, code), count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     ]
 

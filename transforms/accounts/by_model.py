@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from transforms.accounts.accounts import Accounts
 from transforms.specs.job import JobSpec
+from transforms.specs.manifest import ModelsEntry
 from transforms.specs.own_names import MODELS
 
 NAME = f"{MODELS}-00000-of-00001.jsonl"
 PUBLISHED = re.compile(rf"{MODELS}-\d+-of-\d+\.jsonl")
 
 
-def account(job: JobSpec, accounts: Accounts) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return the manifest's entry ``models`` and the file of a line a model; two empty dicts if the run has one model."""
+def account(job: JobSpec, accounts: Accounts) -> tuple[ModelsEntry | UnsetType, dict[str, bytes]]:
+    """Return the manifest's entry ``models`` and the file of a line a model; UNSET and an empty dict if the run has one model."""
     if job.route is None:
-        return {}, {}
+        return UNSET, {}
     counts: dict[tuple[str, str | None], Counter[str]] = {}
     for shard in accounts.shards:
         for location, version, rows in shard.models:
@@ -29,5 +30,4 @@ def account(job: JobSpec, accounts: Accounts) -> tuple[dict[str, Any], dict[str,
         for (location, version), rows in sorted(counts.items(), key=lambda item: (item[0][0], item[0][1] or ""))
     ]
     failed = sum(bool(line["failed"]) for line in lines)
-    entry = {"models": {"count": len(lines), "with_failed_rows": failed, "files": [NAME]}}
-    return entry, {NAME: b"".join(msgspec.json.encode(line) + b"\n" for line in lines)}
+    return ModelsEntry(len(lines), failed, [NAME]), {NAME: b"".join(msgspec.json.encode(line) + b"\n" for line in lines)}

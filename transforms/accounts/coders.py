@@ -13,6 +13,7 @@ from apache_beam.coders.typecoders import CoderRegistry
 from transforms.elements.shards import Shard
 from transforms.elements.splits import Split, SplitCount
 from transforms.rows.keys import DuplicateKey, Duplicates
+from transforms.specs.manifest import Manifest, TaskLine
 from transforms.specs.messagepack import packer
 from transforms.specs.run import Plan, Task
 from transforms.statistics import stored
@@ -21,7 +22,7 @@ from transforms.storage.files import FoundFile
 
 
 class MessageCoder(beam.coders.Coder):
-    """Coder of one dataclass, as ``transforms.specs.messagepack`` packs it."""
+    """Coder of one dataclass or struct, as ``transforms.specs.messagepack`` packs it."""
 
     def __init__(self, kind: type) -> None:
         self.kind = kind
@@ -92,7 +93,7 @@ class PieceCoder(beam.coders.Coder):
         return Piece
 
 
-for element in (Task, FoundFile, Split, Duplicates, DuplicateKey):
+for element in (Task, FoundFile, Split, Duplicates, DuplicateKey, TaskLine, Manifest):
     beam.coders.registry.register_coder(element, MessageCoder)
 beam.coders.registry.register_coder(Statistics, StatisticsCoder)
 beam.coders.registry.register_coder(Piece, PieceCoder)

@@ -6,11 +6,13 @@ import dataclasses
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from transforms.accounts.accounts import Accounts
 from transforms.compare.baseline import read_baseline
 from transforms.compare.drift import WARNED_DRIFT, Drift, compare
 from transforms.specs.job import JobSpec
+from transforms.specs.manifest import ComparisonEntry, DriftEntry, DriftLine, Manifest, SecondModelEntry
 from transforms.specs.models import ModelSpec
 from transforms.statistics.guard import COMPARISON, DRIFT, Failures, guarded
 from transforms.statistics.statistics import Statistics
@@ -28,62 +30,57 @@ def with_drift(job: JobSpec, accounts: Accounts) -> Accounts:
     return dataclasses.replace(accounts, drifts=tuple(drifts), failures=failures)
 
 
-def describe(job: JobSpec, accounts: Accounts, failures: Failures) -> dict[str, Any]:
-    """Return the manifest's entries ``drift``, ``comparison`` and ``second_model`` for a run with a baseline or a second model.
+def describe(manifest: Manifest, job: JobSpec, accounts: Accounts, failures: Failures) -> None:
+    """Add the entries ``drift``, ``comparison`` and ``second_model`` to the manifest of a run with a baseline or a second model.
 
     An entry that can't be made is left out, and ``failures`` says why.
     """
-    entries: dict[str, Any] = {}
     if job.compare.baseline is not None:
         with guarded(DRIFT, failures):
-            entries["drift"] = _drift(job, accounts)
+            manifest.drift = _drift(job, job.compare.baseline, accounts)
     if job.compare.model is not None and job.compare.share is None:
         with guarded(COMPARISON, failures):
-            entries["comparison"] = _comparison(job, job.compare.model, accounts)
+            manifest.comparison = _comparison(job, job.compare.model, accounts)
     if job.compare.share is not None and job.compare.model is not None:
-        entries["second_model"] = {
-            "model": job.compare.model.location,
-            "version": job.compare.model.version,
-            "share": job.compare.share,
-        }
-    return entries
+        manifest.second_model = SecondModelEntry(job.compare.model.location, job.compare.model.version, job.compare.share)
 
 
-def _drift(job: JobSpec, accounts: Accounts) -> dict[str, Any]:
-    return {
-        "baseline": job.compare.baseline,
-        "warned_above": WARNED_DRIFT if job.compare.max_drift is None else job.compare.max_drift,
-        "features": [_line(drift) for drift in accounts.drifts[:LISTED_DRIFTS]],
-        "count": len(accounts.drifts),
-    }
+def _drift(job: JobSpec, baseline: str, accounts: Accounts) -> DriftEntry:
+    return DriftEntry(
+        baseline=baseline,
+        warned_above=WARNED_DRIFT if job.compare.max_drift is None else job.compare.max_drift,
+        features=[_line(drift) for drift in accounts.drifts[:LISTED_DRIFTS]],
+        count=len(accounts.drifts),
+    )
 
 
-def _comparison(job: JobSpec, second: ModelSpec, accounts: Accounts) -> dict[str, Any]:
+def _comparison(job: JobSpec, second: ModelSpec, accounts: Accounts) -> ComparisonEntry:
     comparison = (accounts.statistics or Statistics()).comparison
     shards = [shard for shard in accounts.shards if shard.kind == "comparison"]
-    lines = {"lines": sum(shard.rows for shard in shards), "files": len(shards)} if shards else {}
-    return {
-        "model": second.location,
-        "version": second.version,
-        "rows": comparison.rows,
-        "only_first_predicted": comparison.first_only,
-        "agreement": round(1 - comparison.disagreement, 6),
-        "tolerance": job.compare.tolerance,
-        "outputs": {name: output.describe() for name, output in sorted(comparison.outputs.items())},
-        "changed_most": [_row(line) for _, line in comparison.changed],
-        **lines,
-    }
+    return ComparisonEntry(
+        model=second.location,
+        version=second.version,
+        rows=comparison.rows,
+        only_first_predicted=comparison.first_only,
+        agreement=round(1 - comparison.disagreement, 6),
+        tolerance=job.compare.tolerance,
+        outputs={name: output.describe() for name, output in sorted(comparison.outputs.items())},
+        changed_most=[_row(line) for _, line in comparison.changed],
+        lines=sum(shard.rows for shard in shards) if shards else UNSET,
+        files=len(shards) if shards else UNSET,
+    )
 
 
-def _line(drift: Drift) -> dict[str, Any]:
-    line: dict[str, Any] = {"data": drift.data, "feature": drift.feature, "drift": round(drift.value, 6), "measure": drift.measure}
-    if drift.missing_change:
-        line["missing_change"] = round(drift.missing_change, 6)
-    if drift.new_values:
-        line["new_values"] = list(drift.new_values)
-    if drift.note:
-        line["note"] = drift.note
-    return line
+def _line(drift: Drift) -> DriftLine:
+    return DriftLine(
+        data=drift.data,
+        feature=drift.feature,
+        drift=round(drift.value, 6),
+        measure=drift.measure,
+        missing_change=round(drift.missing_change, 6) if drift.missing_change else UNSET,
+        new_values=list(drift.new_values) or UNSET,
+        note=drift.note or UNSET,
+    )
 
 
 def _row(line: str) -> Any:

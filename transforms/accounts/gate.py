@@ -29,7 +29,7 @@ def check_gate(job: JobSpec, accounts: Accounts) -> str | None:
     ratio = failed / read if read else 0.0
     if ratio > job.max_error_ratio:
         most = count_codes([shard for shard in accounts.shards if shard.kind == "errors"])[0]
-        example = f"; most with {most['code']}, such as: {most['message']}"
+        example = f"; most with {most.code}, such as: {most.message}"
         return f"{failed} of {read} rows failed ({ratio:.2%}), more than --max_error_ratio={job.max_error_ratio} allows{example}"
     return _without_figure(job, accounts) or _too_different(job, accounts)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from google.cloud import bigquery
 
@@ -16,11 +15,12 @@ from transforms.bigquery.load import ERROR_FIELDS, RESULTS, Load, check_load, ru
 from transforms.bigquery.table_writer import TableEncoder
 from transforms.elements.shards import Shard
 from transforms.output.journal import Locks
-from transforms.output.manifest import encode_manifest, make_manifest
+from transforms.output.manifest import make_manifest
 from transforms.output.published_names import REPORT_FILES
 from transforms.output.publisher import Publisher
 from transforms.report.page import report_files
 from transforms.specs.job import JobSpec
+from transforms.specs.manifest import Manifest, encode_manifest
 from transforms.specs.output import TableOutput
 from transforms.specs.own_names import ERRORS, MANIFEST, SUCCESS
 from transforms.storage import files, paths
@@ -42,20 +42,20 @@ class TablePublisher(Publisher):
     def _make_encoder(self) -> TableEncoder:
         return TableEncoder(self.job)
 
-    def _prepare(self, locks: Locks) -> tuple[dict[str, Any], None]:
+    def _prepare(self, locks: Locks) -> tuple[Manifest, None]:
         return self._publish(), None
 
-    def _publish(self) -> dict[str, Any]:
+    def _publish(self) -> Manifest:
         self.accounts = with_drift(self.job, self.accounts)
         reason = check_gate(self.job, self.accounts)
         errors = self._shards("errors")
         results = self._results() if reason is None else {}
         named_errors = {f"{ERRORS}-{number:05d}-of-{len(errors):05d}": shard for number, shard in enumerate(errors)}
         manifest = make_manifest(self.job, self.accounts, reason, results, named_errors, None)
-        by_model, model_lines = models.account(self.job, self.accounts)
-        manifest |= {"table": str(self.output.name), "errors_table": str(self.output.errors_name)} | by_model
+        manifest.table, manifest.errors_table = str(self.output.name), str(self.output.errors_name)
+        manifest.models, model_lines = models.account(self.job, self.accounts)
         self._prepare_dataset()
-        manifest |= self._load(errors, list(results.values()) if reason is None else None)
+        self._load(manifest, errors, list(results.values()) if reason is None else None)
         pages = report_files(self.job, manifest, self.accounts, model_lines)
         files.delete([paths.join(self.folder, name) for name in {*REPORT_FILES} - {*pages}])
         for name, content in (model_lines | pages).items():
@@ -65,18 +65,16 @@ class TablePublisher(Publisher):
             files.write_bytes(paths.join(self.folder, SUCCESS), b"")
         return manifest
 
-    def _load(self, errors: Sequence[Shard], results: Sequence[Shard] | None) -> dict[str, Any]:
-        """Load failed rows and, unless they are refused (None), ``results``; return the manifest's entries of both loads."""
-        entries: dict[str, Any] = {}
+    def _load(self, manifest: Manifest, errors: Sequence[Shard], results: Sequence[Shard] | None) -> None:
+        """Load failed rows and, unless they are refused (None), ``results``; name both loads in the manifest."""
         load = Load(RESULTS, self.output, results or (), self._make_encoder().fields)
         if results is not None:
             check_load(self.job, load)
         job_id = self._load_errors(errors)
         if job_id is not None:
-            entries["errors_load_job"] = job_id
+            manifest.errors_load_job = job_id
         if results is not None:
-            entries |= {"load_job": run_load(self.job, load), "load_digest": load.digest()}
-        return entries
+            manifest.load_job, manifest.load_digest = run_load(self.job, load), load.digest()
 
     def _prepare_dataset(self) -> None:
         if self.output.create_dataset:

@@ -15,7 +15,6 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import google_crc32c
 
@@ -26,6 +25,7 @@ from transforms.output.locks import LOCK
 from transforms.output.placing import LostShardError, Part, Placed, lost
 from transforms.specs.errors import UnpublishableError
 from transforms.specs.job import STAGING
+from transforms.specs.manifest import FileEntry
 from transforms.specs.own_names import MANIFEST, STATE, SUCCESS
 from transforms.storage import files, paths
 
@@ -305,6 +305,6 @@ def _renameat2() -> ctypes._CFuncPtr | None:  # type: ignore[name-defined]
         return None
 
 
-def entries(small: Mapping[str, bytes]) -> list[dict[str, Any]]:
+def entries(small: Mapping[str, bytes]) -> list[FileEntry]:
     """Return the manifest's entries of small files, given by name."""
-    return [{"name": name, "bytes": len(content), "crc32c": crc32c(content)} for name, content in small.items()]
+    return [FileEntry(name=name, bytes=len(content), crc32c=crc32c(content)) for name, content in small.items()]

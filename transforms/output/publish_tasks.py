@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 from transforms.accounts.accounts import Accounts
 from transforms.output import journal
 from transforms.output.folder_change import Change, FolderChange, prepare, sync
-from transforms.output.manifest import encode_manifest, make_unplanned_manifest, read_manifest, task_line
+from transforms.output.manifest import make_unplanned_manifest, read_manifest, task_line
 from transforms.output.publisher import GateShutError, OccupiedError, Publication, Publisher
 from transforms.specs.errors import UnpublishableError
+from transforms.specs.manifest import Manifest, TaskLine, encode_manifest
 from transforms.specs.own_names import MANIFEST, SUCCESS
 from transforms.specs.run import Plan, TasksRun
 from transforms.staging import cancelled
@@ -40,7 +40,7 @@ class TaskGroup:
         self.run = run
         self.tasks: list[_Task] = []
 
-    def add(self, plan: Plan, accounts: Accounts) -> Iterator[dict[str, Any]]:
+    def add(self, plan: Plan, accounts: Accounts) -> Iterator[TaskLine]:
         """Add a task to the group; yield the lines of the tasks whose publication has ended."""
         if plan.published is not None:
             yield task_line(plan, plan.published, accounts)
@@ -57,14 +57,14 @@ class TaskGroup:
                 task.publication = self._begin(task, wait=True)
         except (UnpublishableError, OccupiedError) as error:
             self.tasks.remove(task)
-            yield task_line(plan, {"status": "failed", "reason": str(error)}, accounts)
+            yield task_line(plan, Manifest(status="failed", reason=str(error)), accounts)
         except BaseException:
             self._abandon()
             raise
         if len(self.tasks) >= GROUP_TASKS or (self.tasks and paths.is_remote(self.run.folder)):
             yield from self.end()
 
-    def end(self) -> Iterator[dict[str, Any]]:
+    def end(self) -> Iterator[TaskLine]:
         """Publish the tasks of the group; yield their lines."""
         try:
             sync([path for task in self.tasks if task.publication is not None for path in task.publication.unsynced()])
@@ -98,14 +98,14 @@ class TaskGroup:
             raise
         return Publication(manifest, locks, [output.folder], prepared)
 
-    def _end(self, task: _Task) -> dict[str, Any]:
+    def _end(self, task: _Task) -> TaskLine:
         assert task.publication is not None
         try:
             manifest = task.publication.end()
         except GateShutError:
             manifest = task.publication.manifest
         except (UnpublishableError, OccupiedError) as error:
-            manifest = {"status": "failed", "reason": str(error)}
+            manifest = Manifest(status="failed", reason=str(error))
         finally:
             task.publication.close()
         return task_line(task.plan, manifest, task.accounts)

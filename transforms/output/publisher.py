@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from transforms.accounts import by_model as models
 from transforms.accounts.accounts import Accounts, count_codes, shard_order
@@ -20,11 +20,12 @@ from transforms.output import journal
 from transforms.output.folder_change import Change, FolderChange, Prepared, entries, prepare, sync
 from transforms.output.journal import Locks
 from transforms.output.locks import LostLockError
-from transforms.output.manifest import encode_manifest, list_shards, make_manifest, read_manifest, result_names
+from transforms.output.manifest import list_shards, make_manifest, read_manifest, result_names
 from transforms.output.published_names import PUBLISHED, is_published, of_kind
 from transforms.report.page import report_files
 from transforms.specs.errors import RefusedError, UnpublishableError
 from transforms.specs.job import STAGING, JobSpec
+from transforms.specs.manifest import Manifest, encode_manifest
 from transforms.specs.own_names import COMPARISON, ERRORS, MANIFEST, RESULTS, STATE, STATS, SUCCESS
 from transforms.specs.run import RunSpec
 from transforms.staging import removal
@@ -45,7 +46,7 @@ class OccupiedError(RefusedError):
 class Publication:
     """A prepared publication, whose locks are held: ``end`` publishes it, ``close`` has to be called in any case."""
 
-    def __init__(self, manifest: dict[str, Any], locks: Locks, folders: Sequence[str], prepared: Prepared | None) -> None:
+    def __init__(self, manifest: Manifest, locks: Locks, folders: Sequence[str], prepared: Prepared | None) -> None:
         self.manifest, self.locks, self.folders, self.prepared = manifest, locks, folders, prepared
 
     def unsynced(self) -> list[str]:
@@ -56,7 +57,7 @@ class Publication:
         """List the folders that have to be synchronized to the disk after ``end``."""
         return self.prepared.parents if self.prepared is not None else []
 
-    def end(self) -> dict[str, Any]:
+    def end(self) -> Manifest:
         """Make the change visible and delete staging; return the manifest.
 
         Raises:
@@ -68,8 +69,8 @@ class Publication:
             for folder in self.folders:
                 self.locks.check()
                 removal.remove(paths.join(folder, STAGING))
-        if self.manifest["status"] != "done":
-            raise GateShutError(self.manifest["reason"])
+        if not self.manifest.is_done:
+            raise GateShutError(self.manifest.reason)
         return self.manifest
 
     def close(self) -> None:
@@ -87,7 +88,7 @@ class Publisher:
         if files.place(self.errors_folder) == files.place(self.folder):  # one folder, in two spellings
             self.errors_folder = self.folder
 
-    def publish(self) -> dict[str, Any]:
+    def publish(self) -> Manifest:
         """Publish the job; return its manifest.
 
         Raises:
@@ -112,7 +113,7 @@ class Publisher:
             manifest, prepared = published_by(self.job), None
             if manifest is None:
                 manifest, prepared = self._prepare(locks)
-            elif manifest["status"] == "done":
+            elif manifest.is_done:
                 self._mark_done()
         except BaseException:
             locks.release()
@@ -122,7 +123,7 @@ class Publisher:
     def _mark_done(self) -> None:
         """Complete a publication whose manifest says that it is done: nothing to do where marker and manifest change together."""
 
-    def _prepare(self, locks: Locks) -> tuple[dict[str, Any], Prepared | None]:
+    def _prepare(self, locks: Locks) -> tuple[Manifest, Prepared | None]:
         """Check the gate and prepare the change of the folders; return the manifest and the change."""
         if self.job.output.write_disposition == "empty":
             for folder in {self.folder, self.errors_folder}:
@@ -133,12 +134,12 @@ class Publisher:
         errors = {f"{ERRORS}-{number:05d}-of-{count:05d}": shard for number, count, shard in self._numbered("errors")}
         compared = {f"{COMPARISON}-{number:05d}-of-{count:05d}": shard for number, count, shard in self._numbered("comparison")}
         results = self._results() if reason is None else {}
-        by_model, model_lines = models.account(self.job, self.accounts)
-        manifest = make_manifest(self.job, self.accounts, reason, results, errors, before) | by_model
+        manifest = make_manifest(self.job, self.accounts, reason, results, errors, before)
+        manifest.models, model_lines = models.account(self.job, self.accounts)
         descriptions = model_lines | report_files(self.job, manifest, self.accounts, model_lines)
         stats = {f"{STATS}-00000-of-00001": _stats([*errors.values()])} if errors else {}
-        manifest["failed_rows_stats"] = entries(stats)
-        manifest["files"] = [*list_shards(compared), *entries(descriptions)]
+        manifest.failed_rows_stats = entries(stats)
+        manifest.files = [*list_shards(compared), *entries(descriptions)]
         failed = FolderChange(self.errors_folder, self.job.staging_in(self.errors_folder), placed=dict(errors), written=stats)
         names = files.list_children(self.errors_folder)
         failed.removed = of_kind(names, ERRORS) | of_kind(names, STATS)
@@ -149,12 +150,12 @@ class Publisher:
             change.add(failed.placed, failed.written)
             change.removed |= failed.removed
         else:
-            manifest["failed_rows_folder"] = files.place(self.errors_folder)
+            manifest.failed_rows_folder = files.place(self.errors_folder)
         change.add({}, {MANIFEST: encode_manifest(manifest)} | ({SUCCESS: b""} if reason is None else {}))
         changes = [change] if self.errors_folder == self.folder else [change, failed]
         return manifest, prepare(Change(self.job.run_id, self.job.launch, self.job.task, changes, aside(self.job)), locks)
 
-    def _stale(self, reason: str | None, before: dict[str, Any] | None) -> set[str]:
+    def _stale(self, reason: str | None, before: Manifest | None) -> set[str]:
         """Return the names of an earlier run's files in the output folder that this run replaces or removes."""
         names = files.list_children(self.folder)
         stale = {name for name in names if is_published(name)}
@@ -210,19 +211,20 @@ class Publisher:
 
 def _stats(errors: Sequence[Shard]) -> bytes:
     """Return a JSON line with code, an example's message and count for each kind of failed row."""
-    rows = ({name: row[name] for name in ("code", "message", "count")} for row in count_codes(errors))
+    rows = ({"code": row.code, "message": row.message, "count": row.count} for row in count_codes(errors))
     return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
 
 
-def published_by(spec: JobSpec | RunSpec) -> dict[str, Any] | None:
+def published_by(spec: JobSpec | RunSpec) -> Manifest | None:
     """Return the manifest that this launch of ``spec`` has published in its folder, or None.
 
     All tasks of a run share its launch, so that the manifest of another task, or of the run, does not count as a task's. The one of a
     run of many names no task.
     """
     manifest = read_manifest(paths.join(spec.folder, MANIFEST))
-    is_its_own = manifest is not None and (manifest.get("launch"), manifest.get("task")) == (spec.launch, spec.task)
-    return manifest if is_its_own else None
+    if manifest is None or manifest.launch != spec.launch or manifest.task != (UNSET if spec.task is None else spec.task):
+        return None
+    return manifest
 
 
 def aside(job: JobSpec) -> str | None:
@@ -254,7 +256,7 @@ def refuse_occupied(folder: str) -> None:
         raise OccupiedError(f"{folder} holds the results of a run already ({names[0]}), and --write_disposition=empty was given")
 
 
-def ended(run: RunSpec) -> dict[str, Any] | None:
+def ended(run: RunSpec) -> Manifest | None:
     """Return the manifest of this launch of ``run`` if its publication is complete, else None."""
     manifest = published_by(run)
     return manifest if manifest is not None and journal.read(run.folder) is None else None

@@ -16,12 +16,14 @@ from typing import Any
 import jinja2
 import msgspec
 from markupsafe import Markup
+from msgspec import UNSET
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from transforms.accounts.accounts import Accounts
 from transforms.report import charts
 from transforms.runtime import temporary_folders
 from transforms.specs.job import JobSpec
+from transforms.specs.manifest import Manifest, TaskLine, listed
 from transforms.specs.messages import cut
 from transforms.specs.own_names import REPORT, STATISTICS
 from transforms.specs.run import TasksRun
@@ -52,7 +54,7 @@ class Feature:
     top: list[tuple[str, int, float]]
 
 
-def report_files(job: JobSpec, manifest: dict[str, Any], accounts: Accounts, model_lines: dict[str, bytes]) -> dict[str, bytes]:
+def report_files(job: JobSpec, manifest: Manifest, accounts: Accounts, model_lines: dict[str, bytes]) -> dict[str, bytes]:
     """Return report.html and statistics.json of a job, by name; an empty dict with ``--report=false``.
 
     A part that can't be made is left out and named in the manifest's ``warnings``. ``model_lines`` are files of a line a model.
@@ -76,7 +78,7 @@ def report_files(job: JobSpec, manifest: dict[str, Any], accounts: Accounts, mod
 
 
 def _parts(
-    manifest: dict[str, Any], statistics: Statistics, described: statistics_pb2.DatasetFeatureStatisticsList, failures: Failures
+    manifest: Manifest, statistics: Statistics, described: statistics_pb2.DatasetFeatureStatisticsList, failures: Failures
 ) -> dict[str, Any]:
     """Return the parts of a job's page that can be made, as values for the template."""
     parts: dict[str, Any] = {"sections": [], "left_out": sorted(statistics.left_out)}
@@ -90,30 +92,27 @@ def _parts(
     return parts
 
 
-def run_report(run: TasksRun, manifest: dict[str, Any], tasks: Sequence[dict[str, Any]]) -> dict[str, bytes]:
+def run_report(run: TasksRun, manifest: Manifest, tasks: Sequence[TaskLine]) -> dict[str, bytes]:
     """Return report.html of a run of many tasks, by name; an empty dict with ``--report=false``. ``tasks`` has a line a task."""
     if not run.has_report:
         return {}
     files: dict[str, bytes] = {}
     failures: Failures = {}
     with guarded(REPORTING, failures):
-        shown = sorted(tasks, key=lambda line: (line["status"] == "done", -line["seconds"]))[:MOST_MODELS]
+        shown = sorted(tasks, key=lambda line: (line.is_done, -line.seconds))[:MOST_MODELS]
         files[REPORT] = _page(
             manifest=manifest,
-            models=[_task_row(line) for line in sorted(shown, key=lambda line: line["number"])],
+            models=[_task_row(line) for line in sorted(shown, key=lambda line: line.number)],
             columns=("model", "version", "status", "read", "predicted", "failed", "seconds", "reason"),
         )
     warn(manifest, failures)
     return files
 
 
-def _task_row(line: dict[str, Any]) -> list[Any]:
-    counts = line["counts"]
-    name = _cut(line["model"])
-    return [
-        name, line["version"] or "", line["status"], counts["read"], counts["predicted"], counts["failed"], round(line["seconds"], 3),
-        _cut(line["reason"] or ""),
-    ]  # fmt: skip
+def _task_row(line: TaskLine) -> list[str | int | float]:
+    counts = line.counts
+    figures = [counts.read, counts.predicted, counts.failed, round(line.seconds, 3)]
+    return [_cut(line.model), line.version or "", line.status, *figures, _cut(line.reason or "")]
 
 
 def _model_row(line: dict[str, Any]) -> list[Any]:
@@ -127,17 +126,20 @@ def _cut(text: str) -> str:
 # --- parts of the page -----------------------------------------------------------------------------------------------------
 
 
-def _errors(manifest: dict[str, Any], statistics: Statistics) -> list[dict[str, Any]]:
-    failed = manifest["counts"]["failed"] or 1
+def _errors(manifest: Manifest, statistics: Statistics) -> list[dict[str, Any]]:
+    rows = listed(manifest.errors)
+    failed = sum(row.count for row in rows)
     return [
-        row | {"share": row["count"] / failed, "examples": statistics.examples.get((row["stage"], row["code"]), [])}
-        for row in manifest["errors"]
+        msgspec.to_builtins(row) | {"share": row.count / failed, "examples": statistics.examples.get((row.stage, row.code), [])}
+        for row in rows
     ]
 
 
-def _drifts(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    limit = manifest.get("drift", {}).get("warned_above", 0.0)
-    return [one | {"is_high": one["drift"] > limit} for one in manifest.get("drift", {}).get("features", [])]
+def _drifts(manifest: Manifest) -> list[dict[str, Any]]:
+    if manifest.drift is UNSET:
+        return []
+    limit = manifest.drift.warned_above
+    return [msgspec.to_builtins(line) | {"is_high": line.drift > limit} for line in manifest.drift.features]
 
 
 def _effort(effort: Effort) -> dict[str, Any]:
@@ -275,19 +277,21 @@ def _size(count: float) -> str:
     raise AssertionError
 
 
-def _page(manifest: dict[str, Any], columns: Sequence[str], models: Sequence[Sequence[Any]], **parts: Any) -> bytes:
+def _page(manifest: Manifest, columns: Sequence[str], models: Sequence[Sequence[Any]], **parts: Any) -> bytes:
     defaults: dict[str, Any] = {"errors": [], "effort": None, "sections": [], "left_out": []}
+    files = [*listed(manifest.results), *listed(manifest.failed_rows)]
+    seconds, counts, tasks = manifest.seconds, manifest.counts, manifest.tasks
     page = _template().render(
         **(defaults | parts),
-        manifest=manifest,
+        manifest=msgspec.to_builtins(manifest),  # without the fields that it lacks
         drifts=_drifts(manifest),
         columns=columns,
         models=models[:MOST_MODELS],
-        model_count=manifest.get("tasks", {}).get("count", len(models)),
-        files=[*manifest.get("results", ()), *manifest.get("failed_rows", ())][:MOST_FILES],
-        file_count=len(manifest.get("results", ())) + len(manifest.get("failed_rows", ())),
+        model_count=len(models) if tasks is UNSET else tasks.count,
+        files=files[:MOST_FILES],
+        file_count=len(files),
         versions=versions(),
-        rate=manifest["counts"]["read"] / manifest["seconds"] if manifest.get("seconds") else math.nan,
+        rate=counts.read / seconds if counts is not UNSET and seconds is not UNSET and seconds else math.nan,
     )
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     sources = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts)

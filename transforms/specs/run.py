@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from transforms.specs.job import InputSpec, JobSpec, KeySpec, staging_in
+from transforms.specs.manifest import Manifest
 from transforms.specs.models import EACH_TASKS_MODEL, NO_COMPARISON, CompareSpec, ModelRequest, ModelSpec
 from transforms.specs.output import FolderOutput, OutputSpec
 from transforms.storage import paths
@@ -23,7 +24,7 @@ class Task:
     model_version: str | None = None
     key_field: str | None = None
 
-    def as_line(self) -> dict[str, Any]:
+    def as_line(self) -> dict[str, str]:
         """Return the fields that have a value, as a line of a model map."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name != "number" and value is not None}
 
@@ -40,7 +41,7 @@ class Plan:
     model: ModelSpec | None = None
     key_buckets: int = 1
     reason: str | None = None
-    published: dict[str, Any] | None = None
+    published: Manifest | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

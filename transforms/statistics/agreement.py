@@ -12,6 +12,7 @@ import numpy as np
 
 from transforms.elements.batches import PredictionBatch
 from transforms.elements.columns import Column, Ragged, take
+from transforms.specs.manifest import OutputAgreement
 from transforms.statistics.sketches import QUANTILE_K
 
 MOST_CHANGED = 20
@@ -132,14 +133,14 @@ class OutputComparison:
         if other.apart is not None:
             self._sketch().merge(other.apart)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> OutputAgreement:
         """Return the output's entry of the manifest: shares of rows, and quantiles of the difference."""
-        entry: dict[str, Any] = {"agreement": self.agreed / self.rows if self.rows else 1.0}
+        entry = OutputAgreement(self.agreed / self.rows if self.rows else 1.0)
         if self.classed:
-            entry["same_class"] = self.same_class / self.classed
+            entry.same_class = self.same_class / self.classed
         if self.apart is not None and self.apart.n:
-            entry["difference"] = {f"p{100 * share:g}": float(self.apart.get_quantile(share, True)) for share in QUANTILES}
-            entry["difference"]["largest"] = self.largest if math.isfinite(self.largest) else None
+            quantiles: dict[str, float | None] = {f"p{100 * share:g}": float(self.apart.get_quantile(share, True)) for share in QUANTILES}
+            entry.difference = quantiles | {"largest": self.largest if math.isfinite(self.largest) else None}
         return entry
 
     def __getstate__(self) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from typing import Any
 
+from transforms.specs.manifest import Manifest, listed
 from transforms.specs.messages import cut
 
 LOG = logging.getLogger("nightshift")
@@ -34,8 +34,9 @@ def warnings(failures: Failures) -> list[str]:
     return [f"{what}: {text}" for what, text in sorted(failures.items())]
 
 
-def warn(manifest: dict[str, Any], failures: Failures) -> None:
+def warn(manifest: Manifest, failures: Failures) -> None:
     """Add to the manifest's ``warnings`` a line for each of ``failures`` that it does not have yet."""
-    lines = [line for line in warnings(failures) if line not in manifest.get("warnings", ())]
+    before = listed(manifest.warnings)
+    lines = [line for line in warnings(failures) if line not in before]
     if lines:
-        manifest["warnings"] = [*manifest.get("warnings", ()), *lines]
+        manifest.warnings = [*before, *lines]
