@@ -11,6 +11,7 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from jobs import run_of_tasks
 from output_folders import (
@@ -35,13 +36,14 @@ from transforms.accounts.accounts import Accounts
 from transforms.output import folder_change as module
 from transforms.output import manifest, publisher
 from transforms.output.folder_change import Change, FolderChange, NameTwiceError, commit
-from transforms.output.journal import alone
+from transforms.output.journal import Journal, alone
 from transforms.output.placing import LostShardError
 from transforms.output.verify import MismatchError
 from transforms.specs.job import InputSpec, JobSpec, KeySpec
 from transforms.specs.manifest import encode_manifest
 from transforms.specs.models import ModelSpec
 from transforms.specs.output import FolderOutput
+from transforms.specs.run import JobRun
 from transforms.specs.signature import Signature
 
 SYSTEM_CALLS = ("link", "mkdir", "makedirs", "rename", "replace", "remove", "unlink", "rmdir", "fsync")
@@ -310,6 +312,10 @@ def test_published_before_is_of_the_same_launch_and_the_same_task(tmp_path: Path
     assert publisher.published_by(job) == report
     assert publisher.published_by(dataclasses.replace(job, task=4)) is None
     assert publisher.published_by(dataclasses.replace(job, launch="other")) is None
+    assert publisher.ended(JobRun(job=job)) == report
+    left = Journal("run", "launch", 3, [])
+    write(tmp_path, {"_nightshift/journal": msgspec.json.encode(left)})
+    assert publisher.ended(JobRun(job=job)) is None, "files are still to be moved"
     run = run_of_tasks(tmp_path, 1)
     assert publisher.published_by(run) is None
 

@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from jobs import write_lines
 
+from transforms.bigquery import publisher
 from transforms.bigquery.table_writer import UNFIT, output_type, schema_field, table_type, typed
 from transforms.formats import splitting
+from transforms.output.publisher import GateShutError
 from transforms.specs.errors import SpecError
 from transforms.specs.output import FolderOutput, TableOutput
 
@@ -233,8 +235,6 @@ def test_a_run_appends_once(bigquery, run, tmp_path, monkeypatch):
 
 def test_a_table_that_is_not_empty_any_more(bigquery, run, tmp_path, monkeypatch):
     """Another run filled it meanwhile: BigQuery would refuse the load, and the failed rows are not loaded before that."""
-    from transforms.bigquery import publisher
-
     output = f"{bigquery.make_dataset()}.t"
     checked = publisher.check_gate
 
@@ -268,7 +268,6 @@ def test_failed_rows_of_the_same_run(bigquery, run, tmp_path):
 @pytest.mark.parametrize("moment", ["before the load", "after the load", "after the manifest"])
 def test_killed_while_publishing_nothing_is_half_loaded(bigquery, run, tmp_path, monkeypatch, moment):
     """The publish step is broken off; its next attempt, or the same run started again, ends as if it had not been."""
-    from transforms.bigquery import publisher
     from transforms.storage import files
 
     output = f"{bigquery.make_dataset()}.t"
@@ -303,7 +302,16 @@ def test_killed_while_publishing_nothing_is_half_loaded(bigquery, run, tmp_path,
     assert {row["key"]: row["y"] for row in bigquery.rows(output)} == {f"k{n}": 0.5 * n + 2 for n in range(30)}
 
 
-def test_gate_shut_leaves_the_table_and_loads_the_failed_rows(bigquery, run, tmp_path):
+def test_gate_shut_leaves_the_table_and_loads_the_failed_rows(bigquery, run, tmp_path, gcs, monkeypatch):
+    """Also where the step is done twice, as an engine does that has lost the answer."""
+    publish = publisher.TablePublisher.publish
+
+    def twice(self):
+        with pytest.raises(GateShutError):
+            publish(self)
+        return publish(self)
+
+    monkeypatch.setattr(publisher.TablePublisher, "publish", twice)
     output = f"{bigquery.make_dataset()}.t"
     bigquery.load(output, [{"key": "old", "y": 1.0}])
     source = write_lines(tmp_path / "in.jsonl", [{"id": "a", "x": 1}, {"id": "b", "x": None}])
@@ -311,6 +319,9 @@ def test_gate_shut_leaves_the_table_and_loads_the_failed_rows(bigquery, run, tmp
     assert status == 3, said
     assert bigquery.rows(output) == [{"key": "old", "y": 1.0}]
     assert [row["key"] for row in bigquery.rows(f"{output}_errors")] == ["b"]
+    left = gcs.list(run.folder)
+    assert any(name.endswith("manifest.json") for name in left)
+    assert not any(name.endswith("_SUCCESS") for name in left)
 
 
 # --- dispositions, datasets, refusals ----------------------------------------------------------------------------------------
