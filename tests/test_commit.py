@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import errno
 import fcntl
 import json
 import os
 import re
+import shutil
 import threading
 import time
+import types
 from pathlib import Path
 
 import msgspec
@@ -212,15 +216,41 @@ def test_a_lost_shard_is_named_and_the_previous_output_stays(tmp_path: Path) -> 
             make(change)
         assert read(folder) == OLD, number
         assert not (folder / "_nightshift").exists()
+        assert not Path(change.aside or "").exists()
+
+
+def test_where_no_folder_can_be_built_beside_files_move_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "out"
+    write(folder, OLD)
+    inode = folder.stat().st_ino
+    monkeypatch.setattr(shutil, "copymode", raise_full)
+    change = a_change(folder)
+    make(change)
+    assert (folder.stat().st_ino, read(folder)) == (inode, NEW)
+    assert not Path(change.aside or "").exists()
+
+
+def raise_full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_many_files_that_the_disk_does_not_take_are_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SYNCED_ONE_BY_ONE", 0)
+    module.sync([str(tmp_path)])
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: types.SimpleNamespace(syncfs=lambda handle: -1))
+    with pytest.raises(OSError, match=re.escape(str(tmp_path))):
+        module.sync([str(tmp_path)])
 
 
 def test_a_folder_with_a_link_in_it_is_changed_in_place(tmp_path: Path) -> None:
     folder = in_place(tmp_path / "out")
     write(folder, OLD)
     inode = folder.stat().st_ino
-    make(a_change(folder))
+    change = a_change(folder)
+    make(change)
     assert folder.stat().st_ino == inode
     assert (folder / "link").is_symlink()
+    assert not Path(change.aside or "").exists()
     assert read(folder) == NEW
 
 
