@@ -174,10 +174,11 @@ def test_what_flows_from_read_to_write_has_the_coder_that_knows_sizes(kind: str,
 
 def test_the_size_of_an_element_between_read_and_write_is_that_of_its_input(models: Models, tmp_path: Path) -> None:
     coder, job = SplitElementCoder(), one(models, tmp_path).job
+    model = job.model
     rows = instances(["1", "2"])
     predictions = PredictionBatch(rows, np.array([1]), {}, [])
-    assert coder.estimate_size(JobInstances(job, ("a", 0), rows)) == 2 * 3 + 2 * 64
-    assert coder.estimate_size(JobPredictions(job, ("a", 0), predictions)) == 2 * 3 + 64
+    assert coder.estimate_size(JobInstances(job, model, ("a", 0), rows)) == 2 * 3 + 2 * 64
+    assert coder.estimate_size(JobPredictions(job, model, ("a", 0), predictions)) == 2 * 3 + 64
     end = SplitEnd(job, "name", SplitCount(("a", 0), 2, 6, 1), bytes(16))
     assert coder.estimate_size(end) == 16
     assert coder.decode(coder.encode(end)) == end

@@ -199,7 +199,7 @@ def _predict_and_abort(folder: str, said: Path) -> None:
     instances = InstanceBatch("rows.jsonl", "", {}, np.array([10, 20, 30]), None, None, {}, [], 0)  # type: ignore[arg-type]
     model: Any = SimpleNamespace(location="models/m")
     try:
-        with crashes.Notes().predicting(model, JobInstances(job, ("", 0), instances)):
+        with crashes.Notes().predicting(model, JobInstances(job, model, ("", 0), instances)):
             os.abort()
     except ModelError as error:
         said.write_text(str(error))

@@ -134,10 +134,10 @@ class _ReadInstances(beam.DoFn):
             for batch, seconds in ahead:
                 account.add(file_range, batch)
                 if len(batch) or batch.failed:
-                    yield JobInstances(job, split.key, batch, seconds)
+                    yield JobInstances(job, job.model, split.key, batch, seconds)
             account.end_range(file_range)
             if job.output.layout == "mirror":  # a file without rows has an output without rows
-                yield JobInstances(job, split.key, empty_batch(reader.spec, file_range))
+                yield JobInstances(job, job.model, split.key, empty_batch(reader.spec, file_range))
         count = account.finish()
         if self.run.identity and not any(file.code is Code.FILE_CHANGED for file in count.incomplete):
             yield SplitEnd(job, split_records.name_of(split), count, b"".join(hashes.tobytes() for hashes in account.hashes))

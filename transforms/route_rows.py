@@ -22,7 +22,7 @@ from transforms.elements.failed_rows import FailedRow
 from transforms.elements.splits import FileRange, Split
 from transforms.formats.empty_batch import empty_batch
 from transforms.formats.splitting import Group, groups
-from transforms.many.row_models import folder_of, request_of, stand_in
+from transforms.many.row_models import folder_of, request_of
 from transforms.many.waiting_rows import InstanceMaker, RowBlock, keep, keep_failed
 from transforms.model.locate import locate_model
 from transforms.read_instances import ACCOUNT_TYPES, RangeReader, RowsRead, SplitAccount, timed
@@ -31,14 +31,14 @@ from transforms.rows.row_spec import RowSpec, row_spec
 from transforms.runtime import metrics
 from transforms.specs.errors import RefusedError, SpecError
 from transforms.specs.job import JobSpec
-from transforms.specs.models import RouteSpec
+from transforms.specs.models import AnyModel
 
 LOG = logging.getLogger("nightshift")
 # Rows of one model that one worker gets together.
 GROUP_BYTES = 64 << 20
 # Rows that are parsed together.
 CHUNK_BYTES = 4 << 20
-KEPT_JOBS = 1000
+KEPT_MODELS = 1000
 KEPT_MAKERS = 64
 # The key of rows that failed before their model was known.
 NO_MODEL = ""
@@ -117,66 +117,63 @@ class _ReadModel(beam.DoFn):
         self.job = job
 
     def setup(self) -> None:
-        self.jobs: OrderedDict[str, tuple[JobSpec, RowError | None]] = OrderedDict()
+        self.models: OrderedDict[str, tuple[AnyModel, RowError | None]] = OrderedDict()
 
-    def process(self, model: tuple[str, list[RowBlock]]) -> Iterator[JobInstances]:
-        name, blocks = model
-        job, error = self._job_of(name)
-        spec = row_spec(job)
+    def process(self, rows: tuple[str, list[RowBlock]]) -> Iterator[JobInstances]:
+        name, blocks = rows
+        model, error = self._model_of(name)
+        spec = row_spec(self.job, model)
         maker = _maker(spec, threading.get_ident())
         for chunk in _chunks(blocks):
             for batch, seconds in timed(maker.make(chunk)):
                 if error is not None:
                     batch = batch.fail(dict.fromkeys(range(len(batch)), error))
-                yield JobInstances(job, NO_SPLIT, _with_version(batch, job), seconds)
+                yield self._with_model(batch, model, seconds)
         failed = [row for block in blocks for row in block.failed]
         if failed:
-            yield JobInstances(job, NO_SPLIT, _with_version(empty_batch(spec, FileRange("", 0, None, 0, ""), failed), job))
+            yield self._with_model(empty_batch(spec, FileRange("", 0, None, 0, ""), failed), model)
 
-    def _job_of(self, name: str) -> tuple[JobSpec, RowError | None]:
-        if name not in self.jobs:
-            self.jobs[name] = self._find(name)
-            if len(self.jobs) > KEPT_JOBS:
-                self.jobs.popitem(last=False)
-        self.jobs.move_to_end(name)
-        return self.jobs[name]
+    def _with_model(self, batch: InstanceBatch, model: AnyModel, seconds: float = 0.0) -> JobInstances:
+        """Return the batch with its model and, if ``--model_column`` names one, the column of the model's version."""
+        assert self.job.route is not None
+        column = self.job.route.column
+        if column is not None:
+            version = msgspec.json.encode(model.version or model.location).decode()
+            versions = pa.array([version] * len(batch), pa.string())
+            batch = dataclasses.replace(batch, passthrough=batch.passthrough | {column: versions})
+        return JobInstances(self.job, model, NO_SPLIT, batch, seconds)
 
-    def _find(self, name: str) -> tuple[JobSpec, RowError | None]:
-        """Return the job of the rows that name this model, and the error that fails them all, or None."""
-        route = self.job.route
+    def _model_of(self, name: str) -> tuple[AnyModel, RowError | None]:
+        if name not in self.models:
+            self.models[name] = self._find(name)
+            if len(self.models) > KEPT_MODELS:
+                self.models.popitem(last=False)
+        self.models.move_to_end(name)
+        return self.models[name]
+
+    def _find(self, name: str) -> tuple[AnyModel, RowError | None]:
+        """Return the model of the rows that name it, and the error that fails them all, or None."""
+        job, route = self.job, self.job.route
         assert route is not None
         if name == NO_MODEL:
-            return self.job, None
+            return job.model, None
         folder = ""
         try:
             folder = folder_of(route, name)
             model = locate_model(request_of(route, folder), shares=True)
         except RefusedError as error:
             LOG.warning("%s", error)
-            return self._without_model(route, folder), RowError(Code.MODEL_NOT_FOUND, str(error))
-        job = dataclasses.replace(self.job, model=model)
+            return route.unknown_model(folder or route.template), RowError(Code.MODEL_NOT_FOUND, str(error))
         reason = difference(model.signature, job.example) if job.example is not None else None
         try:
             check_members(model.signature, job.output, job.key.fields, route.column)
         except SpecError as error:
-            reason, job = str(error), self._without_model(route, folder)
-        if reason is None:
-            return job, None
+            return self._unfit(route.unknown_model(folder), folder, str(error))
+        return (model, None) if reason is None else self._unfit(model, folder, reason)
+
+    def _unfit(self, model: AnyModel, folder: str, reason: str) -> tuple[AnyModel, RowError]:
         LOG.warning("%s: %s", folder, reason)
-        return job, RowError(Code.OUTPUT_DOES_NOT_FIT, f"{folder}: {reason}")
-
-    def _without_model(self, route: RouteSpec, folder: str) -> JobSpec:
-        return dataclasses.replace(self.job, model=stand_in(route, folder or route.template))
-
-
-def _with_version(batch: InstanceBatch, job: JobSpec) -> InstanceBatch:
-    """Return the batch with the column of its model's version, if ``--model_column`` names one."""
-    assert job.route is not None
-    if job.route.column is None:
-        return batch
-    version = msgspec.json.encode(job.model.version or job.model.location).decode()
-    column = pa.array([version] * len(batch), pa.string())
-    return dataclasses.replace(batch, passthrough=batch.passthrough | {job.route.column: column})
+        return model, RowError(Code.OUTPUT_DOES_NOT_FIT, f"{folder}: {reason}")
 
 
 @functools.lru_cache(KEPT_MAKERS)

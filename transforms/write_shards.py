@@ -23,6 +23,7 @@ from transforms.formats import catalog
 from transforms.formats.protocols import Encoder
 from transforms.runtime import metrics
 from transforms.specs.job import JobSpec
+from transforms.specs.models import AnyModel
 from transforms.specs.output import FolderOutput
 from transforms.staging import split_records
 from transforms.staging.failed_row_files import failed_row_writer
@@ -36,14 +37,16 @@ from transforms.statistics.statistics import Statistics
 EXAMPLE_CHARACTERS = 300
 
 
-def make_encoder(job: JobSpec) -> Encoder:
+def make_encoder(job: JobSpec, model: AnyModel | None = None) -> Encoder:
     """Make the encoder of a job's results: of files of the output's format, or of Parquet for a load into a table.
+
+    ``model`` is the one that the rows name; None: the job's own.
 
     Raises:
       SpecError: the format or table can't hold the signature's outputs or the fields that the flags name.
     """
     if isinstance(job.output, FolderOutput):
-        return catalog.make_encoder(job)
+        return catalog.make_encoder(job, model)
     from transforms.bigquery.table_writer import TableEncoder
 
     return TableEncoder(job)
@@ -88,9 +91,10 @@ class _WriteShards(beam.DoFn):
             yield from self._finish()
             self.current = job.task, place
         if self.job is None or self.job.task != job.task:
-            self.job, self.encoder, self.failed_rows = job, make_encoder(job), failed_row_writer(job.output)
-        elif job.route is not None and self.job.model is not job.model:
-            self._take_model(job)
+            self.job, self.model = job, batch.model
+            self.encoder, self.failed_rows = make_encoder(job, batch.model), failed_row_writer(job.output)
+        elif job.route is not None and self.model is not batch.model:
+            self._take_model(job, batch.model)
         if job.output.nan == "error":
             predictions = refuse_non_finite(predictions)
         predictions = self.encoder.refuse(predictions)
@@ -139,16 +143,16 @@ class _WriteShards(beam.DoFn):
         """Add a batch to the statistics of its job; ``predictions`` are those of its predictions that were written."""
         statistics = self.statistics.setdefault(batch.job.task, Statistics())
         with guarded(STATISTICS, statistics.failures):
-            statistics.add(predictions, batch.job.model.signature)
+            statistics.add(predictions, batch.model.signature)
         with guarded(EFFORT, statistics.failures):
             statistics.effort.add(batch, write_seconds)
 
-    def _take_model(self, job: JobSpec) -> None:
+    def _take_model(self, job: JobSpec, model: AnyModel) -> None:
         """Continue the same files with rows of another model; in formats with columns all models have the same outputs."""
-        self.job = job
+        self.model = model
         if job.example is not None:
             return
-        self.encoder = make_encoder(job)
+        self.encoder = make_encoder(job, model)
         if self.results is not None:
             self.encoder.open(self.results)
 
@@ -181,7 +185,7 @@ class _WriteShards(beam.DoFn):
     def _count(self, kind: str, job: JobSpec, rows: int) -> None:
         self.rows[kind] += rows
         if job.route is not None:
-            self.models[kind][job.model.location, job.model.version] += rows
+            self.models[kind][self.model.location, self.model.version] += rows
 
     def _finish(self) -> Iterator[tuple[int, Shard]]:
         """Finish the open files; yield their shards."""

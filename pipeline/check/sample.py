@@ -27,6 +27,7 @@ from transforms.model.calls import BatchRunner
 from transforms.model.session import LoadedModel
 from transforms.read_instances import range_reader
 from transforms.specs.job import JobSpec
+from transforms.specs.models import ModelSpec
 from transforms.storage import files
 from transforms.storage.files import FoundFile
 from transforms.write_shards import make_encoder
@@ -169,6 +170,7 @@ def predict_sample(job: JobSpec, sample: Sample, timed: bool = True) -> None:
       ModelError: the model can't be loaded or run.
     """
     before, started = _resident_mb(), time.perf_counter()
+    assert isinstance(job.model, ModelSpec), "a check takes no --model_field"
     model = LoadedModel(job.model)
     sample.load_seconds = time.perf_counter() - started
     sample.model_mb = max(0.0, _resident_mb() - before)

@@ -9,12 +9,12 @@ from pipeline.flags.options import RunOptions
 from transforms.compare.baseline import read_baseline
 from transforms.model.locate import locate_model
 from transforms.specs.errors import SpecError
-from transforms.specs.models import CompareSpec, ModelSpec
+from transforms.specs.models import CompareSpec
 from transforms.specs.signature import Signature
 
 
-def compare_spec(options: RunOptions, model: ModelSpec, threads: int) -> CompareSpec:
-    """Make the spec of what the run is compared with: read the baseline and locate the second model.
+def compare_spec(options: RunOptions, signature: Signature, threads: int) -> CompareSpec:
+    """Make the spec of what the run is compared with: read the baseline and locate the second model; the first has ``signature``.
 
     Raises:
       BaselineError: the earlier run has no statistics.
@@ -28,7 +28,7 @@ def compare_spec(options: RunOptions, model: ModelSpec, threads: int) -> Compare
         return spec
     request = specs_of.model_request(options, threads)
     second = locate_model(dataclasses.replace(request, location=options.compare_model, version=options.compare_version))
-    _check_alike(model.signature, second.signature, second.location)
+    _check_alike(signature, second.signature, second.location)
     return dataclasses.replace(spec, model=second)
 
 

@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import (
 from pipeline.flags import specs_of
 from pipeline.flags.options import RunOptions
 from pipeline.preflight import comparison
-from pipeline.preflight.row_models import find_example, stand_in_model
+from pipeline.preflight.row_models import find_example, find_models
 from transforms.bigquery.check_table import check_table
 from transforms.bigquery.find_table import find_table
 from transforms.formats.catalog import format_of, known_types
@@ -107,13 +107,13 @@ def prepare(options: RunOptions, beam_options: PipelineOptions, probe_output: bo
 def _make_job(options: RunOptions, beam_options: PipelineOptions) -> tuple[JobSpec, InputFound]:
     """Locate the model, look at the input and make the job."""
     route = specs_of.route_spec(options, threads(beam_options))
-    model = locate_model(specs_of.model_request(options, threads(beam_options))) if route is None else stand_in_model(route)
+    model = locate_model(specs_of.model_request(options, threads(beam_options))) if route is None else find_models(route)
     input, key = specs_of.input_spec(options), specs_of.key_spec(options)
     found = InputFound(1, 0, whole=False) if input.is_bigquery else _check_input(options)
     google = beam_options.view_as(GoogleCloudOptions)
     output = specs_of.output_spec(options, _table_staging(options, google.temp_location))
     bigquery = specs_of.bigquery_spec(options, google.project)
-    compare = comparison.compare_spec(options, model, threads(beam_options))
+    compare = comparison.compare_spec(options, model.signature, threads(beam_options))
     if route is None:
         _check_fields(input, model.signature)
     else:

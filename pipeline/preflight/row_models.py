@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from transforms.many.row_models import fixed_folder, folder_of, request_of, stand_in
+from transforms.many.row_models import fixed_folder, folder_of, request_of
 from transforms.model.locate import locate_model
 from transforms.model.vertex_registry import is_registered
 from transforms.specs.errors import ModelError, RefusedError, SpecError
-from transforms.specs.models import ModelSpec, RouteSpec
+from transforms.specs.models import RouteSpec, UnknownModel
 from transforms.specs.signature import Signature
 from transforms.storage import files
 
@@ -16,8 +16,8 @@ from transforms.storage import files
 LOOKED_AT = 100
 
 
-def stand_in_model(route: RouteSpec) -> ModelSpec:
-    """Make the model spec of a job whose rows name their models.
+def find_models(route: RouteSpec) -> UnknownModel:
+    """Return the models that rows will name, after a look at their folder.
 
     Raises:
       ModelError: the folder of the models does not exist or is empty.
@@ -25,7 +25,7 @@ def stand_in_model(route: RouteSpec) -> ModelSpec:
     folder = fixed_folder(route)
     if folder and not is_registered(route.template) and not files.list_children(folder):
         raise ModelError(f"no models at {folder}, the folder of --model={route.template}: it does not exist or is empty")
-    return stand_in(route, route.template)
+    return route.unknown_model(route.template)
 
 
 def find_example(route: RouteSpec, format: str) -> Signature | None:

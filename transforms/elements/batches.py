@@ -17,6 +17,7 @@ from transforms.elements.failed_rows import FailedRow
 from transforms.elements.splits import SplitCount, SplitKey
 from transforms.rows.codes import RowError
 from transforms.specs.job import JobSpec
+from transforms.specs.models import AnyModel
 
 
 class Rows(Protocol):
@@ -132,9 +133,10 @@ class SplitElement(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class JobInstances(SplitElement):
-    """Instances to predict on: their job, the key of their split, and the seconds that reading them took."""
+    """Instances to predict on: their job and model, the key of their split, and the seconds that reading them took."""
 
     job: JobSpec
+    model: AnyModel
     split_key: SplitKey
     instances: InstanceBatch
     read_seconds: float = 0.0
@@ -149,12 +151,13 @@ class JobInstances(SplitElement):
 
 @dataclasses.dataclass(frozen=True)
 class JobPredictions(SplitElement):
-    """Predictions to write: their job, the key of their split, and the seconds that reading them and each load of a model took.
+    """Predictions to write: their job and model, the key of their split, and the seconds that reading them and each load of a model took.
 
     ``compared`` has a second model's predictions for the same instances.
     """
 
     job: JobSpec
+    model: AnyModel
     split_key: SplitKey
     predictions: PredictionBatch
     read_seconds: float = 0.0

@@ -19,6 +19,7 @@ from transforms.formats.protocols import Encoder, Reader
 from transforms.rows.row_spec import RowSpec
 from transforms.specs.errors import RefusedError
 from transforms.specs.job import JobSpec
+from transforms.specs.models import AnyModel
 from transforms.specs.output import FolderOutput
 from transforms.specs.signature import Signature
 
@@ -118,8 +119,8 @@ def known_types(paths: Sequence[str], given: str | None) -> dict[str, pa.DataTyp
     return {name: kind for name, kind in first.items() if all(other.get(name) == kind for other in found)}
 
 
-def make_encoder(job: JobSpec) -> Encoder:
-    """Make the encoder of the files of a job's results.
+def make_encoder(job: JobSpec, model: AnyModel | None = None) -> Encoder:
+    """Make the encoder of the files of a job's results, those of ``model``, which rows name; None: of its own.
 
     Raises:
       SpecError: the format can't hold what the signature gives, or what the flags ask for.
@@ -127,7 +128,7 @@ def make_encoder(job: JobSpec) -> Encoder:
     encoder = FORMATS[job.output.format].encoder
     assert isinstance(job.output, FolderOutput), "a load's files are written by transforms.bigquery"
     assert encoder is not None, "specs.output.OUTPUT_FORMATS has none that is not written"
-    return encoder(job.output_signature, job.output, job.key.fields)
+    return encoder(job.output_signature_of(model or job.model), job.output, job.key.fields)
 
 
 def _beginnings() -> dict[str, bytes]:

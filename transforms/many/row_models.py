@@ -8,9 +8,8 @@ import re
 from transforms.formats.catalog import FORMATS, Format
 from transforms.specs.errors import ModelError, SpecError
 from transforms.specs.job import InputSpec
-from transforms.specs.models import ModelRequest, ModelSpec, RouteSpec
+from transforms.specs.models import ModelRequest, RouteSpec
 from transforms.specs.output import OutputSpec
-from transforms.specs.signature import Signature
 
 # The name of one folder: a row's value must not lead to any other path.
 SAFE = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")
@@ -57,8 +56,3 @@ def folder_of(route: RouteSpec, name: str) -> str:
 def request_of(route: RouteSpec, folder: str) -> ModelRequest:
     """Return the request for the model in ``folder``, one of those that rows name."""
     return dataclasses.replace(route.models, location=folder)
-
-
-def stand_in(route: RouteSpec, location: str) -> ModelSpec:
-    """Make the model of a job whose rows have none yet, or none that exists: no inputs, no outputs."""
-    return ModelSpec(location, Signature(route.models.signature_name or "", route.models.tags or (), (), ()))

@@ -22,7 +22,7 @@ from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import hash_keys
 from transforms.runtime import metrics, worker_causes
 from transforms.specs.errors import ModelError
-from transforms.specs.models import NO_COMPARISON, VARIANT, CompareSpec, ModelSpec
+from transforms.specs.models import NO_COMPARISON, VARIANT, CompareSpec, ModelSpec, UnknownModel
 
 # A second model's share of the keys is a multiple of 1 / SHARES.
 SHARES = 10_000
@@ -70,15 +70,15 @@ class SavedModelHandler(ModelHandler[JobInstances | SplitEnd, JobPredictions | S
         """Return the predictions of one batch; two batches of them if a second model predicts a share of the keys."""
         if isinstance(batch, SplitEnd):
             return [batch]
-        if not len(batch) and batch.job.route is not None:  # failed rows that name no model, or one that was not found
+        first, second, share = batch.model, self.compare.model, self.compare.share
+        if isinstance(first, UnknownModel) or (not len(batch) and batch.job.route is not None):
             return [_all_failed(batch, "")]
         try:
-            second, share = self.compare.model, self.compare.share
             if second is None:
-                return [_predict(model, batch.job.model, batch)]
+                return [_predict(model, first, batch)]
             if share is None:
-                return [_predict(model, batch.job.model, batch, compared=_run(model, second, batch))]
-            return [_predict(model, spec, part) for spec, part in _parts(batch, second, share)]
+                return [_predict(model, first, batch, compared=_run(model, second, batch))]
+            return [_predict(model, spec, part) for spec, part in _parts(batch, (first, second), share)]
         except ModelError as error:
             if self.first is not None:
                 raise
@@ -97,7 +97,7 @@ class SavedModelHandler(ModelHandler[JobInstances | SplitEnd, JobPredictions | S
 def _predict(pool: ModelPool, spec: ModelSpec, batch: JobInstances, compared: PredictionBatch | None = None) -> JobPredictions:
     """Return the predictions of one model, with the loads of models since the last batch."""
     predictions = _run(pool, spec, batch)
-    return JobPredictions(batch.job, batch.split_key, predictions, batch.read_seconds, pool.take_load_seconds(), compared)
+    return JobPredictions(batch.job, batch.model, batch.split_key, predictions, batch.read_seconds, pool.take_load_seconds(), compared)
 
 
 def _run(pool: ModelPool, spec: ModelSpec, batch: JobInstances) -> PredictionBatch:
@@ -106,14 +106,14 @@ def _run(pool: ModelPool, spec: ModelSpec, batch: JobInstances) -> PredictionBat
         return runner.run(batch.instances)
 
 
-def _parts(batch: JobInstances, second: ModelSpec, share: float) -> Iterator[tuple[ModelSpec, JobInstances]]:
-    """Yield each model with its share of the keys; a key always goes to the same model."""
+def _parts(batch: JobInstances, models: tuple[ModelSpec, ModelSpec], share: float) -> Iterator[tuple[ModelSpec, JobInstances]]:
+    """Yield both models, each with its part of the keys, the second with ``share``; a key always goes to the same model."""
     instances = batch.instances
     is_second = hash_keys(instances.keys) % np.uint64(SHARES) < np.uint64(round(share * SHARES))
     # Rows that failed earlier and the seconds of reading count once, with the first part.
     shares: tuple[tuple[ModelSpec, np.ndarray, list[FailedRow], float], ...] = (
-        (batch.job.model, ~is_second, instances.failed, batch.read_seconds),
-        (second, is_second, [], 0.0),
+        (models[0], ~is_second, instances.failed, batch.read_seconds),
+        (models[1], is_second, [], 0.0),
     )
     for spec, is_chosen, failed, read_seconds in shares:
         chosen = instances.take(np.flatnonzero(is_chosen))
@@ -124,13 +124,13 @@ def _parts(batch: JobInstances, second: ModelSpec, share: float) -> Iterator[tup
             passthrough=chosen.passthrough | {VARIANT: pa.array([variant] * len(chosen), pa.string())},
             failed=failed,
         )
-        yield spec, JobInstances(batch.job, batch.split_key, part, read_seconds)
+        yield spec, JobInstances(batch.job, batch.model, batch.split_key, part, read_seconds)
 
 
 def _all_failed(batch: JobInstances, message: str) -> JobPredictions:
     """Return the batch with each instance failed; ``message`` says why its model can't be loaded or run."""
-    instances, signature = batch.instances, batch.job.model.signature
+    instances, signature = batch.instances, batch.model.signature
     failed = [instances.failed_row(row, RowError(Code.MODEL_LOAD_FAILED, message)) for row in range(len(instances))]
     outputs: dict[str, Column] = {spec.name: np.empty((0,), np.float32) for spec in signature.outputs}
     predictions = PredictionBatch(instances, np.empty(0, np.int64), outputs, [*instances.failed, *failed])
-    return JobPredictions(batch.job, batch.split_key, predictions, batch.read_seconds)
+    return JobPredictions(batch.job, batch.model, batch.split_key, predictions, batch.read_seconds)

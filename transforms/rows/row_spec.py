@@ -7,7 +7,7 @@ import functools
 
 from transforms.rows.keys import make_key
 from transforms.specs.job import InputSpec, JobSpec, KeySpec
-from transforms.specs.models import VARIANT, CompareSpec, RouteSpec
+from transforms.specs.models import VARIANT, AnyModel, CompareSpec, RouteSpec
 from transforms.specs.output import OWN_FIELDS, OutputSpec
 from transforms.specs.signature import Signature, TensorSpec
 
@@ -46,9 +46,9 @@ class RowSpec:
         return inputs[0] if any(shape in (None, (), (1,)) for shape in shapes) else None
 
 
-def row_spec(job: JobSpec) -> RowSpec:
-    """Return the fields that ``job`` takes from a row."""
-    return make_row_spec(job.model.signature, job.input, job.key, job.output, job.compare, job.route)
+def row_spec(job: JobSpec, model: AnyModel | None = None) -> RowSpec:
+    """Return the fields that ``job`` takes from a row for ``model``, one that rows name; None: for its own."""
+    return make_row_spec((model or job.model).signature, job.input, job.key, job.output, job.compare, job.route)
 
 
 def make_row_spec(

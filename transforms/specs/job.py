@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from transforms.specs.errors import SpecError, check_choice, check_names
-from transforms.specs.models import NO_COMPARISON, CompareSpec, ModelSpec, RouteSpec
+from transforms.specs.models import NO_COMPARISON, AnyModel, CompareSpec, RouteSpec
 from transforms.specs.output import OutputSpec
 from transforms.specs.signature import Signature
 from transforms.specs.table_name import is_table, parse_table
@@ -112,7 +112,7 @@ class JobSpec:
 
     input: InputSpec
     key: KeySpec
-    model: ModelSpec
+    model: AnyModel
     output: OutputSpec
     run_id: str
     launch: str
@@ -144,7 +144,11 @@ class JobSpec:
     @property
     def output_signature(self) -> Signature:
         """Return the signature of the results' outputs: the model's, or an example's where rows name models and results have columns."""
-        return self.example or self.model.signature
+        return self.output_signature_of(self.model)
+
+    def output_signature_of(self, model: AnyModel) -> Signature:
+        """Return the signature of the outputs of results of ``model``, the job's or one that rows name."""
+        return self.example or model.signature
 
     def staging_in(self, folder: str) -> str:
         """Return the folder for this launch's unfinished files of ``folder``: inside it, or the one of many tasks."""

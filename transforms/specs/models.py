@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from transforms.specs.errors import SpecError
 from transforms.specs.messagepack import Interned
@@ -36,6 +37,24 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.batch_size is not None and not 1 <= self.batch_size <= 1_000_000:
             raise SpecError("batch_size", f"{self.batch_size} is not between 1 and 1000000 rows")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UnknownModel:
+    """A model that can't run: rows that are not read yet will name theirs, or name one that does not exist.
+
+    ``signature`` has no inputs and no outputs, so that nothing of a row is converted.
+    """
+
+    version: ClassVar[None] = None
+    fingerprint: ClassVar[str] = ""
+    threads: ClassVar[int] = 1
+
+    location: str
+    signature: Signature
+
+
+AnyModel = ModelSpec | UnknownModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +101,10 @@ class RouteSpec:
     @property
     def placeholder(self) -> str:
         return "{" + self.field + "}"
+
+    def unknown_model(self, location: str) -> UnknownModel:
+        """Return the model at ``location`` as one that is not known, or that rows name though it does not exist."""
+        return UnknownModel(location, Signature(self.models.signature_name or "", self.models.tags or (), (), ()))
 
 
 # The field that says which model predicted, where two share the keys.

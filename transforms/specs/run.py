@@ -92,7 +92,7 @@ class JobRun:
     @property
     def model(self) -> ModelSpec | None:
         """Return the model of all rows; None where each row names its own."""
-        return self.job.model if self.job.route is None else None
+        return self.job.model if isinstance(self.job.model, ModelSpec) else None
 
     @property
     def compare(self) -> CompareSpec:

@@ -19,6 +19,7 @@ from transforms.elements.splits import FileRange, Split, SplitCount
 from transforms.specs.errors import SpecError
 from transforms.specs.job import STAGING, JobSpec, staging_in
 from transforms.specs.messagepack import packer
+from transforms.specs.models import UnknownModel
 from transforms.storage import files, paths
 
 SUFFIX = ".split"
@@ -50,9 +51,9 @@ def identify(job: JobSpec) -> str:
     They are not where a table is read (each launch reads other streams), where rows name their models (they are shuffled between
     reading and predicting) and where a second model predicts (its outputs are not recorded).
     """
-    if job.input.is_bigquery or job.route is not None or job.compare.model is not None:
-        return ""
     model = job.model
+    if job.input.is_bigquery or isinstance(model, UnknownModel) or job.compare.model is not None:
+        return ""
     model_files = sorted((file.relative, file.size_bytes, file.updated) for file in files.list_folder(model.location))
     decisive = (
         [model.location, model.version, str(model.signature), model.batch_size, model_files],
