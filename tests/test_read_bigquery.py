@@ -67,6 +67,13 @@ def test_restriction_is_pushed_down(numbers, run):
     assert "read                133" in said  # the other rows never left BigQuery
 
 
+def test_the_field_of_the_model_is_no_column_of_the_table(numbers, models, run):
+    """With ``--compare_share`` a results' field says which of two models predicted; the table that is read need not have it."""
+    status, rows, _, said = run(f"--input={numbers}", "--key_field=k", f"--compare_model={models.get('retrained')}", "--compare_share=0.5")
+    assert status == 0, said
+    assert {row["model_variant"] for row in rows.values()} == {models.get("half_plus_two"), models.get("retrained")}
+
+
 def test_query(numbers, run, tmp_path):
     query = f"SELECT k AS id, x + 1 AS x FROM `{numbers[5:]}` WHERE x < 5"
     status, rows, _, said = run(f"--input_query={query}", "--key_field=id")

@@ -28,7 +28,7 @@ from transforms.specs.manifest import (
     decode_manifest,
     listed,
 )
-from transforms.specs.models import ModelSpec
+from transforms.specs.models import AnyModel
 from transforms.specs.own_names import MANIFEST, SUCCESS
 from transforms.specs.run import Plan, TasksRun
 from transforms.staging import split_records
@@ -113,7 +113,7 @@ def _describe_input(job: JobSpec, accounts: Accounts) -> InputEntry:
     )
 
 
-def _describe_model(model: ModelSpec) -> ModelEntry:
+def _describe_model(model: AnyModel) -> ModelEntry:
     return ModelEntry(
         location=model.location,
         version=model.version,
