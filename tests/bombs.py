@@ -121,8 +121,8 @@ def measure(path: Path, bomb: Bomb) -> dict[str, Any]:
     """Read ``path``, and say what came of it; to be called in a process that has read nothing else."""
     before, rows, codes = memory("VmRSS"), 0, []
     (found,) = files.match(str(path))
-    for piece in splitting.split_file(found, format_of(found.path, None)):
-        for batch in RangeReader(RowSpec(bomb.signature, passthrough_fields=bomb.passthrough), None).read(piece):
+    for file_range in splitting.split_file(found, format_of(found.path, None)):
+        for batch in RangeReader(RowSpec(bomb.signature, passthrough_fields=bomb.passthrough), None).read(file_range):
             rows += len(batch)
             codes += [str(failed.code) for failed in batch.failed]
     used = resource.getrusage(resource.RUSAGE_SELF)

@@ -253,7 +253,7 @@ def test_ranges_cover_a_file_without_gap_or_overlap(size: int, split_bytes: int)
     with patch.context() as context:
         context.setattr(splitting, "SPLIT_BYTES", split_bytes)
         ranges = list(splitting.split_file(plan_splits.FoundFile("a/rows.jsonl", size, "rows.jsonl"), FORMATS["jsonl"]))
-    covered = [place for piece in ranges for place in range(piece.start, piece.stop or 0)]
+    covered = [place for file_range in ranges for place in range(file_range.start, file_range.stop or 0)]
     assert covered == list(range(size))
-    assert sum(piece.size_bytes for piece in ranges) == size
-    assert all(piece.size_bytes <= 2 * split_bytes for piece in ranges)
+    assert sum(file_range.size_bytes for file_range in ranges) == size
+    assert all(file_range.size_bytes <= 2 * split_bytes for file_range in ranges)

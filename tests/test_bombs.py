@@ -37,8 +37,8 @@ def test_a_row_that_is_too_long_shows_what_is_short(tmp_path: Path, monkeypatch:
     texts = ["a", "b" * 6000, "c" * 3000, "d" * 3000, "e"]
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"x": pa.array([0, 1, 2, 3, 4], pa.float32()), "t": texts}), path)
-    (piece,) = ranges_of(path)
-    batches = list(RangeReader(RowSpec(NUMBERS, passthrough_fields=("t",)), None).read(piece))
+    (file_range,) = ranges_of(path)
+    batches = list(RangeReader(RowSpec(NUMBERS, passthrough_fields=("t",)), None).read(file_range))
     assert [int(offset) for batch in batches for offset in batch.offsets] == [0, 2, 3, 4]
     assert max(len(batch) for batch in batches) <= 2
     assert [text for batch in batches for text in batch.passthrough["t"].to_pylist()] == [json.dumps(texts[row]) for row in (0, 2, 3, 4)]
@@ -94,8 +94,8 @@ def test_a_nested_value_of_a_type_that_holds_itself_ends_no_process(tmp_path: Pa
     path = tmp_path / "deep.avro"
     with path.open("wb") as stream:
         fastavro.writer(stream, schema, [{"x": 1.0, "n": None}])
-    (piece,) = ranges_of(path)
-    (batch,) = RangeReader(RowSpec(NUMBERS), None).read(piece)
+    (file_range,) = ranges_of(path)
+    (batch,) = RangeReader(RowSpec(NUMBERS), None).read(file_range)
     assert [str(failed.code) for failed in batch.failed] == ["FILE_DAMAGED"]
     assert "holds itself" in batch.failed[0].message
 

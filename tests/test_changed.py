@@ -69,10 +69,10 @@ def wait_a_tick() -> None:
 def test_a_file_that_changed_before_its_range_is_opened_gives_no_row(name: str, way: Any, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(CONTENTS[name](OLD))
-    (piece,) = ranges_of(path)
+    (file_range,) = ranges_of(path)
     wait_a_tick()
     way(path, CONTENTS[name](NEW))
-    (batch,) = reader_of(name).read(piece)
+    (batch,) = reader_of(name).read(file_range)
     (failed,) = batch.failed
     assert (failed.code, failed.source, len(batch)) == (Code.FILE_CHANGED, str(path), 0)
     size = len(CONTENTS[name](OLD))
@@ -85,9 +85,9 @@ def test_a_file_that_changed_before_its_range_is_opened_gives_no_row(name: str, 
 def test_a_file_that_changes_while_its_range_is_read_is_named_at_the_end(name: str, way: Any, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(CONTENTS[name](OLD))
-    (piece,) = ranges_of(path)
+    (file_range,) = ranges_of(path)
     wait_a_tick()
-    batches = reader_of(name).read(piece)
+    batches = reader_of(name).read(file_range)
     next(batches)
     way(path, CONTENTS[name](NEW))
     _, failed = values_and_failed(batches)
@@ -98,9 +98,9 @@ def test_a_file_that_changes_while_its_range_is_read_is_named_at_the_end(name: s
 def test_a_file_that_nobody_touches_is_read(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(CONTENTS[name](OLD))
-    (piece,) = ranges_of(path)
+    (file_range,) = ranges_of(path)
     os.utime(path, ns=(1, path.stat().st_mtime_ns))  # that it was looked at is no change
-    assert values_and_failed(reader_of(name).read(piece)) == (list(map(float, OLD)), [])
+    assert values_and_failed(reader_of(name).read(file_range)) == (list(map(float, OLD)), [])
 
 
 def test_a_later_range_of_csv_takes_the_header_of_the_planned_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,12 +116,14 @@ def test_a_later_range_of_csv_takes_the_header_of_the_planned_file_only(tmp_path
 def test_the_same_size_and_another_moment_is_a_change_to_the_nanosecond(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(jsonl(OLD))
-    (piece,) = ranges_of(path)
+    (file_range,) = ranges_of(path)
     before = path.stat().st_mtime_ns
     path.write_bytes(jsonl(NEW))
     os.utime(path, ns=(before + 1, before + 1))
-    assert values_and_failed(reader_of("rows.jsonl").read(piece)) == ([], [Code.FILE_CHANGED])
-    assert split_records.name_of(Split((piece,))) != split_records.name_of(Split(tuple(ranges_of(path)))), "no record of it is used either"
+    assert values_and_failed(reader_of("rows.jsonl").read(file_range)) == ([], [Code.FILE_CHANGED])
+    assert split_records.name_of(Split((file_range,))) != split_records.name_of(Split(tuple(ranges_of(path)))), (
+        "no record of it is used either"
+    )
 
 
 # --- lists of files -------------------------------------------------------------------------------------------------------------
@@ -142,8 +144,8 @@ def test_a_listed_file_that_changes_between_listing_and_reading_is_named(tmp_pat
         return real(path, pin)
 
     monkeypatch.setattr(files, "read_bytes", read_late)
-    (piece,) = splitting.split_file(found, format_of("files.txt", "file-list"))
-    (batch,) = RangeReader(RowSpec(TEXTS), "file-list").read(piece)
+    (file_range,) = splitting.split_file(found, format_of("files.txt", "file-list"))
+    (batch,) = RangeReader(RowSpec(TEXTS), "file-list").read(file_range)
     assert batch.columns["t"].tolist() == [b"old", b"old"]
     (failed,) = batch.failed
     assert failed.code is Code.FILE_CHANGED
@@ -236,20 +238,20 @@ def test_a_file_that_changed_before_its_keys_are_looked_at_again_lists_no_place(
 @pytest.mark.parametrize("name", CONTENTS)
 def test_an_object_replaced_between_planning_and_reading_is_an_error(name: str, gcs: CloudStorage) -> None:
     path = gcs.write(f"{gcs.make_bucket()}/{name}", CONTENTS[name](OLD))
-    (piece,) = ranges_of(path)
-    assert piece.pin is not None
-    assert piece.pin.generation > 0
+    (file_range,) = ranges_of(path)
+    assert file_range.pin is not None
+    assert file_range.pin.generation > 0
     gcs.write(path, CONTENTS[name](NEW))
-    assert values_and_failed(reader_of(name).read(piece)) == ([], [Code.FILE_CHANGED])
+    assert values_and_failed(reader_of(name).read(file_range)) == ([], [Code.FILE_CHANGED])
     (now,) = ranges_of(path)
     assert values_and_failed(reader_of(name).read(now)) == (list(map(float, NEW)), [])
 
 
 def test_an_object_without_bytes_that_was_filled_is_an_error(gcs: CloudStorage) -> None:
     path = gcs.write(f"{gcs.make_bucket()}/rows.jsonl", b"")
-    (piece,) = ranges_of(path)
+    (file_range,) = ranges_of(path)
     gcs.write(path, jsonl(NEW))
-    assert values_and_failed(reader_of("rows.jsonl").read(piece)) == ([], [Code.FILE_CHANGED])
+    assert values_and_failed(reader_of("rows.jsonl").read(file_range)) == ([], [Code.FILE_CHANGED])
 
 
 def test_a_run_whose_object_is_replaced_between_its_splits_publishes_nothing(

@@ -28,7 +28,7 @@ from pipeline import graph
 from pipeline.flags import parse as flags
 from pipeline.preflight import job as preflight
 from pipeline.preflight import tasks
-from transforms.accounts.coders import MessageCoder, PieceCoder
+from transforms.accounts.coders import AccountEntryCoder, MessageCoder
 from transforms.elements.batches import JobInstances, JobPredictions, PredictionBatch, SplitElementCoder, SplitEnd
 from transforms.elements.failed_rows import FailedRow
 from transforms.elements.shards import Shard
@@ -136,10 +136,10 @@ def test_all_inputs_of_a_flatten_have_one_coder(kind: str, portable: bool, model
     for step in flattens:
         coded = {proto.components.pcollections[name].coder_id for name in (*step.inputs.values(), *step.outputs.values())}
         assert len(coded) == 1, (step.unique_name, [list(map(str, coders_in(proto, coder))) for coder in coded])
-    (pieces,) = (step for step in flattens if step.unique_name == "Publish/Flatten")
-    assert len(pieces.inputs) == 6
-    (coder,) = {proto.components.pcollections[name].coder_id for name in pieces.inputs.values()}
-    assert [type(each) for each in coders_in(proto, coder) if not isinstance(each, str)] == [PieceCoder]
+    (entries,) = (step for step in flattens if step.unique_name == "Publish/Flatten")
+    assert len(entries.inputs) == 6
+    (coder,) = {proto.components.pcollections[name].coder_id for name in entries.inputs.values()}
+    assert [type(each) for each in coders_in(proto, coder) if not isinstance(each, str)] == [AccountEntryCoder]
 
 
 @pytest.mark.parametrize("portable", [False, True])
@@ -230,10 +230,10 @@ def test_an_element_comes_out_as_it_went_in(element: Any) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(PLANS | SHARDS | COUNTS | DUPLICATES | PLACES)
-def test_a_piece_comes_out_as_it_went_in(piece: Any) -> None:
-    coder = PieceCoder()
-    assert coder.decode(coder.encode(piece)) == piece
-    assert type(coder.decode(coder.encode(piece))) is type(piece)
+def test_an_entry_of_the_accounts_comes_out_as_it_went_in(entry: Any) -> None:
+    coder = AccountEntryCoder()
+    assert coder.decode(coder.encode(entry)) == entry
+    assert type(coder.decode(coder.encode(entry))) is type(entry)
 
 
 @given(MODELS)
@@ -251,7 +251,7 @@ def test_statistics_travel_whole() -> None:
     statistics = Statistics(instances=3, predictions=2, comparison=Comparison(rows=2, agreed=1, changed=[(float("inf"), "line")]))
     statistics.missing["x"] += 1
     statistics.examples["read", "NOT_JSON"] = ["row"]
-    arrived = PieceCoder().decode(PieceCoder().encode(statistics))
+    arrived = AccountEntryCoder().decode(AccountEntryCoder().encode(statistics))
     assert arrived.comparison == statistics.comparison
     assert (arrived.instances, arrived.predictions, arrived.missing, arrived.examples) == (3, 2, {"x": 1}, {("read", "NOT_JSON"): ["row"]})
     assert stored.encode(arrived) == stored.encode(statistics)

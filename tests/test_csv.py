@@ -50,8 +50,8 @@ TEXTS = signature(a=("string", (None,)), b=("string", (None,)))
 
 
 def read(path: Path, spec: RowSpec, start: int = 0, stop: int | None = None) -> list[InstanceBatch]:
-    piece = FileRange(str(path), start, stop, path.stat().st_size, path.name)
-    return list(CsvReader(spec).read(piece))
+    file_range = FileRange(str(path), start, stop, path.stat().st_size, path.name)
+    return list(CsvReader(spec).read(file_range))
 
 
 def rows_of(batches: list[InstanceBatch]) -> dict[int, Any]:
@@ -252,15 +252,15 @@ def test_a_bad_line_costs_itself_alone(tmp_path: Path) -> None:
     st.integers(1, 30),
 )
 def test_any_bytes_are_rows_or_failed_rows_whatever_the_block(
-    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], block_bytes: int, piece_bytes: int
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], block_bytes: int, part_bytes: int
 ) -> None:
     data = b"a,b\n" + b"".join(pieces)
     spec = RowSpec(signature(a=("float32", (None,)), b=("string", (None,))))
     whole = parse(data, spec, tmp_path_factory.getbasetemp())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "BLOCK_BYTES", block_bytes)
-        patch.setattr("transforms.formats.csv.rows.PIECE_BYTES", piece_bytes)
-        patch.setattr("transforms.formats.csv.reader.PIECE_BYTES", piece_bytes)
+        patch.setattr("transforms.formats.csv.rows.PART_BYTES", part_bytes)
+        patch.setattr("transforms.formats.csv.reader.PART_BYTES", part_bytes)
         assert parse(data, spec, tmp_path_factory.getbasetemp()) == whole
     if b'"' not in data:
         offsets = itertools.accumulate([len(line) + 1 for line in data.split(b"\n")], initial=0)
@@ -291,10 +291,10 @@ def test_the_parts_of_a_file_have_the_rows_of_the_whole(tmp_path_factory: pytest
     st.sampled_from([1, 2, 3, 64, 1000]),
 )
 @example([b'x"x"', b',"'], False, 1000)  # the last quote opens a field, and ends nothing
-def test_rows_found_at_once_are_those_found_one_by_one(pieces: list[bytes], last: bool, piece_bytes: int) -> None:
+def test_rows_found_at_once_are_those_found_one_by_one(pieces: list[bytes], last: bool, part_bytes: int) -> None:
     data = b"".join(pieces)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(csv_rows, "PIECE_BYTES", piece_bytes)
+        patch.setattr(csv_rows, "PART_BYTES", part_bytes)
         found, used = csv_rows.find_rows(data, 7, last)
     expected, its_used = csv_rows._scan(data, 7, last)
     assert list(found.texts) == list(expected.texts)
@@ -403,7 +403,7 @@ def test_only_a_large_file_without_quotes_is_cut(tmp_path: Path, monkeypatch: py
     assert counts == {"plain.csv": 4, "quoted.CSV": 1, "small.csv": 1}
     assert (holds_quote(str(plain)), holds_quote(str(quoted))) == (False, True)
     packed = list(split_file(FoundFile("a.csv.gz", 10**6, "a.csv.gz"), FORMATS["csv"]))
-    assert [(piece.start, piece.stop) for piece in packed] == [(0, None)]
+    assert [(file_range.start, file_range.stop) for file_range in packed] == [(0, None)]
 
 
 def write_table(path: Path, rows: int) -> Path:

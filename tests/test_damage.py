@@ -39,8 +39,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", CONTENTS)
 def test_a_storage_that_fails_in_the_middle_of_a_file_is_raised(name: str, kind: str, gcs: CloudStorage) -> None:
     path = gcs.write(f"{gcs.make_bucket()}/{name}", CONTENTS[name](VALUES))
-    (piece,) = ranges_of(path)
-    batches = reader_of(name).read(piece)
+    (file_range,) = ranges_of(path)
+    batches = reader_of(name).read(file_range)
     next(batches)
     with gcs.stand_ins.faults(kind, share=1), pytest.raises(storage.StorageError, match=name):
         values_and_failed(batches)
@@ -65,14 +65,14 @@ def test_a_storage_that_fails_at_a_look_before_the_start_is_raised(name: str, gc
 def test_a_bug_of_ours_is_no_damage(name: str, bug: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(record_batches, "BATCH_ROWS", 10)
     (tmp_path / name).write_bytes(CONTENTS[name](VALUES[:100]))
-    (piece,) = ranges_of(tmp_path / name)
+    (file_range,) = ranges_of(tmp_path / name)
 
     def batch(*_: Any) -> Any:
         raise bug
 
     monkeypatch.setattr(record_batches.TableBatcher, "batch", batch)
     with pytest.raises(type(bug)):
-        list(reader_of(name).read(piece))
+        list(reader_of(name).read(file_range))
 
 
 @pytest.mark.parametrize("error", [pa.ArrowMemoryError("no memory"), MemoryError(), OSError(5, "Input/output error"), TypeError("ours")])
@@ -103,7 +103,7 @@ def test_any_damage_costs_the_file_and_nothing_else(name: str, tmp_path: Path) -
             damaged[place : place + chance.choice((1, 8))] = chance.randbytes(1)
         path.write_bytes(damaged)
         time.sleep(0)
-        (piece,) = ranges_of(path)
-        values, failed = values_and_failed(reader_of(name).read(piece))
+        (file_range,) = ranges_of(path)
+        values, failed = values_and_failed(reader_of(name).read(file_range))
         if attempt % 3 == 0 and name in TABLES and len(values) < 400:
             assert failed[-1:] == [Code.FILE_DAMAGED] or not values

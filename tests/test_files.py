@@ -116,7 +116,7 @@ def planned(patterns: tuple[str, ...]) -> dict[str, tuple[str, str]]:
     with beam.Pipeline(runner="FnApiRunner") as pipeline:
         pipeline | PlanSplits(InputSpec(patterns)) | beam.Map(_named) | beam.io.WriteToText(f"{folder}/splits", num_shards=1)
     (shard,) = Path(folder).iterdir()
-    ranges = [piece for line in shard.read_text().splitlines() for piece in json.loads(line)]
+    ranges = [file_range for line in shard.read_text().splitlines() for file_range in json.loads(line)]
     shutil.rmtree(folder)
     named = {json.loads(Path(path).read_text())["name"]: (path, relative) for path, relative in ranges}
     assert len(named) == len(ranges), "a file is planned once"
@@ -124,7 +124,7 @@ def planned(patterns: tuple[str, ...]) -> dict[str, tuple[str, str]]:
 
 
 def _named(split: Split) -> str:
-    return json.dumps([(piece.path, piece.relative) for piece in split.ranges])
+    return json.dumps([(file_range.path, file_range.relative) for file_range in split.ranges])
 
 
 @pytest.mark.parametrize(

@@ -367,7 +367,7 @@ def test_rows_that_are_not_finite_fail_under_error() -> None:
     predictions = PredictionBatch(batch, np.array([0, 1, 2]), {"image_bytes": LABELS, "label": LABELS, "y": Y}, [])
     encoder = LineEncoder(signature, FolderOutput("out", nan="error"), ("id",))
     kept = refuse_non_finite(predictions)
-    assert kept.kept.tolist() == [0, 2]
+    assert kept.instance_rows.tolist() == [0, 2]
     assert [(row.key, row.stage, row.code, row.offset) for row in kept.failed] == [
         (b"7", Stage.WRITE, Code.NOT_FINITE, INPUT.index(b'{"id": 7'))
     ]

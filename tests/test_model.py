@@ -51,8 +51,8 @@ def failed_keys(predicted: PredictionBatch) -> list[int]:
 
 
 def check_accounts(batch: InstanceBatch, predicted: PredictionBatch) -> None:
-    assert sorted([*predicted.kept.tolist(), *failed_keys(predicted)]) == list(range(len(batch)))
-    assert predicted.kept.tolist() == sorted(predicted.kept.tolist())
+    assert sorted([*predicted.instance_rows.tolist(), *failed_keys(predicted)]) == list(range(len(batch)))
+    assert predicted.instance_rows.tolist() == sorted(predicted.instance_rows.tolist())
     assert all(len(column) == len(predicted) for column in predicted.outputs.values())
 
 
@@ -175,7 +175,7 @@ def test_two_inputs_that_are_one_tensor_must_agree(tmp_path: Path) -> None:
     batch = a_batch(one=floats(1, 2, 3), other=floats(1, 5, 3))
     predicted = BatchRunner(load(str(tmp_path / "model"))).run(batch)
     check_accounts(batch, predicted)
-    assert predicted.kept.tolist() == [0, 2]
+    assert predicted.instance_rows.tolist() == [0, 2]
     np.testing.assert_array_equal(predicted.outputs["y"], floats(2, 6))
     assert [row.offset for row in predicted.failed] == [batch.offsets[1]]
     assert "two inputs of the signature are one tensor of the graph" in predicted.failed[0].message

@@ -91,9 +91,9 @@ def test_only_the_columns_needed_are_asked_for(numbers, gcs):
 
     job = job_of(numbers)
     (split,) = _MakeStreams(job).process(None)
-    (piece,) = split.ranges
-    assert piece.path == f"{numbers}#0"
-    first = next(iter(read_client().read_rows(piece.relative)))
+    (file_range,) = split.ranges
+    assert file_range.path == f"{numbers}#0"
+    first = next(iter(read_client().read_rows(file_range.relative)))
     assert pa.ipc.read_schema(pa.py_buffer(first.arrow_schema.serialized_schema)).names == ["k", "x"]
     wide_job = job_of(numbers, passthrough_fields=("*",))
     narrow, wide = (make_session(parse_table(numbers), row_spec(each), None, None, 1) for each in (job, wide_job))

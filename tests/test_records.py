@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import google_crc32c
+import msgspec
 import pytest
 
 from transforms.elements.shards import Shard
 from transforms.elements.splits import FileRange, Split, SplitCount
 from transforms.specs.errors import SpecError
 from transforms.specs.job import InputSpec, JobSpec, KeySpec
+from transforms.specs.messagepack import packer
 from transforms.specs.models import ModelSpec
 from transforms.specs.output import FolderOutput
 from transforms.specs.signature import Signature
@@ -36,7 +38,7 @@ def a_shard(folder: str, kind: str, rows: int, **others: Any) -> Shard:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     Path(path).write_bytes(CONTENT)
     crc32c = google_crc32c.Checksum(CONTENT).hexdigest().decode()
-    return dataclasses.replace(Shard(kind, path, SPLIT.key, "", "", rows, len(CONTENT), crc32c), **others)
+    return msgspec.structs.replace(Shard(kind, path, SPLIT.key, "", "", rows, len(CONTENT), crc32c), **others)
 
 
 def found(job: JobSpec, shards: list[Shard], **others: Any) -> SplitRecord | None:
@@ -70,7 +72,7 @@ def test_an_honest_record_is_found(tmp_path: Path) -> None:
         {"kind": "errors"},
         {"relative": "../../escaped.jsonl", "source": "/in/a.jsonl"},
         {"relative": "a.jsonl", "source": "/etc/passwd"},
-        {"order": ("/in/other.jsonl", 0)},
+        {"split_key": ("/in/other.jsonl", 0)},
         {"rows": 3},
     ],
 )  # fmt: skip
@@ -88,7 +90,7 @@ def test_a_record_that_names_what_is_not_the_splits_own_is_not_believed(tmp_path
     changed = {name: value.format(tmp=tmp_path, out=job.folder) if isinstance(value, str) else value for name, value in change.items()}
     failed = a_shard(job.output.errors, "errors", 1, **mirrored)
     assert found(job, [shard, failed]) is not None
-    assert found(job, [dataclasses.replace(shard, **changed), failed]) is None
+    assert found(job, [msgspec.structs.replace(shard, **changed), failed]) is None
 
 
 @pytest.mark.parametrize(
@@ -111,3 +113,16 @@ def test_another_job_is_refused_by_any_record_that_can_be_read(tmp_path: Path, d
     (Path(f"{job.folder}/_staging/night/first") / f"{damaged}.split").write_bytes(b"damaged")
     with pytest.raises(SpecError, match="can't be resumed"):
         split_records.find_launches(job, "same")
+
+
+def test_a_record_is_written_as_earlier_versions_wrote_it() -> None:
+    shard = {
+        "kind": "results", "path": "/out/results-1", "order": ["/in/a.jsonl", 0], "relative": "", "source": "", "rows": 2, "bytes": 12,
+        "crc32c": "", "codes": [], "models": [["m", None, 2]], "content": "",
+    }  # fmt: skip
+    count = {"order": ["/in/a.jsonl", 0], "rows": 2, "bytes": 20, "files": 1, "incomplete": [], "seconds": 0.5, "resumed": False}
+    record = {"identity": "same", "flags": {}, "count": count, "hashes": b"12345678", "shards": [shard], "statistics": None}
+    packed = msgspec.msgpack.encode(record)
+    unpacked = packer(SplitRecord).unpack(packed)
+    assert unpacked.count.split_key == unpacked.shards[0].split_key == SPLIT.key
+    assert packer(SplitRecord).pack(unpacked) == packed

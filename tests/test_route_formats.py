@@ -120,8 +120,8 @@ def test_of_a_dictionary_each_model_gets_its_own_values_only(tmp_path: Path) -> 
     names = pa.array([f"site-{number:05d}" for number in range(5000)]).dictionary_encode()
     pq.write_table(pa.table({"site": names}), tmp_path / "rows.parquet")
     spec = RowSpec(Signature("s", ("serve",), (), ()), model_field="site", passthrough_fields=("site",))
-    piece = FileRange(str(tmp_path / "rows.parquet"), 0, 1 << 30, 1 << 30, "rows.parquet")
-    (batch,) = ParquetReader(spec).read(piece)
+    file_range = FileRange(str(tmp_path / "rows.parquet"), 0, 1 << 30, 1 << 30, "rows.parquet")
+    (batch,) = ParquetReader(spec).read(file_range)
     kept = keep(batch, np.array([3]))
     assert len(pickle.dumps(kept)) < 5000
     assert kept.rows.to_pylist() == [{"site": "site-00003"}]

@@ -60,8 +60,8 @@ def test_a_plain_file_is_cut_without_gap(size: int) -> None:
     assert ranges[0].start == 0
     assert ranges[-1].stop == size
     assert all(left.stop == right.start for left, right in itertools.pairwise(ranges))
-    assert all(piece.size_bytes == (piece.stop or 0) - piece.start for piece in ranges)
-    assert len(ranges) == 1 or all(16 << 20 <= piece.size_bytes <= 64 << 20 for piece in ranges), "as the design has it"
+    assert all(file_range.size_bytes == (file_range.stop or 0) - file_range.start for file_range in ranges)
+    assert len(ranges) == 1 or all(16 << 20 <= file_range.size_bytes <= 64 << 20 for file_range in ranges), "as the design has it"
 
 
 def test_small_files_are_packed_large_ones_cut_and_each_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,9 +81,12 @@ def test_small_files_are_packed_large_ones_cut_and_each_read_once(tmp_path: Path
         (tmp_path / name).write_bytes(b"x" * size)
     patterns = (str(tmp_path), f"{tmp_path}/a", f"{tmp_path}/*/1.jsonl", f"{tmp_path}/b/[6] ü.jsonl")
     found = plan(InputSpec(patterns), tmp_path / "_out")
-    ranges = [piece for split in found for piece in split.ranges]
+    ranges = [file_range for split in found for file_range in split.ranges]
     assert len(ranges) == len(set(ranges))
-    covered = {name: sorted((piece.start, piece.stop) for piece in ranges if piece.path == str(tmp_path / name)) for name in sizes}
+    covered = {
+        name: sorted((file_range.start, file_range.stop) for file_range in ranges if file_range.path == str(tmp_path / name))
+        for name in sizes
+    }
     assert covered == {
         "a/1.jsonl": [(0, 10)], "a/2.jsonl": [(0, 0)], "a/3.jsonl.gz": [(0, None)], "b/4.jsonl": [(0, 866), (866, 1733), (1733, 2600)],
         "b/5.jsonl": [(0, 400)], "b/[6] ü.jsonl": [(0, 30)], "a/_tmp.jsonl": [], "b/.h.jsonl": [],
@@ -110,7 +113,7 @@ def test_packing_ends_at_a_splits_size() -> None:
     made = [split for number in range(10) for split in packer.process(FoundFile(f"{number}.jsonl", small, f"{number}.jsonl"))]
     made += [windowed.value for windowed in packer.finish_bundle()]
     assert [len(split.ranges) for split in made] == [4, 4, 2]
-    assert [piece.path for split in made for piece in split.ranges] == [f"{number}.jsonl" for number in range(10)]
+    assert [file_range.path for split in made for file_range in split.ranges] == [f"{number}.jsonl" for number in range(10)]
     assert made[1].key == ("4.jsonl", 0)
 
 

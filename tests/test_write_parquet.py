@@ -204,7 +204,7 @@ def test_text_that_is_not_utf8_fails_its_row() -> None:
     for column, rank in ((objects([b"a", b"\xff", b"c"]), 0), (objects([b"a", b"b", b"c", b"\xff", b"e", b"f"], (3, 2)), 1)):
         encoder = encoder_of(output_spec("label", "string", rank), output_spec("y", "int64", 0))
         kept = encoder.refuse(predictions({"label": column, "y": np.arange(3)}))
-        assert kept.kept.tolist() == [0, 2]
+        assert kept.instance_rows.tolist() == [0, 2]
         assert kept.outputs["y"].tolist() == [0, 2]
         (failed,) = kept.failed
         assert (failed.key, failed.offset, failed.stage, failed.code) == (b'"k1"', 3, Stage.WRITE, Code.OUTPUT_DOES_NOT_FIT)

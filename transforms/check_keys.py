@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import apache_beam as beam
 import numpy as np
 
-from transforms.accounts.coders import Piece
+from transforms.accounts.coders import AccountEntry
 from transforms.elements.batches import InstanceBatch
 from transforms.elements.splits import Split
 from transforms.read_instances import hashes_of, range_reader
@@ -87,13 +87,13 @@ class CheckKeys(beam.PTransform):
 
     def expand(
         self, hashes: beam.PCollection[tuple[tuple[int, int], bytes]]
-    ) -> tuple[beam.PCollection[tuple[int, Piece]], beam.PCollection[tuple[int, Piece]]]:
+    ) -> tuple[beam.PCollection[tuple[int, AccountEntry]], beam.PCollection[tuple[int, AccountEntry]]]:
         duplicates = (
             hashes
             | "GroupHashes" >> beam.GroupByKey()
-            | "FindEqualHashes" >> beam.ParDo(_FindEqualHashes()).with_output_types(tuple[int, Piece])
+            | "FindEqualHashes" >> beam.ParDo(_FindEqualHashes()).with_output_types(tuple[int, AccountEntry])
         )
         places = self.splits | "ListDuplicates" >> beam.ParDo(_ListDuplicates(self.run), beam.pvalue.AsList(duplicates)).with_output_types(
-            tuple[int, Piece]
+            tuple[int, AccountEntry]
         )
         return duplicates, places

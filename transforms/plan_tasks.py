@@ -9,7 +9,7 @@ import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 from msgspec import UNSET
 
-from transforms.accounts.coders import Piece
+from transforms.accounts.coders import AccountEntry
 from transforms.elements.splits import FileRange, Split
 from transforms.formats import splitting
 from transforms.formats.catalog import FormatError, format_of, make_encoder
@@ -146,8 +146,8 @@ class PlanTasks(beam.PTransform):
 
     run: TasksRun
 
-    def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection[Split], beam.PCollection[tuple[int, Piece]]]:
-        plan = beam.ParDo(_PlanTask(self.run)).with_output_types(tuple[str, Split], plans=tuple[int, Piece])
+    def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection[Split], beam.PCollection[tuple[int, AccountEntry]]]:
+        plan = beam.ParDo(_PlanTask(self.run)).with_output_types(tuple[str, Split], plans=tuple[int, AccountEntry])
         tasks = (
             pipeline
             | beam.Impulse()
@@ -176,8 +176,8 @@ class PlanJob(beam.PTransform):
 
     job: JobSpec
 
-    def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection[Split], beam.PCollection[tuple[int, Piece]]]:
+    def expand(self, pipeline: beam.Pipeline) -> tuple[beam.PCollection[Split], beam.PCollection[tuple[int, AccountEntry]]]:
         task = self.job.task
-        plans = pipeline | beam.Impulse() | "Plan" >> beam.Map(lambda _: (task, Plan())).with_output_types(tuple[int, Piece])
+        plans = pipeline | beam.Impulse() | "Plan" >> beam.Map(lambda _: (task, Plan())).with_output_types(tuple[int, AccountEntry])
         splits = pipeline | (PlanStreams(self.job) if self.job.input.is_bigquery else PlanSplits(self.job.input, self.job.output))
         return splits, plans

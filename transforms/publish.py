@@ -11,7 +11,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.accounts.accounts import Accounts
-from transforms.accounts.coders import Piece, PieceCoder
+from transforms.accounts.coders import AccountEntry, AccountEntryCoder
 from transforms.elements.shards import Shard
 from transforms.elements.splits import SplitCount
 from transforms.many.run_manifest import publish_run
@@ -26,7 +26,7 @@ from transforms.statistics.statistics import MergeStatistics, Statistics
 
 def _add_up(entries: Iterable[Any]) -> tuple[Plan, Accounts]:
     """Return a task's plan, and its accounts from the entries of all earlier steps."""
-    kinds: dict[type, list[Any]] = {kind: [] for kind in PieceCoder.NUMBERS}
+    kinds: dict[type, list[Any]] = {kind: [] for kind in AccountEntryCoder.NUMBERS}
     for entry in entries:
         kinds[type(entry)].append(entry)
     (plan,) = kinds[Plan]
@@ -88,20 +88,20 @@ class Publish(beam.PTransform):
     """
 
     run: RunSpec
-    plans: beam.PCollection[tuple[int, Piece]]
-    accounts: beam.PCollection[tuple[int, Piece]]
-    duplicates: beam.PCollection[tuple[int, Piece]]
-    places: beam.PCollection[tuple[int, Piece]]
+    plans: beam.PCollection[tuple[int, AccountEntry]]
+    accounts: beam.PCollection[tuple[int, AccountEntry]]
+    duplicates: beam.PCollection[tuple[int, AccountEntry]]
+    places: beam.PCollection[tuple[int, AccountEntry]]
     statistics: tuple[beam.PCollection[tuple[int, Statistics]], ...]
     publisher: type[Publisher] = Publisher
 
-    def expand(self, shards: beam.PCollection[tuple[int, Piece]]) -> beam.PCollection[Manifest]:
+    def expand(self, shards: beam.PCollection[tuple[int, AccountEntry]]) -> beam.PCollection[Manifest]:
         unmerged = self.statistics[0] if len(self.statistics) == 1 else self.statistics | "AllStatistics" >> beam.Flatten()
-        merge = MergeStatistics().with_input_types(Statistics).with_output_types(Piece)
+        merge = MergeStatistics().with_input_types(Statistics).with_output_types(AccountEntry)
         statistics = unmerged | beam.CombinePerKey(merge)
         # The entries are told apart by their types: a join by name would tag and untag each of them, in eight steps more.
         entries = (self.plans, shards, self.accounts, self.duplicates, self.places, statistics)
-        by_task = entries | beam.Flatten().with_output_types(tuple[int, Piece]) | "GroupByTask" >> beam.GroupByKey()
+        by_task = entries | beam.Flatten().with_output_types(tuple[int, AccountEntry]) | "GroupByTask" >> beam.GroupByKey()
         match self.run:
             case JobRun() as run:
                 return by_task | "PublishJob" >> beam.ParDo(_PublishJob(run, self.publisher))

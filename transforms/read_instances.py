@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import apache_beam as beam
+import msgspec
 import numpy as np
 import pyarrow as pa
 from apache_beam.pvalue import TaggedOutput
 
-from transforms.accounts.coders import Piece
+from transforms.accounts.coders import AccountEntry
 from transforms.elements.batches import InstanceBatch, JobInstances, SplitElement, SplitEnd
 from transforms.elements.failed_rows import FailedRow
 from transforms.elements.splits import FileRange, Incomplete, Split, SplitCount
@@ -113,7 +114,7 @@ class _ReadInstances(beam.DoFn):
 
     def _resume(self, job: JobSpec, split: Split, record: split_records.SplitRecord) -> Iterator[TaggedOutput]:
         """Yield the accounts, statistics and hashes of a split that an earlier launch finished."""
-        count = dataclasses.replace(record.count, resumed=True)
+        count = msgspec.structs.replace(record.count, resumed=True)
         predicted, failed = (sum(shard.rows for shard in record.shards if shard.kind == kind) for kind in ("results", "errors"))
         self.progress.add(count.rows, predicted, failed, sum(file_range.size_bytes for file_range in split.ranges))
         metrics.instances_read.inc(count.rows)
@@ -219,7 +220,7 @@ def by_bucket(hashes: list[np.ndarray], count: int) -> Iterator[tuple[int, np.nd
 
 
 # The types of a read step's other outputs: (task, count or shard), and packed hashes by (task, bucket).
-ACCOUNT_TYPES: dict[str, Any] = {"accounts": tuple[int, Piece], "hashes": tuple[tuple[int, int], bytes]}
+ACCOUNT_TYPES: dict[str, Any] = {"accounts": tuple[int, AccountEntry], "hashes": tuple[tuple[int, int], bytes]}
 
 
 class RowsRead(NamedTuple):
@@ -231,7 +232,7 @@ class RowsRead(NamedTuple):
     """
 
     batches: beam.PCollection[SplitElement]
-    accounts: beam.PCollection[tuple[int, Piece]]
+    accounts: beam.PCollection[tuple[int, AccountEntry]]
     hashes: beam.PCollection[tuple[tuple[int, int], bytes]]
     statistics: tuple[beam.PCollection[tuple[int, Statistics]], ...] = ()
 

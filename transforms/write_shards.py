@@ -13,7 +13,7 @@ from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.accounts.coders import Piece
+from transforms.accounts.coders import AccountEntry
 from transforms.compare.comparison_lines import compare_batch
 from transforms.convert.refuse_rows import refuse_non_finite
 from transforms.elements.batches import JobPredictions, PredictionBatch, SplitElement, SplitEnd
@@ -86,7 +86,7 @@ class _WriteShards(beam.DoFn):
         started = time.perf_counter()
         mirrored = job.output.layout == "mirror"
         instances = predictions.instances
-        place = (batch.split_key, instances.relative, instances.source) if mirrored else (batch.split_key, "", "")
+        place = Place(batch.split_key, instances.relative, instances.source) if mirrored else Place(batch.split_key)
         if (job.task, place) != self.current:
             yield from self._finish()
             self.current = job.task, place
@@ -193,10 +193,10 @@ class _WriteShards(beam.DoFn):
         finished: list[Shard] = []
         if self.results is not None:
             self.encoder.close()
-            finished.append(self._with_models(self.results.finish(self.rows["results"], self.encoder.content)))
+            finished.append(self.results.finish(self.rows["results"], self.encoder.content, models=self.models["results"]))
         if self.errors is not None:
             self.failed_rows.close()
-            finished.append(self._with_models(self.errors.finish(self.rows["errors"], self.failed_rows.content, self.codes)))
+            finished.append(self.errors.finish(self.rows["errors"], self.failed_rows.content, self.codes, self.models["errors"]))
         if self.comparison is not None:
             finished.append(self.comparison.finish(self.rows["comparison"]))
         self.of_split += finished
@@ -204,10 +204,6 @@ class _WriteShards(beam.DoFn):
             yield task, shard
         self.results, self.errors, self.comparison, self.rows, self.codes = None, None, None, Counter(), {}
         self.models = {"results": Counter(), "errors": Counter()}
-
-    def _with_models(self, shard: Shard) -> Shard:
-        models = self.models[shard.kind]
-        return dataclasses.replace(shard, models=tuple((*model, rows) for model, rows in models.items())) if models else shard
 
 
 def _at_the_end(element: Any) -> WindowedValue:
@@ -228,5 +224,5 @@ class WriteShards(beam.PTransform):
 
     def expand(self, predictions: beam.PCollection[SplitElement]) -> beam.pvalue.DoOutputsTuple:
         write = beam.ParDo(_WriteShards(self.identity, self.progress_folder))
-        write = write.with_output_types(tuple[int, Piece], statistics=tuple[int, Statistics])
+        write = write.with_output_types(tuple[int, AccountEntry], statistics=tuple[int, Statistics])
         return predictions | write.with_outputs("statistics", main="shards")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from transforms.compare.drift import Drift
 from transforms.elements.shards import Shard
-from transforms.elements.splits import Incomplete, SplitCount
+from transforms.elements.splits import Incomplete, SplitCount, SplitKey
 from transforms.rows.codes import EXPLANATIONS, Code
 from transforms.rows.keys import DuplicateKey, Duplicates
 from transforms.specs.manifest import CodeCount, Counts
@@ -65,6 +65,6 @@ def count_codes(shards: Sequence[Shard]) -> list[CodeCount]:
     ]
 
 
-def shard_order(shard: Shard) -> tuple[tuple[str, int], str, str]:
+def shard_order(shard: Shard) -> tuple[SplitKey, str, str]:
     """Return a key that sorts shards in the order of their rows in the input."""
-    return shard.order, shard.relative, shard.path
+    return shard.split_key, shard.relative, shard.path

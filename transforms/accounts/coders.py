@@ -63,15 +63,15 @@ class StatisticsCoder(beam.coders.Coder):
         return Statistics
 
 
-class Piece:
-    """The type that stands in Beam's type hints for Plan, Shard, SplitCount, Duplicates, DuplicateKey and Statistics, in the publish step.
+class AccountEntry:
+    """Beam's type hint for an entry of a task's accounts: a Plan, Shard, SplitCount, Duplicates, DuplicateKey or Statistics.
 
     They meet in one Flatten, whose inputs must have one coder (Flink refuses others), and Beam has none for a union of types.
     """
 
 
-class PieceCoder(beam.coders.Coder):
-    """Coder of the types of ``Piece``: a byte that names the type, then the value as encoded by its own coder."""
+class AccountEntryCoder(beam.coders.Coder):
+    """Coder of the kinds of ``AccountEntry``: a byte that names the type, then the value as encoded by its own coder."""
 
     CODERS: ClassVar[tuple[tuple[type, beam.coders.Coder], ...]] = (
         *((kind, MessageCoder(kind)) for kind in (Plan, Shard, SplitCount, Duplicates, DuplicateKey)),
@@ -90,10 +90,10 @@ class PieceCoder(beam.coders.Coder):
         return False
 
     def to_type_hint(self) -> type:
-        return Piece
+        return AccountEntry
 
 
 for element in (Task, FoundFile, Split, Duplicates, DuplicateKey, TaskLine, Manifest):
     beam.coders.registry.register_coder(element, MessageCoder)
 beam.coders.registry.register_coder(Statistics, StatisticsCoder)
-beam.coders.registry.register_coder(Piece, PieceCoder)
+beam.coders.registry.register_coder(AccountEntry, AccountEntryCoder)

@@ -74,7 +74,7 @@ class TableEncoder(ParquetEncoder):
 
     def _texts(self, batch: PredictionBatch) -> dict[str, pa.Array]:
         """Return the JSON texts of key and passthrough fields, one array of ``len(batch)`` texts a column."""
-        rows = pa.array(batch.kept, pa.int64())
+        rows = pa.array(batch.instance_rows, pa.int64())
         columns = split_keys(batch.instances.keys.take(rows), self.table.keys)
         return columns | {name: batch.instances.passthrough[name].take(rows) for name in self.table.passthrough}
 

@@ -18,13 +18,13 @@ VALUE_BYTES = 20
 def select(batch: PredictionBatch, rows: np.ndarray) -> PredictionBatch:
     """Return the batch with only the predictions at ``rows``, integers [n]."""
     outputs = {name: take(column, rows) for name, column in batch.outputs.items()}
-    return dataclasses.replace(batch, kept=batch.kept[rows], outputs=outputs)
+    return dataclasses.replace(batch, instance_rows=batch.instance_rows[rows], outputs=outputs)
 
 
-def pieces(batch: PredictionBatch, piece_bytes: int) -> Iterator[PredictionBatch]:
-    """Split a batch into batches of about ``piece_bytes`` of text each."""
+def cut_batch(batch: PredictionBatch, part_bytes: int) -> Iterator[PredictionBatch]:
+    """Split a batch into batches of about ``part_bytes`` of text each."""
     values = sum(_values_per_row(column) for column in batch.outputs.values())
-    rows = max(1, int(piece_bytes // (VALUE_BYTES * max(1, values))))
+    rows = max(1, int(part_bytes // (VALUE_BYTES * max(1, values))))
     if 0 < len(batch) <= rows:
         yield batch
         return
@@ -38,7 +38,7 @@ def refuse(batch: PredictionBatch, code: Code, reasons: dict[int, str]) -> Predi
         return batch
     rest = np.ones(len(batch), bool)
     rest[list(reasons)] = False
-    failed = [batch.instances.failed_row(int(batch.kept[row]), RowError(code, reasons[row])) for row in sorted(reasons)]
+    failed = [batch.instances.failed_row(int(batch.instance_rows[row]), RowError(code, reasons[row])) for row in sorted(reasons)]
     return dataclasses.replace(select(batch, np.flatnonzero(rest)), failed=[*batch.failed, *failed])
 
 

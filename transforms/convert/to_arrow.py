@@ -133,10 +133,10 @@ def scalar_array(flat: np.ndarray, column: OutputColumn) -> pa.Array:
 
 def text_columns(batch: PredictionBatch, table: TableSpec) -> tuple[dict[str, pa.Array], dict[str, pa.Array]]:
     """Return the columns of the key and those of the passthrough fields, as plain texts by name."""
-    kept = pa.array(batch.kept)
-    keys = batch.instances.keys.take(kept)
+    rows = pa.array(batch.instance_rows)
+    keys = batch.instances.keys.take(rows)
     key_columns = {name: as_text(texts) for name, texts in split_keys(keys, table.keys).items()}
-    passthrough = {name: as_text(batch.instances.passthrough[name].take(kept)) for name in table.passthrough}
+    passthrough = {name: as_text(batch.instances.passthrough[name].take(rows)) for name in table.passthrough}
     return key_columns, passthrough
 
 

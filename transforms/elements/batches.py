@@ -99,21 +99,21 @@ class InstanceBatch:
 
 @dataclasses.dataclass
 class PredictionBatch:
-    """The outputs of one model for a batch of instances: row ``i`` of each output belongs to instance ``kept[i]``.
+    """The outputs of one model for a batch of instances: row ``i`` of each output is that of instance ``instance_rows[i]``.
 
     ``failed`` are the failed rows of the instances, and those that the model failed on. ``calls`` are the rows of each model call, and
     ``seconds`` the time of all of them.
     """
 
     instances: InstanceBatch
-    kept: np.ndarray
+    instance_rows: np.ndarray
     outputs: dict[str, Column]
     failed: list[FailedRow]
     calls: tuple[int, ...] = ()
     seconds: float = 0.0
 
     def __len__(self) -> int:
-        return len(self.kept)
+        return len(self.instance_rows)
 
 
 class SplitElement(abc.ABC):

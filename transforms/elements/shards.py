@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
+import msgspec
+
+from transforms.elements.splits import SplitKey
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Shard:
+class Shard(msgspec.Struct, frozen=True):
     """A finished temporary file of ``rows`` rows and ``bytes`` bytes.
 
     ``kind`` is ``results`` or ``errors``; ``codes`` counts failed rows, as (stage, code, rows, an example's message). ``content`` is the
@@ -16,7 +17,7 @@ class Shard:
 
     kind: str
     path: str
-    order: tuple[str, int]
+    split_key: SplitKey = msgspec.field(name="order")  # as records of finished splits have it
     relative: str
     source: str
     rows: int

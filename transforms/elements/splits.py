@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
+
 from transforms.rows.codes import Code
 from transforms.specs.run import Plan
 from transforms.storage.pins import Pin
@@ -44,11 +46,10 @@ class Split:
         return self.ranges[0].path, self.ranges[0].start
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SplitCount:
+class SplitCount(msgspec.Struct, frozen=True):
     """The read step's counts of one split, which the accounts compare with the written rows. ``resumed``: an earlier launch read it."""
 
-    order: tuple[str, int]
+    split_key: SplitKey = msgspec.field(name="order")  # as records of finished splits have it
     rows: int
     bytes: int
     files: int

@@ -45,10 +45,10 @@ def compression_of(path: str) -> str | None:
 
 
 @contextmanager
-def open_stream(piece: FileRange) -> Iterator[IO[bytes]]:
+def open_stream(file_range: FileRange) -> Iterator[IO[bytes]]:
     """Open a file for reading its bytes, decompressed."""
-    with open_source(piece) as raw:
-        yield _unpacked(raw, compression_of(piece.path))
+    with open_source(file_range) as raw:
+        yield _unpacked(raw, compression_of(file_range.path))
 
 
 def _unpacked(raw: BinaryIO, compression: str | None) -> IO[bytes]:
@@ -102,8 +102,8 @@ class _Unpacked(io.RawIOBase):
                 return len(data)
 
 
-def read_blocks(piece: FileRange) -> Iterator[Block]:
-    """Yield the lines that begin in ``[piece.start, piece.stop)``, in blocks of about ``BLOCK_BYTES``.
+def read_blocks(file_range: FileRange) -> Iterator[Block]:
+    """Yield the lines that begin in ``[file_range.start, file_range.stop)``, in blocks of about ``BLOCK_BYTES``.
 
     A line belongs to the range that holds its first byte. A byte order mark at the file's beginning is left out.
     A line longer than ``MAX_ROW_BYTES`` (give or take a block) comes as a block of its own that holds its beginning, ``too_long``.
@@ -111,8 +111,8 @@ def read_blocks(piece: FileRange) -> Iterator[Block]:
     Raises:
       DamagedFileError: after all whole lines before the damage were given.
     """
-    with open_stream(piece) as stream:
-        yield from _blocks(Cursor(stream), piece)
+    with open_stream(file_range) as stream:
+        yield from _blocks(Cursor(stream), file_range)
 
 
 class Cursor:
@@ -146,13 +146,13 @@ class Cursor:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _blocks(cursor: Cursor, piece: FileRange) -> Iterator[Block]:
+def _blocks(cursor: Cursor, file_range: FileRange) -> Iterator[Block]:
     parts: list[bytes] = []  # the beginning of a line whose end is not read yet
-    if piece.start > 0:
-        cursor.stream.seek(piece.start - 1)
-        cursor.offset = piece.start - 1
+    if file_range.start > 0:
+        cursor.stream.seek(file_range.start - 1)
+        cursor.offset = file_range.start - 1
         parts = [_skip_line(cursor)]
-    start, stop = cursor.offset - sum(map(len, parts)), piece.stop
+    start, stop = cursor.offset - sum(map(len, parts)), file_range.stop
     while stop is None or start < stop:
         data = parts.pop() if len(parts) == 1 and b"\n" in parts[0] else cursor.read(BLOCK_BYTES)
         if not data:

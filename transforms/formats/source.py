@@ -12,16 +12,16 @@ from transforms.storage import files
 
 
 @contextmanager
-def open_source(piece: FileRange) -> Iterator[BinaryIO]:
-    """Open the file of ``piece`` for reading its bytes as they are stored; whoever reads a file opens it here.
+def open_source(file_range: FileRange) -> Iterator[BinaryIO]:
+    """Open the file of ``file_range`` for reading its bytes as they are stored; every reader of a file opens it here.
 
     Raises:
-      FileChangedError: it is not what ``piece.pin`` says, or no longer at the end. Damage that comes of a change is that change.
+      FileChangedError: it is not what ``file_range.pin`` says, or no longer at the end. Damage that comes of a change is that change.
     """
-    with files.open_raw(piece.path, piece.pin) as stream:
+    with files.open_raw(file_range.path, file_range.pin) as stream:
         try:
             yield stream
         except DamagedFileError:
-            files.check_unchanged(piece.path, piece.pin, stream)
+            files.check_unchanged(file_range.path, file_range.pin, stream)
             raise
-        files.check_unchanged(piece.path, piece.pin, stream)
+        files.check_unchanged(file_range.path, file_range.pin, stream)

@@ -60,17 +60,17 @@ def is_small(size_bytes: int) -> bool:
     return size_bytes < SPLIT_BYTES // 2
 
 
-def split_file(found: FoundFile, format: Format) -> Iterator[FileRange]:
+def split_file(file: FoundFile, format: Format) -> Iterator[FileRange]:
     """Cut a file into ranges of about ``SPLIT_BYTES``, if its format and compression allow that.
 
     A large file of CSV is searched for a quote first: with one in it a line end may be part of a field, and the file is left whole.
     """
-    if not format.can_split(found.path):
-        yield FileRange(found.path, 0, None, found.size_bytes, found.relative, found.pin)
+    if not format.can_split(file.path):
+        yield FileRange(file.path, 0, None, file.size_bytes, file.relative, file.pin)
         return
-    pieces = max(1, round(found.size_bytes / SPLIT_BYTES))
-    if pieces > 1 and format.is_uncut is not None and format.is_uncut(found.path):
-        pieces = 1
-    borders = [found.size_bytes * piece // pieces for piece in range(pieces + 1)]
+    ranges = max(1, round(file.size_bytes / SPLIT_BYTES))
+    if ranges > 1 and format.is_uncut is not None and format.is_uncut(file.path):
+        ranges = 1
+    borders = [file.size_bytes * number // ranges for number in range(ranges + 1)]
     for start, stop in itertools.pairwise(borders):
-        yield FileRange(found.path, start, stop, stop - start, found.relative, found.pin)
+        yield FileRange(file.path, start, stop, stop - start, file.relative, file.pin)

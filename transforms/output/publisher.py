@@ -194,14 +194,14 @@ class Publisher:
 
     def _empty_shard(self) -> Shard:
         """Write a valid file without rows."""
-        file, encoder = self._create((("", 0), "", "")), self._make_encoder()
+        file, encoder = self._create(Place(("", 0))), self._make_encoder()
         encoder.open(file)
         encoder.close()
         return file.finish(0)
 
     def _join(self, shards: Sequence[Shard]) -> Shard:
         """Join the shards of one input file, in their order, to one file."""
-        file = self._create((shards[0].order, shards[0].relative, shards[0].source))
+        file = self._create(Place(shards[0].split_key, shards[0].relative, shards[0].source))
         self._make_encoder().join([shard.path for shard in shards], file)
         return file.finish(sum(shard.rows for shard in shards))
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import google_crc32c
 
 from transforms.elements.shards import Shard
+from transforms.elements.splits import SplitKey
 from transforms.storage import files, paths
 
-# The split's order; in a mirrored layout also the relative path and the path of the one file its rows come from, else "" and "".
-Place = tuple[tuple[str, int], str, str]
+NO_CODES: Mapping[tuple[str, str], tuple[int, str]] = {}
+NO_MODELS: Mapping[tuple[str, str | None], int] = {}
+
+
+class Place(NamedTuple):
+    """Where the rows of a shard come from: their split and, in a mirrored layout, the relative path and the path of their one file."""
+
+    split_key: SplitKey
+    relative: str = ""
+    source: str = ""
 
 
 @contextmanager
@@ -36,8 +45,9 @@ class ShardFile(io.RawIOBase):
 
     def __init__(self, kind: str, folder: str, place: Place) -> None:
         super().__init__()
-        self.shard = Shard(kind, paths.join(folder, f"{kind}-{uuid.uuid4().hex}"), *place, rows=0, bytes=0, crc32c="")
-        self._stream = files.create(self.shard.path)
+        self.kind, self.place = kind, place
+        self.path = paths.join(folder, f"{kind}-{uuid.uuid4().hex}")
+        self._stream = files.create(self.path)
         self._checksum = google_crc32c.Checksum()
         self._bytes = 0
 
@@ -49,25 +59,34 @@ class ShardFile(io.RawIOBase):
 
     def write(self, block: bytes | memoryview) -> int:  # type: ignore[override]
         content = bytes(block)
-        with _naming(self.shard.path):
+        with _naming(self.path):
             self._stream.write(content)
         self._checksum.update(content)
         self._bytes += len(content)
         return len(content)
 
-    def finish(self, rows: int, content: str = "", codes: dict[tuple[str, str], tuple[int, str]] | None = None) -> Shard:
+    def finish(
+        self,
+        rows: int,
+        content: str = "",
+        codes: Mapping[tuple[str, str], tuple[int, str]] = NO_CODES,
+        models: Mapping[tuple[str, str | None], int] = NO_MODELS,
+    ) -> Shard:
         """Close the file and return its shard.
 
         ``rows`` is the number of rows in it, and ``content`` their digest. ``codes`` counts failed rows by (stage, code), with the
-        message of one of them.
+        message of one of them; ``models`` counts rows by the folder and version of the model that each names.
         """
-        with _naming(self.shard.path):
+        with _naming(self.path):
             self._stream.close()
-        return dataclasses.replace(
-            self.shard,
+        return Shard(
+            self.kind,
+            self.path,
+            *self.place,
             rows=rows,
-            content=content,
             bytes=self._bytes,
             crc32c=self._checksum.hexdigest().decode(),
-            codes=tuple((stage, code, count, message) for (stage, code), (count, message) in (codes or {}).items()),
+            codes=tuple((*code, *count) for code, count in codes.items()),
+            models=tuple((*model, count) for model, count in models.items()),
+            content=content,
         )

@@ -105,9 +105,11 @@ def _belongs_to(record: SplitRecord, job: JobSpec, split: Split, folder: str) ->
         parent, _, name = shard.path.rpartition("/")
         if shard.kind not in KINDS or parent != staging.get(shard.kind, folder.rstrip("/")) or name in ("", ".", ".."):
             return False
-        if shard.order != split.key or (shard.relative, shard.source) not in names or files.is_link(shard.path):
+        if shard.split_key != split.key or (shard.relative, shard.source) not in names or files.is_link(shard.path):
             return False
-    return record.count.order == split.key and record.count.rows == sum(shard.rows for shard in record.shards if shard.kind in ROW_KINDS)
+    return record.count.split_key == split.key and record.count.rows == sum(
+        shard.rows for shard in record.shards if shard.kind in ROW_KINDS
+    )
 
 
 def _read(path: str) -> SplitRecord | None:

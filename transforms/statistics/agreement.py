@@ -30,7 +30,7 @@ class Aligned:
 
 def align(one: PredictionBatch, other: PredictionBatch) -> Aligned:
     """Return the rows that both models predicted."""
-    rows, first, second = np.intersect1d(one.kept, other.kept, assume_unique=True, return_indices=True)
+    rows, first, second = np.intersect1d(one.instance_rows, other.instance_rows, assume_unique=True, return_indices=True)
     return Aligned(rows, first, second)
 
 

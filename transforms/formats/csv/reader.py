@@ -29,7 +29,7 @@ from transforms.formats.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Block
 from transforms.formats.csv.cells import Cells
 from transforms.formats.csv.checks import impossible_inputs
 from transforms.formats.csv.merge import merge
-from transforms.formats.csv.rows import PIECE_BYTES, CsvRows, Header, RowBlock, adjoin, read_header, read_rows, take_header
+from transforms.formats.csv.rows import PART_BYTES, CsvRows, Header, RowBlock, adjoin, read_header, read_rows, take_header
 from transforms.formats.empty_batch import empty_batch
 from transforms.formats.jsonl.reader import LineParser
 from transforms.formats.needed_columns import find_twins
@@ -149,7 +149,7 @@ class RowParser:
 
     def _plain_rows(self, texts: RowTexts, separators: np.ndarray) -> np.ndarray:
         """Return which rows Arrow reads by our rules, tested in slices that stay in the processor's cache."""
-        firsts = np.searchsorted(texts.starts, np.arange(texts.starts[0], texts.stops[-1], PIECE_BYTES))
+        firsts = np.searchsorted(texts.starts, np.arange(texts.starts[0], texts.stops[-1], PART_BYTES))
         found = []
         for first, last in itertools.pairwise(np.append(firsts, len(texts))):
             if first < last:

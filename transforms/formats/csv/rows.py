@@ -23,7 +23,7 @@ from transforms.rows.codes import Code, RowError
 
 QUOTE, COMMA, NEWLINE, RETURN = b'",\n\r'
 HEADER_READ_BYTES = 64 << 10
-PIECE_BYTES = 512 << 10  # of a block, as much as stays in the processor's cache with the masks made of it
+PART_BYTES = 512 << 10  # of a block, as much as stays in the processor's cache with the masks made of it
 
 _QUOTED = rb'"[^"]*+(?:""[^"]*+)*+'  # without the quote that closes it
 _FIELD = rb"(?:" + _QUOTED + rb'"|[^",\n]*+)'
@@ -61,7 +61,7 @@ class RowBlock:
         return dataclasses.replace(self, texts=texts, malformed=self.malformed[some], scattered=scattered)
 
 
-def read_rows(piece: FileRange) -> Iterator[RowBlock]:
+def read_rows(file_range: FileRange) -> Iterator[RowBlock]:
     """Yield the rows that begin in a range, in blocks of some MB; a row whose quotes are open waits for the next block.
 
     A quote that is not closed in 256 MiB, or in the whole file, is malformed.
@@ -71,7 +71,7 @@ def read_rows(piece: FileRange) -> Iterator[RowBlock]:
     """
     parts: list[bytes] = []
     start = size = 0
-    for block in read_blocks(piece):
+    for block in read_blocks(file_range):
         if block.too_long:
             if parts:
                 yield find_rows(b"".join(parts), start, last=True)[0]
@@ -128,12 +128,12 @@ def find_separators(data: bytes) -> Separators:
     has_quote = b'"' in data
     is_open, quotes, at_borders = False, 0, 0
     places = [np.empty(0, np.int64)]
-    before = True, False  # whether the byte before a piece ends a field, and whether it is a quote
-    for start in range(0, len(view), PIECE_BYTES):
-        piece = view[start : start + PIECE_BYTES]
-        ends = (piece == COMMA) | (piece == NEWLINE)
+    before = True, False  # whether the byte before a part ends a field, and whether it is a quote
+    for start in range(0, len(view), PART_BYTES):
+        part = view[start : start + PART_BYTES]
+        ends = (part == COMMA) | (part == NEWLINE)
         if has_quote:
-            is_quote = piece == QUOTE
+            is_quote = part == QUOTE
             is_inside = inside(is_quote, is_open)
             ends &= ~is_inside
             is_open = bool(is_inside[-1])
@@ -252,14 +252,14 @@ def take_header(rows: RowBlock) -> Header:
     return Header(names, rows.offset + int(rows.texts.stops[0]))
 
 
-def read_header(piece: FileRange) -> Header | None:
+def read_header(file_range: FileRange) -> Header | None:
     """Return the header of the uncompressed file of a range, from a look at its beginning; None where it holds no row.
 
     Raises:
       DamagedFileError: the first row is no header.
     """
     data = b""
-    with open_source(piece) as stream:
+    with open_source(file_range) as stream:
         while True:
             more = stream.read(HEADER_READ_BYTES)
             data += more

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from pyarrow import csv
 
 from transforms.convert.output_columns import OutputColumn, make_table
-from transforms.convert.refuse_rows import pieces
+from transforms.convert.refuse_rows import cut_batch
 from transforms.convert.to_arrow import make_columns, not_utf8, refuse_unfit
 from transforms.elements.batches import PredictionBatch
 from transforms.formats.join_files import Sink, concatenate
@@ -66,8 +66,8 @@ class CsvEncoder:
         return refuse_unfit(batch, self.table, not_utf8)
 
     def write(self, batch: PredictionBatch) -> None:
-        for piece in pieces(batch, BLOCK_BYTES):
-            columns = make_columns(piece, self.table)
+        for part in cut_batch(batch, BLOCK_BYTES):
+            columns = make_columns(part, self.table)
             fields = dict(zip(columns.schema.names, columns.columns, strict=True))
             if self.output.csv_formulas == "escape":
                 fields = {name: escape_formulas(values) for name, values in fields.items()}

@@ -18,7 +18,7 @@ import numpy as np
 from transforms.convert.json_values import is_ones
 from transforms.specs.signature import Signature, TensorSpec
 
-PIECE_BYTES = 128 << 10
+SLICE_BYTES = 128 << 10
 # How ``struct`` and NumPy name what one number of a dtype takes in a record.
 CODES = {
     "float32": "f",
@@ -35,11 +35,11 @@ CODES = {
 }
 
 
-def pieces(data: bytes) -> Iterator[memoryview]:
-    """Yield ``data`` in slices of whole lines, each of about ``PIECE_BYTES``."""
+def line_slices(data: bytes) -> Iterator[memoryview]:
+    """Yield ``data`` in slices of whole lines, each of about ``SLICE_BYTES``."""
     view, start = memoryview(data), 0
     while start < len(data):
-        stop = data.find(b"\n", start + PIECE_BYTES) + 1 or len(data)
+        stop = data.find(b"\n", start + SLICE_BYTES) + 1 or len(data)
         yield view[start:stop]
         start = stop
 

@@ -17,7 +17,7 @@ import numpy as np
 from transforms.convert import from_json
 from transforms.convert.json_texts import MUST_ESCAPE, is_utf8
 from transforms.convert.json_values import B64, TooLarge, normalize
-from transforms.formats.jsonl.packing import Gatherer, Packing, pieces
+from transforms.formats.jsonl.packing import Gatherer, Packing, line_slices
 from transforms.formats.limits import LONG_ROW_BYTES, MAX_ROW_VALUES
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import take_key
@@ -108,10 +108,10 @@ class RowReader:
         token_attributes = {name: self._attributes[name] for name in self.token_fields if name != "*"}
         gatherer = Gatherer(attributes, token_attributes, packing)
         all_fields: list[bytes] = []
-        for piece in pieces(data):
-            gatherer.add(decoder.decode_lines(piece))
+        for lines in line_slices(data):
+            gatherer.add(decoder.decode_lines(lines))
             if "*" in self.token_fields:
-                all_fields += [self._all_fields(fields) for fields in self._fields_decoder.decode_lines(piece)]
+                all_fields += [self._all_fields(fields) for fields in self._fields_decoder.decode_lines(lines)]
         if gatherer.count != count:
             return None
         values, tokens = gatherer.values(), gatherer.tokens

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from transforms.convert.json_texts import join_texts, member_head, members
 from transforms.convert.output_columns import check_members
-from transforms.convert.refuse_rows import pieces
+from transforms.convert.refuse_rows import cut_batch
 from transforms.convert.to_json import json_texts
 from transforms.elements.batches import PredictionBatch
 from transforms.elements.failed_rows import is_json, row_as_json
@@ -55,38 +55,39 @@ class LineEncoder:
 
     def encode(self, batch: PredictionBatch) -> Iterator[tuple[memoryview, int]]:
         """Yield blocks of whole lines and their number of rows."""
-        for piece in pieces(batch, BLOCK_BYTES):
-            yield text_of(self._lines(piece)), len(piece)
+        for part in cut_batch(batch, BLOCK_BYTES):
+            yield text_of(self._lines(part)), len(part)
 
     def _lines(self, batch: PredictionBatch) -> pa.Array:
         style = self.output.style
         texts = {spec.name: json_texts(batch.outputs[spec.name], spec, self.output.nan) for spec in self.signature.outputs}
         if style == "raw":
             return join_texts([*prediction_texts(texts), "\n"])
-        # Rows are kept in order and each once: as many as there were are all of them, and taking all would only copy.
-        kept = pa.array(batch.kept) if len(batch) < len(batch.instances) else None
-        passed = self._passthrough(batch, kept)
-        keys = taken(batch.instances.keys, kept)
+        # Rows are in order and each once: as many as there are instances are all of them, and taking all would only copy.
+        rows = pa.array(batch.instance_rows) if len(batch) < len(batch.instances) else None
+        passed = self._passthrough(batch, rows)
+        keys = taken(batch.instances.keys, rows)
         if style == "aiplatform":
             pairs = [*split_keys(keys, self.key_fields).items(), *texts.items()]
             return join_texts(["{", *members(pairs), *passed, "}\n"])
         if style == "vertex" and not self.key_fields:
-            rows = batch.instances.rows.take(batch.kept)
-            instances = pa.array([_instance(rows[row]) for row in range(len(rows))], pa.binary()).cast(pa.string())
+            as_read = batch.instances.rows.take(batch.instance_rows)
+            instances = pa.array([_instance(as_read[row]) for row in range(len(as_read))], pa.binary()).cast(pa.string())
             first = ('{"instance": ', instances)
         else:
             first = ('{"key": ', keys)
         return join_texts([*first, ', "prediction": ', *prediction_texts(texts), *passed, "}\n"])
 
-    def _passthrough(self, batch: PredictionBatch, kept: pa.Array | None) -> list[str | pa.Array]:
-        pieces: list[str | pa.Array] = []
+    def _passthrough(self, batch: PredictionBatch, rows: pa.Array | None) -> list[str | pa.Array]:
+        """Return the texts that hold the passthrough fields in a line, one array a field."""
+        texts: list[str | pa.Array] = []
         for name, column in batch.instances.passthrough.items():
-            some = taken(column, kept)
+            values = taken(column, rows)
             if name == "*":
-                pieces.append(pc.if_else(pc.equal(some, ""), "", pc.binary_join_element_wise(", ", some, "")))
+                texts.append(pc.if_else(pc.equal(values, ""), "", pc.binary_join_element_wise(", ", values, "")))
             else:
-                pieces += [f", {member_head(name)}", some]
-        return pieces
+                texts += [f", {member_head(name)}", values]
+        return texts
 
 
 def _instance(row: bytes) -> bytes:
@@ -97,8 +98,9 @@ def _instance(row: bytes) -> bytes:
         return row_as_json(row)
 
 
-def taken(column: pa.Array, kept: pa.Array | None) -> pa.Array:
-    return column if kept is None else column.take(kept)
+def taken(column: pa.Array, rows: pa.Array | None) -> pa.Array:
+    """Return the values of ``column`` at ``rows``; all of them for None."""
+    return column if rows is None else column.take(rows)
 
 
 def prediction_texts(texts: dict[str, pa.Array]) -> list[str | pa.Array]:

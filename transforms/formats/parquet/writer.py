@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms.convert.output_columns import make_table
-from transforms.convert.refuse_rows import pieces
+from transforms.convert.refuse_rows import cut_batch
 from transforms.convert.to_arrow import make_columns, not_utf8, refuse_unfit
 from transforms.elements.batches import PredictionBatch
 from transforms.formats.join_files import Sink
@@ -21,7 +21,7 @@ from transforms.storage import files
 ROW_GROUP_BYTES = 32 << 20
 ROW_GROUP_ROWS = 1 << 20
 # What one list of Arrow's can hold, in values, is 2**31.
-PIECE_BYTES = 1 << 30
+PART_BYTES = 1 << 30
 
 
 @dataclasses.dataclass
@@ -52,8 +52,8 @@ class ParquetEncoder:
         return refuse_unfit(batch, self.table, not_utf8)
 
     def write(self, batch: PredictionBatch) -> None:
-        for piece in pieces(batch, PIECE_BYTES):
-            self._add(self._columns(piece))
+        for part in cut_batch(batch, PART_BYTES):
+            self._add(self._columns(part))
 
     def close(self) -> None:
         self._write_due()

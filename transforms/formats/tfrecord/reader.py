@@ -42,13 +42,13 @@ class Records(Sequence[bytes]):
         return Records([self.records[row] for row in index])
 
 
-def read_records(piece: FileRange) -> Iterator[tuple[list[bytes], list[int]]]:
+def read_records(file_range: FileRange) -> Iterator[tuple[list[bytes], list[int]]]:
     """Yield the records of a whole file, in blocks of some MB, and the byte at which each begins.
 
     Raises:
       DamagedFileError: after all whole records before the damage were given.
     """
-    with open_stream(piece) as stream:
+    with open_stream(file_range) as stream:
         cursor = Cursor(stream)
         data, start = b"", 0
         while True:

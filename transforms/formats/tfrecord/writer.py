@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from transforms.convert.output_columns import OutputColumn, make_table
-from transforms.convert.refuse_rows import pieces
+from transforms.convert.refuse_rows import cut_batch
 from transforms.convert.to_arrow import flatten, refuse_unfit, text_columns
 from transforms.elements.batches import PredictionBatch
 from transforms.elements.columns import Column, Ragged
@@ -51,8 +51,8 @@ class ExampleEncoder:
         return refuse_unfit(batch, self.table, too_large)
 
     def write(self, batch: PredictionBatch) -> None:
-        for piece in pieces(batch, BLOCK_BYTES):
-            self._stream.write(b"".join(map(frame, self._examples(piece))))
+        for part in cut_batch(batch, BLOCK_BYTES):
+            self._stream.write(b"".join(map(frame, self._examples(part))))
 
     def close(self) -> None:
         pass
