@@ -26,6 +26,7 @@ from transforms.formats import splitting
 from transforms.formats.catalog import format_of
 from transforms.read_instances import RangeReader
 from transforms.rows.row_spec import RowSpec
+from transforms.specs.limits import DEFAULT_LIMITS
 from transforms.specs.signature import Signature, TensorSpec
 from transforms.storage import files
 
@@ -121,7 +122,7 @@ def measure(path: Path, bomb: Bomb) -> dict[str, Any]:
     """Read ``path``, and say what came of it; to be called in a process that has read nothing else."""
     before, rows, codes = memory("VmRSS"), 0, []
     (found,) = files.match(str(path))
-    for file_range in splitting.split_file(found, format_of(found.path, None)):
+    for file_range in splitting.split_file(found, format_of(found.path, None), DEFAULT_LIMITS):
         for batch in RangeReader(RowSpec(bomb.signature, passthrough_fields=bomb.passthrough), None).read(file_range):
             rows += len(batch)
             codes += [str(failed.code) for failed in batch.failed]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from transforms.model import crashes
+from transforms.specs.limits import DEFAULT_LIMITS, Limits
 
 CONTEXT = multiprocessing.get_context("forkserver")
 RUNNER = "apache_beam.runners.portability.fn_api_runner.fn_runner"
@@ -25,33 +26,30 @@ CONTEXT.set_forkserver_preload(["tensorflow", "apache_beam.runners.direct.direct
 
 
 def start(
-    out: Path | str, split_bytes: int | None = None, said: Path | None = None, file_bytes: int | None = None, **flags: Any
+    out: Path | str, said: Path | None = None, file_bytes: int | None = None, limits: Limits = DEFAULT_LIMITS, **flags: Any
 ) -> ForkServerProcess:
-    """Starts a run; what it says goes to ``said``. ``split_bytes`` is how large its splits are, ``file_bytes`` how large a file may get."""
+    """Starts a run; what it says goes to ``said``. ``file_bytes`` is how large a file may get."""
     argv = ["run", f"--output={out}", *(f"--{name}={value}" for name, value in flags.items())]
-    child = CONTEXT.Process(target=_run, args=(argv, split_bytes, said, file_bytes))
+    child = CONTEXT.Process(target=_run, args=(argv, limits, said, file_bytes))
     child.start()
     return child
 
 
-def _run(argv: list[str], split_bytes: int | None, said: Path | None, file_bytes: int | None) -> None:
+def _run(argv: list[str], limits: Limits, said: Path | None, file_bytes: int | None) -> None:
     import quick_beam
 
     from pipeline.main import console
-    from transforms.formats import splitting
 
     handle = os.open(said or os.devnull, os.O_WRONLY | os.O_CREAT)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    if split_bytes:
-        splitting.SPLIT_BYTES = split_bytes
     if file_bytes is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     quick_beam.remember()
     sys.argv = ["nightshift", *argv]
     try:
-        console()
+        console(limits)
     except SystemExit as ended:
         os._exit(ended.code if isinstance(ended.code, int) else 1)
 

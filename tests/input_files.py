@@ -23,6 +23,7 @@ from transforms.formats.catalog import format_of
 from transforms.read_instances import RangeReader
 from transforms.rows.codes import Code
 from transforms.rows.row_spec import RowSpec
+from transforms.specs.limits import DEFAULT_LIMITS, Limits
 from transforms.specs.signature import Signature, TensorSpec
 from transforms.storage import files
 
@@ -76,9 +77,9 @@ CONTENTS: dict[str, Callable[[Sequence[float]], bytes]] = {
 }
 
 
-def ranges_of(path: Path | str) -> list[FileRange]:
+def ranges_of(path: Path | str, limits: Limits = DEFAULT_LIMITS) -> list[FileRange]:
     (found,) = files.match(str(path))
-    return list(splitting.split_file(found, format_of(found.path, None)))
+    return list(splitting.split_file(found, format_of(found.path, None), limits))
 
 
 def values_and_failed(batches: Iterator[InstanceBatch]) -> tuple[list[float], list[Code]]:
@@ -90,5 +91,5 @@ def values_and_failed(batches: Iterator[InstanceBatch]) -> tuple[list[float], li
     return values, failed
 
 
-def reader_of(name: str) -> RangeReader:
-    return RangeReader(RowSpec(TEXTS if name.endswith("tfrecord") else NUMBERS), None)
+def reader_of(name: str, limits: Limits = DEFAULT_LIMITS) -> RangeReader:
+    return RangeReader(RowSpec(TEXTS if name.endswith("tfrecord") else NUMBERS, limits=limits), None)

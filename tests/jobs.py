@@ -11,6 +11,7 @@ import google_crc32c
 
 from pipeline.main import main
 from transforms.specs.job import InputSpec, KeySpec
+from transforms.specs.limits import DEFAULT_LIMITS, Limits
 from transforms.specs.output import FolderOutput
 from transforms.specs.run import TasksRun
 
@@ -27,9 +28,9 @@ def read_lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def run(out: Path | str, **flags: Any) -> int:
+def run(out: Path | str, limits: Limits = DEFAULT_LIMITS, **flags: Any) -> int:
     """Run a job in this process; return its exit status."""
-    return main(["run", f"--output={out}", *(f"--{name}={value}" for name, value in flags.items())])
+    return main(["run", f"--output={out}", *(f"--{name}={value}" for name, value in flags.items())], limits)
 
 
 def lines(out: Path, kind: str = "prediction.results") -> list[Any]:

@@ -16,29 +16,24 @@ import pytest
 from backports import zstd
 from input_files import NUMBERS, ranges_of
 
-from transforms.formats import limits
 from transforms.formats.avro.blocks import UNPACKERS, read_header
 from transforms.formats.damage import DamagedFileError
 from transforms.formats.jsonl import row
 from transforms.formats.row_sizes import row_bytes, slices
 from transforms.read_instances import RangeReader
 from transforms.rows.row_spec import RowSpec
+from transforms.specs.limits import Limits
 
 MB = 1 << 20
 
 
-def test_a_row_that_is_too_long_shows_what_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (
-        limits,
-        __import__("transforms.formats.record_batches", fromlist=["x"]),
-        __import__("transforms.formats.row_sizes", fromlist=["x"]),
-    ):
-        monkeypatch.setattr(module, "MAX_UNPACKED_BYTES", 5000)
+def test_a_row_that_is_too_long_shows_what_is_short(tmp_path: Path) -> None:
     texts = ["a", "b" * 6000, "c" * 3000, "d" * 3000, "e"]
     path = tmp_path / "rows.parquet"
     pq.write_table(pa.table({"x": pa.array([0, 1, 2, 3, 4], pa.float32()), "t": texts}), path)
     (file_range,) = ranges_of(path)
-    batches = list(RangeReader(RowSpec(NUMBERS, passthrough_fields=("t",)), None).read(file_range))
+    spec = RowSpec(NUMBERS, passthrough_fields=("t",), limits=Limits(unpacked_bytes=5000))
+    batches = list(RangeReader(spec, None).read(file_range))
     assert [int(offset) for batch in batches for offset in batch.offsets] == [0, 2, 3, 4]
     assert max(len(batch) for batch in batches) <= 2
     assert [text for batch in batches for text in batch.passthrough["t"].to_pylist()] == [json.dumps(texts[row]) for row in (0, 2, 3, 4)]
@@ -52,14 +47,13 @@ def test_bytes_of_rows_are_those_of_their_values() -> None:
     table = pa.RecordBatch.from_arrays([lists, coded, pa.array([{"s": "ab"}, {"s": "a"}, {"s": ""}])], ["l", "d", "s"])
     assert row_bytes(table).tolist() == [3 + 100 + 2, 0 + 1 + 1, 4 + 0 + 0]
     assert row_bytes(table.slice(2)).tolist() == [4]
-    assert slices(np.array([limits.MAX_UNPACKED_BYTES, 1, 1, limits.MAX_UNPACKED_BYTES + 5, 1])) == [(0, 1), (1, 3), (3, 4), (4, 5)]
+    assert slices(np.array([1000, 1, 1, 1005, 1]), 1000) == [(0, 1), (1, 3), (3, 4), (4, 5)]
 
 
-def test_commas_inside_texts_are_no_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row, "MAX_ROW_VALUES", 3)
-    row._check_values(b'{"x": 1, "t": "a,b,c,\\",,d"}')
+def test_commas_inside_texts_are_no_values() -> None:
+    row._check_values(b'{"x": 1, "t": "a,b,c,\\",,d"}', 3)
     with pytest.raises(row.RowError, match="more than 4 values"):
-        row._check_values(b'{"x": [1, 2, 3, 4, 5]}')
+        row._check_values(b'{"x": [1, 2, 3, 4, 5]}', 3)
 
 
 # --- Avro -----------------------------------------------------------------------------------------------------------------------
@@ -101,13 +95,11 @@ def test_a_nested_value_of_a_type_that_holds_itself_ends_no_process(tmp_path: Pa
 
 
 @pytest.mark.parametrize("codec", UNPACKERS)
-def test_each_codec_stops_at_the_bound(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_codec_stops_at_the_bound(codec: str) -> None:
     import bz2
     import lzma
 
     from cramjam import snappy
-
-    from transforms.formats.avro import blocks as avro_blocks
 
     content = bytes(MB)
     deflate = zlib.compressobj(wbits=-15)
@@ -119,7 +111,6 @@ def test_each_codec_stops_at_the_bound(codec: str, monkeypatch: pytest.MonkeyPat
         "zstandard": zstd.compress(content),
         "snappy": bytes(snappy.compress_raw(content)) + zlib.crc32(content).to_bytes(4, "big"),
     }[codec]
-    assert UNPACKERS[codec](packed) == content
-    monkeypatch.setattr(avro_blocks, "MAX_UNPACKED_BYTES", 1000)
-    unpacked = UNPACKERS[codec](packed)
-    assert codec == "null" or unpacked is None or len(unpacked) == avro_blocks.MAX_UNPACKED_BYTES + 1
+    assert UNPACKERS[codec](packed, MB) == content
+    unpacked = UNPACKERS[codec](packed, 1000)
+    assert codec == "null" or unpacked is None or len(unpacked) == 1001

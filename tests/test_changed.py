@@ -22,6 +22,7 @@ from transforms.formats.catalog import format_of
 from transforms.read_instances import RangeReader
 from transforms.rows.codes import Code
 from transforms.rows.row_spec import RowSpec
+from transforms.specs.limits import DEFAULT_LIMITS, Limits
 from transforms.staging import split_records
 from transforms.storage import files
 from transforms.storage.pins import Pin
@@ -103,11 +104,10 @@ def test_a_file_that_nobody_touches_is_read(name: str, tmp_path: Path) -> None:
     assert values_and_failed(reader_of(name).read(file_range)) == (list(map(float, OLD)), [])
 
 
-def test_a_later_range_of_csv_takes_the_header_of_the_planned_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 500)
+def test_a_later_range_of_csv_takes_the_header_of_the_planned_file_only(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(csv(OLD))
-    last = ranges_of(path)[-1]
+    last = ranges_of(path, Limits(split_bytes=500))[-1]
     wait_a_tick()
     path.write_bytes(b"y" + csv(OLD)[1:])
     assert values_and_failed(reader_of("rows.csv").read(last)) == ([], [Code.FILE_CHANGED])
@@ -144,13 +144,15 @@ def test_a_listed_file_that_changes_between_listing_and_reading_is_named(tmp_pat
         return real(path, pin)
 
     monkeypatch.setattr(files, "read_bytes", read_late)
-    (file_range,) = splitting.split_file(found, format_of("files.txt", "file-list"))
+    (file_range,) = splitting.split_file(found, format_of("files.txt", "file-list"), DEFAULT_LIMITS)
     (batch,) = RangeReader(RowSpec(TEXTS), "file-list").read(file_range)
     assert batch.columns["t"].tolist() == [b"old", b"old"]
     (failed,) = batch.failed
     assert failed.code is Code.FILE_CHANGED
     assert failed.message.startswith(f"{listed[1]} changed: ")
 
+
+LIMITS = Limits(split_bytes=20_000)
 
 # --- whole runs -----------------------------------------------------------------------------------------------------------------
 
@@ -180,16 +182,14 @@ def rows(count: int, x: float) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("way", ["cut", "replaced", "packed", "map", "field"])
-def test_a_run_whose_input_changes_publishes_nothing_and_names_it(
-    way: str, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_first_range: Any
-) -> None:
+def test_a_run_whose_input_changes_publishes_nothing_and_names_it(way: str, models: Models, tmp_path: Path, after_first_range: Any) -> None:
     out, data = tmp_path / "out", tmp_path / "in" / "b.jsonl"
     flags: dict[str, Any] = {"model": models.get("half_plus_two"), "input": tmp_path / "in", "key_field": "id"}
     write_lines(data, rows(4000, 1))
     if way == "packed":  # several small files in one split
         write_lines(tmp_path / "in" / "a.jsonl", [{"x": 1, "id": -1}])
     else:
-        monkeypatch.setattr(splitting, "SPLIT_BYTES", 20_000)
+        flags["limits"] = LIMITS
     if way == "field":
         (tmp_path / "models").mkdir()
         (tmp_path / "models" / "1").symlink_to(models.get("half_plus_two"))
@@ -226,7 +226,7 @@ def test_a_file_that_changed_before_its_keys_are_looked_at_again_lists_no_place(
         return real(self, *arguments)
 
     monkeypatch.setattr(check_keys._ListDuplicates, "process", process)
-    assert run(tmp_path / "out", model=models.get("half_plus_two"), input=path, key_field="id") == 3
+    assert run(tmp_path / "out", LIMITS, model=models.get("half_plus_two"), input=path, key_field="id") == 3
     report = manifest(tmp_path / "out")
     assert (report["keys"]["duplicated"], report["keys"]["listed"]) == (5, [])
     assert "5 keys occur more than once (which ones is unknown: the input changed" in report["reason"]
@@ -255,13 +255,12 @@ def test_an_object_without_bytes_that_was_filled_is_an_error(gcs: CloudStorage) 
 
 
 def test_a_run_whose_object_is_replaced_between_its_splits_publishes_nothing(
-    gcs: CloudStorage, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_first_range: Any
+    gcs: CloudStorage, models: Models, tmp_path: Path, after_first_range: Any
 ) -> None:
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 20_000)
     content = write_lines(tmp_path / "rows.jsonl", rows(4000, 1)).read_bytes()
     path = gcs.write(f"{gcs.make_bucket()}/rows.jsonl", content)
     after_first_range(lambda: gcs.write(path, content.replace(b'"x": 1,', b'"x": 9,')))
-    assert run(tmp_path / "out", model=models.get("half_plus_two"), input=path, key_field="id") == 3
+    assert run(tmp_path / "out", LIMITS, model=models.get("half_plus_two"), input=path, key_field="id") == 3
     report = manifest(tmp_path / "out")
     assert report["input"]["changed"] == [path]
     assert f"{path} changed: when the run planned to read it, it was generation " in report["reason"]

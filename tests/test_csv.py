@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import gzip
 import io
 import itertools
@@ -24,7 +25,6 @@ from transforms.convert import from_json
 from transforms.elements import columns
 from transforms.elements.batches import InstanceBatch
 from transforms.elements.splits import FileRange
-from transforms.formats import blocks, splitting
 from transforms.formats.blocks import DamagedFileError
 from transforms.formats.catalog import FORMATS, format_of
 from transforms.formats.csv import rows as csv_rows
@@ -35,6 +35,7 @@ from transforms.formats.empty_batch import empty_batch
 from transforms.formats.splitting import split_file
 from transforms.rows.codes import Code
 from transforms.rows.row_spec import RowSpec
+from transforms.specs.limits import Limits
 from transforms.specs.signature import Signature, TensorSpec
 from transforms.storage.files import FoundFile
 
@@ -102,10 +103,8 @@ def test_text_comes_out_as_the_csv_module_put_it_in(
     writer.writerows([names, *table])
     content = text.getvalue() if windows else rewritten(names, table, quoting)
     keyed = {"key_fields": (names[2],)} if width > 2 else {}
-    spec = RowSpec(TEXTS, passthrough_fields=("*",), **keyed)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "BLOCK_BYTES", block_bytes)
-        found = in_order(parse(content.encode(), spec, tmp_path_factory.getbasetemp()))
+    spec = RowSpec(TEXTS, passthrough_fields=("*",), limits=Limits(block_bytes=block_bytes), **keyed)
+    found = in_order(parse(content.encode(), spec, tmp_path_factory.getbasetemp()))
     assert len(found) == len(table)
     for row, (cells, key, passed, instance) in zip(table, found, strict=True):
         whole = dict(zip(names, row, strict=True))
@@ -252,16 +251,13 @@ def test_a_bad_line_costs_itself_alone(tmp_path: Path) -> None:
     st.integers(1, 30),
 )
 def test_any_bytes_are_rows_or_failed_rows_whatever_the_block(
-    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], block_bytes: int, part_bytes: int
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], block_bytes: int, scan_bytes: int
 ) -> None:
     data = b"a,b\n" + b"".join(pieces)
     spec = RowSpec(signature(a=("float32", (None,)), b=("string", (None,))))
     whole = parse(data, spec, tmp_path_factory.getbasetemp())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "BLOCK_BYTES", block_bytes)
-        patch.setattr("transforms.formats.csv.rows.PART_BYTES", part_bytes)
-        patch.setattr("transforms.formats.csv.reader.PART_BYTES", part_bytes)
-        assert parse(data, spec, tmp_path_factory.getbasetemp()) == whole
+    small = dataclasses.replace(spec, limits=Limits(block_bytes=block_bytes, scan_bytes=scan_bytes))
+    assert parse(data, small, tmp_path_factory.getbasetemp()) == whole
     if b'"' not in data:
         offsets = itertools.accumulate([len(line) + 1 for line in data.split(b"\n")], initial=0)
         filled = [offset for offset, line in zip(offsets, data.split(b"\n"), strict=False) if line not in (b"", b"\r")]
@@ -291,11 +287,9 @@ def test_the_parts_of_a_file_have_the_rows_of_the_whole(tmp_path_factory: pytest
     st.sampled_from([1, 2, 3, 64, 1000]),
 )
 @example([b'x"x"', b',"'], False, 1000)  # the last quote opens a field, and ends nothing
-def test_rows_found_at_once_are_those_found_one_by_one(pieces: list[bytes], last: bool, part_bytes: int) -> None:
+def test_rows_found_at_once_are_those_found_one_by_one(pieces: list[bytes], last: bool, scan_bytes: int) -> None:
     data = b"".join(pieces)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(csv_rows, "PART_BYTES", part_bytes)
-        found, used = csv_rows.find_rows(data, 7, last)
+    found, used = csv_rows.find_rows(data, 7, last, Limits(scan_bytes=scan_bytes))
     expected, its_used = csv_rows._scan(data, 7, last)
     assert list(found.texts) == list(expected.texts)
     assert (found.texts.starts.tolist(), found.malformed.tolist(), used) == (
@@ -321,20 +315,16 @@ def field_ends(text: bytes) -> list[int]:
     return ends
 
 
-def test_a_quote_that_never_closes_is_given_up_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 64)
-    monkeypatch.setattr(csv_rows, "MAX_ROW_BYTES", 500)
+def test_a_quote_that_never_closes_is_given_up_after_a_while(tmp_path: Path) -> None:
     data = b'a,b\n1,"open\n' + b"".join(b"%d,x\n" % n for n in range(1000)) + b'7,"y\nz"\n'
-    found = in_order(parse(data, RowSpec(TEXTS), tmp_path))
+    found = in_order(parse(data, RowSpec(TEXTS, limits=Limits(block_bytes=64, row_bytes=500)), tmp_path))
     assert found[0][:2] == (Code.NOT_CSV, found[0][1])
     assert [row[0]["a"] for row in found[1:]] == [*map(str, range(1000)), "7"]
 
 
-def test_a_row_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 64)
-    monkeypatch.setattr(blocks, "MAX_ROW_BYTES", 300)
+def test_a_row_too_long(tmp_path: Path) -> None:
     data = b"a,b\n1,2\n" + b"x" * 2000 + b",y\n3,4\n"
-    found = in_order(parse(data, RowSpec(TEXTS), tmp_path))
+    found = in_order(parse(data, RowSpec(TEXTS, limits=Limits(block_bytes=64, row_bytes=300)), tmp_path))
     assert [row[0] if isinstance(row[0], Code) else row[0]["a"] for row in found] == ["1", Code.ROW_TOO_LONG, "3"]
 
 
@@ -388,8 +378,8 @@ def test_inputs_that_csv_can_not_feed() -> None:
 # --- files ----------------------------------------------------------------------------------------------------------------
 
 
-def test_only_a_large_file_without_quotes_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 1000)
+def test_only_a_large_file_without_quotes_is_cut(tmp_path: Path) -> None:
+    limits = Limits(split_bytes=1000)
     plain, quoted, small = (tmp_path / name for name in ("plain.csv", "quoted.CSV", "small.csv"))
     plain.write_bytes(b"a,b\n" + b"1,2\n" * 1000)
     quoted.write_bytes(b"a,b\n" + b"1,2\n" * 999 + b'1,"2"')
@@ -397,12 +387,12 @@ def test_only_a_large_file_without_quotes_is_cut(tmp_path: Path, monkeypatch: py
     counts = {}
     for path in (plain, quoted, small):
         found = FoundFile(str(path), path.stat().st_size, path.name)
-        ranges = list(split_file(found, format_of(str(path), None)))
+        ranges = list(split_file(found, format_of(str(path), None), limits))
         assert (ranges[0].start, ranges[-1].stop) == (0, found.size_bytes)
         counts[path.name] = len(ranges)
     assert counts == {"plain.csv": 4, "quoted.CSV": 1, "small.csv": 1}
     assert (holds_quote(str(plain)), holds_quote(str(quoted))) == (False, True)
-    packed = list(split_file(FoundFile("a.csv.gz", 10**6, "a.csv.gz"), FORMATS["csv"]))
+    packed = list(split_file(FoundFile("a.csv.gz", 10**6, "a.csv.gz"), FORMATS["csv"], limits))
     assert [(file_range.start, file_range.stop) for file_range in packed] == [(0, None)]
 
 
@@ -415,15 +405,12 @@ def write_table(path: Path, rows: int) -> Path:
 
 
 @pytest.mark.parametrize("quotes", [True, False])
-def test_a_job_on_csv(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quotes: bool) -> None:
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 5000)
+def test_a_job_on_csv(models: Models, tmp_path: Path, quotes: bool) -> None:
     data = write_table(tmp_path / "rows.csv", 3000)
     if not quotes:
         data.write_text("id,s,x\n" + "".join(f"k{n},plain,{n}\n" for n in range(3000)))
-    assert (
-        run(tmp_path / "out", model=models.get("two_outputs"), input=data, key_field="id", passthrough_fields="s", output_layout="mirror")
-        == 0
-    )
+    flags = {"model": models.get("two_outputs"), "input": data, "key_field": "id", "passthrough_fields": "s", "output_layout": "mirror"}
+    assert run(tmp_path / "out", Limits(split_bytes=5000), **flags) == 0
     assert manifest(tmp_path / "out")["counts"] == {"read": 3000, "predicted": 3000, "failed": 0}
     (made,) = (tmp_path / "out").glob("rows*")
     got = [json.loads(line) for line in made.read_text().splitlines()]

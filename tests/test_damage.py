@@ -12,12 +12,12 @@ import pytest
 from gcp_fixtures import CloudStorage
 from input_files import CONTENTS, NUMBERS, ranges_of, reader_of, values_and_failed
 
-from transforms.formats import blocks, record_batches
+from transforms.formats import record_batches
 from transforms.formats.catalog import format_of, known_types
 from transforms.formats.damage import DamagedFileError, decoding
-from transforms.formats.tfrecord import reader as tfrecord_reader
 from transforms.rows.codes import Code
 from transforms.rows.row_spec import RowSpec
+from transforms.specs.limits import Limits
 from transforms.storage import gcs as storage
 
 VALUES = [float(value) for value in random.Random(5).sample(range(10_000_000), 40_000)]
@@ -26,12 +26,9 @@ TABLES = ("rows.parquet", "rows.avro")
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reads in small steps, and gives up on a storage that does not answer after a moment."""
+    """Fetches in small steps, and gives up on a storage that does not answer after a moment."""
     monkeypatch.setattr(storage, "DEFAULT_RETRY", storage.DEFAULT_RETRY.with_timeout(0.3))
     monkeypatch.setattr(storage, "WINDOW_BYTES", 16 << 10)
-    for module in (blocks, tfrecord_reader):
-        monkeypatch.setattr(module, "BLOCK_BYTES", 16 << 10)
-    monkeypatch.setattr(record_batches, "BATCH_ROWS", 500)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -40,7 +37,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_storage_that_fails_in_the_middle_of_a_file_is_raised(name: str, kind: str, gcs: CloudStorage) -> None:
     path = gcs.write(f"{gcs.make_bucket()}/{name}", CONTENTS[name](VALUES))
     (file_range,) = ranges_of(path)
-    batches = reader_of(name).read(file_range)
+    batches = reader_of(name, Limits(block_bytes=16 << 10, batch_rows=500)).read(file_range)
     next(batches)
     with gcs.stand_ins.faults(kind, share=1), pytest.raises(storage.StorageError, match=name):
         values_and_failed(batches)
@@ -63,7 +60,6 @@ def test_a_storage_that_fails_at_a_look_before_the_start_is_raised(name: str, gc
 @pytest.mark.parametrize("bug", [TypeError("ours"), KeyError("ours"), ValueError("ours"), OSError("ours"), MemoryError()])
 @pytest.mark.parametrize("name", TABLES)
 def test_a_bug_of_ours_is_no_damage(name: str, bug: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record_batches, "BATCH_ROWS", 10)
     (tmp_path / name).write_bytes(CONTENTS[name](VALUES[:100]))
     (file_range,) = ranges_of(tmp_path / name)
 
@@ -72,7 +68,7 @@ def test_a_bug_of_ours_is_no_damage(name: str, bug: Exception, tmp_path: Path, m
 
     monkeypatch.setattr(record_batches.TableBatcher, "batch", batch)
     with pytest.raises(type(bug)):
-        list(reader_of(name).read(file_range))
+        list(reader_of(name, Limits(batch_rows=10)).read(file_range))
 
 
 @pytest.mark.parametrize("error", [pa.ArrowMemoryError("no memory"), MemoryError(), OSError(5, "Input/output error"), TypeError("ours")])

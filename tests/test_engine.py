@@ -96,7 +96,7 @@ def interrupting(when: Any, before: Any) -> Iterator[None]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_launch_cancels_its_job(number: int, service: JobService, models: Models, tmp_path: Path) -> None:
     out, said = tmp_path / "out", tmp_path / "said"
-    whole = child.start(out, None, said, **slow(models, tmp_path), **service.flags)
+    whole = child.start(out, said, **slow(models, tmp_path), **service.flags)
     child.wait_until(service.is_predicting, 240)
     assert whole.pid is not None
     os.kill(whole.pid, number)

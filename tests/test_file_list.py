@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ from transforms.formats.file_list import reader as file_list_reader
 from transforms.formats.file_list.reader import FileListReader, why_not
 from transforms.rows.codes import Code
 from transforms.rows.row_spec import RowSpec
+from transforms.specs.limits import Limits
 from transforms.specs.signature import Signature, TensorSpec
 
 
@@ -76,14 +78,14 @@ def test_paths_patterns_and_what_is_not_there(images: Path, monkeypatch: pytest.
     assert [content[offset:].split(b"\r\n")[0].decode() for offset in offsets] == [listed[0], *[listed[2]] * 2, listed[6], listed[7]]
 
 
-def test_batches_are_bounded_by_bytes(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_bounded_by_bytes(images: Path) -> None:
     (images / "list.txt").write_text("".join(f"{images}/{number}.png\n" for number in (0, 1, 2, 3, 4, 0)))
-    monkeypatch.setattr(file_list_reader, "BATCH_BYTES", 3500)
+    small = dataclasses.replace(SPEC, limits=Limits(batch_bytes=3500))
     groups = ((0, 1, 2), (3,), (4,), (0,))  # 3,000 bytes, 3,000, 4,000 and none
     expected = [[(images / f"{number}.png").read_bytes() for number in group] for group in groups]
-    assert [batch.columns["image"].tolist() for batch in read(images / "list.txt")] == expected
-    monkeypatch.setattr(file_list_reader, "MAX_ROW_BYTES", 3500)
-    failed = [row for batch in read(images / "list.txt") for row in batch.failed]
+    assert [batch.columns["image"].tolist() for batch in read(images / "list.txt", small)] == expected
+    smaller = dataclasses.replace(SPEC, limits=Limits(batch_bytes=3500, row_bytes=3500))
+    failed = [row for batch in read(images / "list.txt", smaller) for row in batch.failed]
     assert [(row.code, json.loads(row.key)) for row in failed] == [(Code.ROW_TOO_LONG, f"{images}/4.png")]
 
 

@@ -19,8 +19,8 @@ from saved_models import Models
 from tf_records import example, write_records
 
 from pipeline.main import main
-from transforms.formats import splitting
 from transforms.formats.catalog import FORMATS
+from transforms.specs.limits import DEFAULT_LIMITS, Limits
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
 WORDS = {"yes": True, "no": False, "–": None}
@@ -86,7 +86,10 @@ class Source:
             path.write_text("".join(f"{self.folder}/files/{row}.bin\n" for row in range(ROWS)))
         return path
 
-    def run(self, source: Path | str, *flags: str, keyed: bool = True, output: str | None = None, model: str | None = None) -> int | None:
+    def run(
+        self, source: Path | str, *flags: str, keyed: bool = True, output: str | None = None, model: str | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> int | None:  # fmt: skip
         """Gives how many rows a job on ``source`` predicted, or None."""
         output = output or str(self.folder / "out")
         if self.format == "file-list":
@@ -94,7 +97,7 @@ class Source:
         elif keyed:
             flags = ("--key_field=id", *flags)
         name = "text_length" if self.format == "file-list" else "half_plus_two"
-        main(["run", f"--model={model or self.models.get(name)}", f"--input={source}", f"--output={output}", *flags])
+        main(["run", f"--model={model or self.models.get(name)}", f"--input={source}", f"--output={output}", *flags], limits)
         return predicted(output)
 
 
@@ -102,8 +105,7 @@ def is_cut(source: Source, monkeypatch: pytest.MonkeyPatch) -> bool | None:
     path = source.write()
     if isinstance(path, str):
         return None  # BigQuery cuts a table into streams, as many as it sees fit
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", path.stat().st_size // 4)
-    assert source.run(path) == ROWS
+    assert source.run(path, limits=Limits(split_bytes=path.stat().st_size // 4)) == ROWS
     return len(list((source.folder / "out").glob("prediction.results-*"))) > 1  # a shard a split
 
 

@@ -18,7 +18,7 @@ from jobs import check_output, lines, manifest, names_in, run, write_lines
 from saved_models import Models
 
 from pipeline.main import main
-from transforms.formats import blocks, splitting
+from transforms.specs.limits import Limits
 
 REPORTED = {"report.html", "statistics.json"}
 
@@ -101,19 +101,16 @@ def test_composite_keys_and_passthrough_fields(models: Models, tmp_path: Path) -
     assert lines(out)[1] == {"shop": "a", "day": 2, "y": 3.0, "x": 2}
 
 
-def test_a_second_run_with_fewer_shards_leaves_nothing_of_the_first(
-    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data, out = tmp_path / "data", tmp_path / "out"
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 200)
+def test_a_second_run_with_fewer_shards_leaves_nothing_of_the_first(models: Models, tmp_path: Path) -> None:
+    data, out, limits = tmp_path / "data", tmp_path / "out", Limits(split_bytes=200)
     write_lines(data / "big.jsonl", [{"x": number} for number in range(100)])
     out.mkdir()
     (out / "notes.txt").write_text("not ours")
-    assert run(out, model=models.get("half_plus_two"), input=data) == 0
+    assert run(out, limits, model=models.get("half_plus_two"), input=data) == 0
     assert len(list(out.glob("prediction.results-*"))) > 3
     np.testing.assert_array_equal([row["prediction"] for row in lines(out)], np.arange(100) * 0.5 + 2)
     write_lines(data / "big.jsonl", [{"x": "bad"}, *({"x": number} for number in range(15))])
-    assert run(out, model=models.get("half_plus_two"), input=data) == 0
+    assert run(out, limits, model=models.get("half_plus_two"), input=data) == 0
     assert len(list(out.glob("prediction.results-*"))) == 1
     assert len(lines(out)) == 15
     check_output(out)
@@ -129,21 +126,19 @@ def test_an_empty_input_is_a_result(models: Models, tmp_path: Path, capsys: pyte
     assert "read                  0" in capsys.readouterr().out
 
 
-def test_mirrored_files_keep_name_and_order(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, out = tmp_path / "data", tmp_path / "out"
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 300)
-    monkeypatch.setattr(blocks, "BLOCK_BYTES", 64)
+def test_mirrored_files_keep_name_and_order(models: Models, tmp_path: Path) -> None:
+    data, out, limits = tmp_path / "data", tmp_path / "out", Limits(split_bytes=300, block_bytes=64)
     write_lines(data / "a" / "many.jsonl", [{"x": number} for number in range(500)])
     write_lines(data / "a" / "few.jsonl", [{"x": 7}])
     write_lines(data / "b" / "none.jsonl", [])
     (data / "b" / "packed.jsonl.gz").write_bytes(gzip.compress(b'{"x": 1}\n{"x": 2}'))
-    assert run(out, model=models.get("half_plus_two"), input=data, output_layout="mirror", output_style="raw") == 0
+    assert run(out, limits, model=models.get("half_plus_two"), input=data, output_layout="mirror", output_style="raw") == 0
     assert names_in(out) == REPORTED | {"_SUCCESS", "manifest.json", "a/many.jsonl", "a/few.jsonl", "b/none.jsonl", "b/packed.jsonl"}
     np.testing.assert_array_equal([json.loads(line) for line in (out / "a/many.jsonl").read_text().splitlines()], np.arange(500) * 0.5 + 2)
     assert (out / "b/packed.jsonl").read_text() == "2.5\n3.0\n"
     assert (out / "b/none.jsonl").read_text() == ""
     (data / "a" / "few.jsonl").unlink()
-    assert run(out, model=models.get("half_plus_two"), input=data, output_layout="mirror") == 0
+    assert run(out, limits, model=models.get("half_plus_two"), input=data, output_layout="mirror") == 0
     assert "a/few.jsonl" not in names_in(out)
 
 
@@ -267,12 +262,12 @@ def test_versions_and_odd_paths(models: Models, tmp_path: Path, monkeypatch: pyt
     assert lines(tmp_path / "out2")[0]["prediction"] == 3.0
 
 
-def test_two_worker_processes_give_the_same_rows(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 2000)
+def test_two_worker_processes_give_the_same_rows(models: Models, tmp_path: Path) -> None:
     write_lines(tmp_path / "rows.jsonl", [{"x": number, "id": number} for number in range(2000)])
     flags = {"model": models.get("half_plus_two"), "input": tmp_path / "rows.jsonl", "key_field": "id"}
-    assert run(tmp_path / "one", **flags) == 0
-    assert run(tmp_path / "two", **flags, direct_num_workers=2, direct_running_mode="multi_processing") == 0
+    limits = Limits(split_bytes=2000)
+    assert run(tmp_path / "one", limits, **flags) == 0
+    assert run(tmp_path / "two", limits, **flags, direct_num_workers=2, direct_running_mode="multi_processing") == 0
     assert lines(tmp_path / "one") == lines(tmp_path / "two")
     check_output(tmp_path / "two")
 

@@ -19,10 +19,10 @@ from transforms.elements import columns
 from transforms.elements.batches import InstanceBatch
 from transforms.elements.splits import FileRange
 from transforms.formats.blocks import Block
-from transforms.formats.jsonl import reader as jsonl_reader
 from transforms.formats.jsonl.reader import LineParser
 from transforms.rows.codes import Code, Stage
 from transforms.rows.row_spec import RowSpec
+from transforms.specs.limits import Limits
 from transforms.specs.signature import Signature, TensorSpec
 
 FILE = FileRange("data/rows.jsonl", 0, None, 0, "rows.jsonl")
@@ -535,10 +535,9 @@ def test_many_rows_of_many_inputs_are_the_rows_alone() -> None:
         }
 
 
-def test_batches_stay_small_where_rows_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonl_reader, "BATCH_TENSOR_BYTES", 64)
+def test_batches_stay_small_where_rows_are_large() -> None:
     data = b"".join(b'{"x": %d}\n' % number for number in range(100))
-    batches = list(LineParser(RowSpec(F32)).parse(Block(0, data), FILE))
+    batches = list(LineParser(RowSpec(F32, limits=Limits(tensor_bytes=64))).parse(Block(0, data), FILE))
     assert len(batches) > 1
     assert [value for batch in batches for value in batch.columns["x"].tolist()] == list(range(100))
 

@@ -24,7 +24,6 @@ from transforms.elements.batches import InstanceBatch, PredictionBatch, RowTexts
 from transforms.elements.columns import Column, Ragged
 from transforms.elements.splits import FileRange
 from transforms.formats.blocks import Block
-from transforms.formats.jsonl import writer as jsonl_writer
 from transforms.formats.jsonl.reader import LineParser
 from transforms.formats.jsonl.writer import LineEncoder
 from transforms.rows.codes import Code, Stage
@@ -376,14 +375,14 @@ def test_rows_that_are_not_finite_fail_under_error() -> None:
     assert refuse_non_finite(kept) is kept
 
 
-def test_blocks_of_lines_stay_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jsonl_writer, "BLOCK_BYTES", 100)
+def test_blocks_of_lines_stay_small() -> None:
     signature = Signature("s", ("serve",), (TensorSpec("x", "x:0", "float32", (None,)),), ONE)
     rows = b"".join(b'{"x": %d}\n' % number for number in range(50))
     predictions = PredictionBatch(
         instances(RowSpec(signature), rows), np.arange(50), {"y": np.arange(100).reshape(50, 2).astype(np.float32)}, []
     )
-    blocks = [(bytes(block), count) for block, count in LineEncoder(signature, FolderOutput("out", style="raw"), ()).encode(predictions)]
+    encoder = LineEncoder(signature, FolderOutput("out", style="raw"), (), block_bytes=100)
+    blocks = [(bytes(block), count) for block, count in encoder.encode(predictions)]
     assert len(blocks) > 5
     assert [block.count(b"\n") for block, _ in blocks] == [count for _, count in blocks]
     assert [strict(line) for block, _ in blocks for line in block.splitlines()] == np.arange(100).reshape(50, 2).tolist()

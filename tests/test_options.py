@@ -272,7 +272,7 @@ def test_ours_and_beams_names_are_apart() -> None:
 
 def test_the_options_have_a_field_for_each_flag_and_the_table_alone_has_defaults() -> None:
     fields = dataclasses.fields(RunOptions)
-    assert [field.name for field in fields] == [*(flag.name for flag in FLAGS), "given", "beam"]
+    assert [field.name for field in fields] == [*(flag.name for flag in FLAGS), "given", "beam", "limits"]
     assert all(field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING for field in fields)
 
 

@@ -17,20 +17,19 @@ from gcp_fixtures import BigQuery, CloudStorage
 from jobs import check_output, lines, manifest, names_in, run, write_lines
 from saved_models import Models
 
-from transforms.formats import splitting
+from transforms.specs.limits import Limits
 
 Capture = pytest.CaptureFixture[str]
 ROWS = 30_000
-SPLIT_BYTES = 50_000
+LIMITS = Limits(split_bytes=50_000)
 
 
 @pytest.fixture
-def job(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def job(models: Models, tmp_path: Path) -> dict[str, Any]:
     """Flags of a run of a dozen splits with bad rows in them."""
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", SPLIT_BYTES)
     rows: list[Any] = [{"x": number % 50, "id": number} if number % 1000 else {"x": "no", "id": number} for number in range(ROWS)]
     data = write_lines(tmp_path / "in" / "rows.jsonl", rows)
-    return {"model": models.get("half_plus_two"), "input": data, "key_field": "id", "run_id": "night"}
+    return {"model": models.get("half_plus_two"), "input": data, "key_field": "id", "run_id": "night", "limits": LIMITS}
 
 
 def records_in(folder: Path) -> list[Path]:
@@ -43,7 +42,7 @@ def cut_short(
 ) -> int:  # fmt: skip
     """Starts a run, and ends it when ``finished`` splits are recorded, as ``count`` counts them; gives its exit status."""
     count = count or (lambda: len(records_in(Path(out))))
-    run = child.start(out, SPLIT_BYTES, said, **flags)
+    run = child.start(out, said, **flags)
     deadline = time.monotonic() + 60
     while count() < finished:
         assert run.is_alive(), f"the run ended before it could be cut short: {said.read_text() if said else ''}"
@@ -224,7 +223,7 @@ def test_tasks_that_are_done_are_not_done_again(models: Models, tmp_path: Path) 
         data = write_lines(tmp_path / f"in-{number}.jsonl", [{"x": number, "id": row} for row in range(50)])
         tasks.append({"model": models.get("half_plus_two"), "input": str(data), "output": f"task-{number}"})
     tasks[3]["model"] = str(tmp_path / "later")
-    flags = {"model_map": write_lines(tmp_path / "tasks.jsonl", tasks), "key_field": "id", "run_id": "night"}
+    flags = {"model_map": write_lines(tmp_path / "tasks.jsonl", tasks), "key_field": "id", "run_id": "night", "limits": LIMITS}
     assert run(out, **flags) == 3
     before = {path: path.stat().st_mtime_ns for path in out.glob("task-[012]/*")}
     assert before

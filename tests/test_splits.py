@@ -18,6 +18,7 @@ from transforms.formats.catalog import FORMATS, FormatError, format_of
 from transforms.formats.splitting import split_file
 from transforms.plan_splits import PlanSplits
 from transforms.specs.job import InputSpec
+from transforms.specs.limits import DEFAULT_LIMITS, Limits
 from transforms.storage.files import FoundFile
 
 
@@ -51,12 +52,12 @@ def test_formats_that_no_name_tells(path: str) -> None:
 
 def test_a_compressed_file_is_one_range_of_unknown_end() -> None:
     whole = FileRange("a.jsonl.gz", 0, None, 10**9, "a.jsonl.gz")
-    assert list(split_file(FoundFile("a.jsonl.gz", 10**9, "a.jsonl.gz"), FORMATS["jsonl"])) == [whole]
+    assert list(split_file(FoundFile("a.jsonl.gz", 10**9, "a.jsonl.gz"), FORMATS["jsonl"], DEFAULT_LIMITS)) == [whole]
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 31 << 20, 32 << 20, 48 << 20, (48 << 20) + 1, 10**9 + 7])
 def test_a_plain_file_is_cut_without_gap(size: int) -> None:
-    ranges = list(split_file(FoundFile("a.jsonl", size, "a.jsonl"), FORMATS["jsonl"]))
+    ranges = list(split_file(FoundFile("a.jsonl", size, "a.jsonl"), FORMATS["jsonl"], DEFAULT_LIMITS))
     assert ranges[0].start == 0
     assert ranges[-1].stop == size
     assert all(left.stop == right.start for left, right in itertools.pairwise(ranges))
@@ -64,8 +65,7 @@ def test_a_plain_file_is_cut_without_gap(size: int) -> None:
     assert len(ranges) == 1 or all(16 << 20 <= file_range.size_bytes <= 64 << 20 for file_range in ranges), "as the design has it"
 
 
-def test_small_files_are_packed_large_ones_cut_and_each_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 1000)
+def test_small_files_are_packed_large_ones_cut_and_each_read_once(tmp_path: Path) -> None:
     sizes = {
         "a/1.jsonl": 10,
         "a/2.jsonl": 0,
@@ -80,7 +80,7 @@ def test_small_files_are_packed_large_ones_cut_and_each_read_once(tmp_path: Path
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x" * size)
     patterns = (str(tmp_path), f"{tmp_path}/a", f"{tmp_path}/*/1.jsonl", f"{tmp_path}/b/[6] ü.jsonl")
-    found = plan(InputSpec(patterns), tmp_path / "_out")
+    found = plan(InputSpec(patterns, limits=Limits(split_bytes=1000)), tmp_path / "_out")
     ranges = [file_range for split in found for file_range in split.ranges]
     assert len(ranges) == len(set(ranges))
     covered = {
@@ -109,7 +109,7 @@ def plan(spec: InputSpec, folder: Path) -> list[Split]:
 def test_packing_ends_at_a_splits_size() -> None:
     packer = plan_splits._SplitFiles(InputSpec(("a",)))
     packer.start_bundle()
-    small = splitting.SPLIT_BYTES // 4
+    small = DEFAULT_LIMITS.split_bytes // 4
     made = [split for number in range(10) for split in packer.process(FoundFile(f"{number}.jsonl", small, f"{number}.jsonl"))]
     made += [windowed.value for windowed in packer.finish_bundle()]
     assert [len(split.ranges) for split in made] == [4, 4, 2]

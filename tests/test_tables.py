@@ -22,9 +22,10 @@ from saved_models import Models
 from pipeline.main import main
 from transforms.convert import from_arrow
 from transforms.elements.columns import Ragged
-from transforms.formats import record_batches, splitting
+from transforms.formats import record_batches
 from transforms.formats.avro.schema import arrow_types
 from transforms.rows.codes import Code
+from transforms.specs.limits import Limits
 from transforms.specs.signature import Signature, TensorSpec
 
 
@@ -132,20 +133,20 @@ def check_rows(out: Path) -> None:
 
 
 @pytest.mark.parametrize("compression", ["none", "snappy", "zstd", "gzip"])
-def test_parquet(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compression: str) -> None:
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 10_000)
+def test_parquet(models: Models, tmp_path: Path, compression: str) -> None:
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet", compression=compression, row_group_size=600)
     flags = {"key_field": "id", "passthrough_fields": "note"}
-    assert run(tmp_path / "out", model=models.get("half_plus_two"), input=tmp_path / "rows.parquet", **flags) == 0
+    limits = Limits(split_bytes=10_000)
+    assert run(tmp_path / "out", limits, model=models.get("half_plus_two"), input=tmp_path / "rows.parquet", **flags) == 0
     check_rows(tmp_path / "out")
     assert len(list((tmp_path / "out").glob("prediction.results-*"))) > 1
 
 
 @pytest.mark.parametrize("codec", ["null", "deflate", "snappy", "zstandard", "bzip2"])
-def test_avro(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str) -> None:
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 5_000)
+def test_avro(models: Models, tmp_path: Path, codec: str) -> None:
+    limits = Limits(split_bytes=5000)
     data = write_avro(tmp_path / "rows.avro", ROWS, AVRO_TYPES, codec, block=1000)
-    assert run(tmp_path / "out", model=models.get("half_plus_two"), input=data, key_field="id", passthrough_fields="note") == 0
+    assert run(tmp_path / "out", limits, model=models.get("half_plus_two"), input=data, key_field="id", passthrough_fields="note") == 0
     check_rows(tmp_path / "out")
     assert len(list((tmp_path / "out").glob("prediction.results-*"))) > 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -18,12 +19,11 @@ from transforms.elements.batches import InstanceBatch
 from transforms.elements.splits import FileRange
 from transforms.formats import blocks
 from transforms.formats.blocks import DamagedFileError
-from transforms.formats.tfrecord import framing
-from transforms.formats.tfrecord import reader as tfrecord_reader
 from transforms.formats.tfrecord.parse_examples import impossible_inputs
 from transforms.formats.tfrecord.reader import RecordReader
 from transforms.rows.codes import Code
 from transforms.rows.row_spec import RowSpec
+from transforms.specs.limits import Limits
 from transforms.specs.signature import Signature, TensorSpec
 
 
@@ -49,23 +49,22 @@ RECORDS = [bytes([n % 256]) * (n * 7 % 300) for n in range(500)]
 
 @pytest.mark.parametrize("name", ["rows.tfrecord", "rows.tfrecord.gz"])
 @pytest.mark.parametrize("block_bytes", [1, 100, 4 << 20])
-def test_records_come_out_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, block_bytes: int) -> None:
-    monkeypatch.setattr(tfrecord_reader, "BLOCK_BYTES", block_bytes)
+def test_records_come_out_as_they_are(tmp_path: Path, name: str, block_bytes: int) -> None:
+    limits = Limits(block_bytes=block_bytes)
     path = write_records(tmp_path / name, RECORDS)
-    batches = read(path, LONE)
+    batches = read(path, dataclasses.replace(LONE, limits=limits))
     assert [value for batch in batches for value in batch.columns["examples"]] == RECORDS
     starts = np.cumsum([0, *(len(record) + 16 for record in RECORDS)])[:-1]
     assert [offset for batch in batches for offset in batch.offsets] == starts.tolist()
     assert batches[-1].keys.to_pylist()[-1:] in ([], [f'"{path}:{starts[-1]}"'])
     last = [batch for batch in batches if len(batch)][-1]
     assert json.loads(last.rows[len(last) - 1]) == {"b64": base64.b64encode(RECORDS[-1]).decode()}
-    shaped = RowSpec(signature(examples=("string", (None, 1))))
+    shaped = RowSpec(signature(examples=("string", (None, 1))), limits=limits)
     assert [batch.columns["examples"].shape[1:] for batch in read(path, shaped)] == [(1,)] * len(batches)
 
 
 @pytest.mark.parametrize("block_bytes", [50, 4 << 20])
-def test_damage_anywhere_keeps_the_rows_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int) -> None:
-    monkeypatch.setattr(tfrecord_reader, "BLOCK_BYTES", block_bytes)
+def test_damage_anywhere_keeps_the_rows_before_it(tmp_path: Path, block_bytes: int) -> None:
     records = RECORDS[:12]
     content = write_records(tmp_path / "good.tfrecord", records).read_bytes()
     starts = np.cumsum([0, *(len(record) + 16 for record in records)]).tolist()
@@ -74,24 +73,25 @@ def test_damage_anywhere_keeps_the_rows_before_it(tmp_path: Path, monkeypatch: p
         flipped[place] ^= 0x40
         for damaged in (bytes(flipped), content[:place]):
             (tmp_path / "bad.tfrecord").write_bytes(damaged)
-            found, damage = until_damage(tmp_path / "bad.tfrecord")
+            found, damage = until_damage(tmp_path / "bad.tfrecord", block_bytes)
             whole = sum(start <= place for start in starts) - 1
             assert found == records[:whole]
             assert damage == (None if damaged == content[:place] and place in starts else starts[whole])
 
 
-def until_damage(path: Path) -> tuple[list[bytes], int | None]:
+def until_damage(path: Path, block_bytes: int = 4 << 20) -> tuple[list[bytes], int | None]:
     """The records before the damage, and where that is."""
     found: list[bytes] = []
     try:
-        for batch in RecordReader(LONE).read(FileRange(str(path), 0, None, 0, path.name)):
+        spec = dataclasses.replace(LONE, limits=Limits(block_bytes=block_bytes))
+        for batch in RecordReader(spec).read(FileRange(str(path), 0, None, 0, path.name)):
             found += batch.columns["examples"].tolist()
     except DamagedFileError as damage:
         return found, damage.offset
     return found, None
 
 
-def test_a_truncated_gzip_and_a_file_of_another_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_gzip_and_a_file_of_another_format(tmp_path: Path) -> None:
     packed = write_records(tmp_path / "rows.tfrecord.gz", [np.random.default_rng(n).bytes(1000) for n in range(100)]).read_bytes()
     (tmp_path / "cut.tfrecord.gz").write_bytes(packed[: len(packed) // 2])
     found, damage = until_damage(tmp_path / "cut.tfrecord.gz")
@@ -100,9 +100,8 @@ def test_a_truncated_gzip_and_a_file_of_another_format(tmp_path: Path, monkeypat
     (tmp_path / "text.tfrecord").write_bytes(b'{"x": 1}\n' * 10)
     with pytest.raises(DamagedFileError, match="no TFRecord file"):
         read(tmp_path / "text.tfrecord", LONE)
-    monkeypatch.setattr(framing, "MAX_ROW_BYTES", 999)
     with pytest.raises(DamagedFileError, match="1000 bytes"):
-        read(tmp_path / "rows.tfrecord.gz", LONE)
+        read(tmp_path / "rows.tfrecord.gz", dataclasses.replace(LONE, limits=Limits(row_bytes=999)))
     (tmp_path / "empty.tfrecord").write_bytes(b"")
     assert sum(map(len, read(tmp_path / "empty.tfrecord", LONE))) == 0
     assert blocks.compression_of("rows.tfrecord.gz") == "gzip"

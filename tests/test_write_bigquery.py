@@ -13,9 +13,9 @@ from jobs import write_lines
 
 from transforms.bigquery import publisher
 from transforms.bigquery.table_writer import UNFIT, output_type, schema_field, table_type, typed
-from transforms.formats import splitting
 from transforms.output.publisher import GateShutError
 from transforms.specs.errors import SpecError
+from transforms.specs.limits import DEFAULT_LIMITS, Limits
 from transforms.specs.output import FolderOutput, TableOutput
 
 BIG = 2**60
@@ -28,8 +28,8 @@ def run(models, capsys, gcs):
 
     folder = gcs.make_bucket()
 
-    def run(output, *flags, model="half_plus_two"):
-        status = main(["run", f"--model={models.get(model)}", f"--output={output}", f"--temp_location={folder}/tmp", *flags])
+    def run(output, *flags, model="half_plus_two", limits=DEFAULT_LIMITS):
+        status = main(["run", f"--model={models.get(model)}", f"--output={output}", f"--temp_location={folder}/tmp", *flags], limits)
         said = capsys.readouterr()
         return status, said.out + said.err
 
@@ -150,7 +150,7 @@ def test_more_shards_than_a_load_can_name(bigquery, run, tmp_path, gcs, monkeypa
     from transforms.storage import files
 
     monkeypatch.setattr(load, "MAX_FILES", 3)
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 1000)
+    limits = Limits(split_bytes=1000)
     data = write_lines(tmp_path / "rows.jsonl", [{"x": number, "id": f"{number:03d}"} for number in range(400)])
     table = f"{bigquery.make_dataset()}.t"
     renamed = files.rename
@@ -160,10 +160,10 @@ def test_more_shards_than_a_load_can_name(bigquery, run, tmp_path, gcs, monkeypa
         raise OSError("ended here")
 
     monkeypatch.setattr(files, "rename", broken)
-    status, said = run(table, f"--input={data}", "--key_field=id", "--run_id=many")
+    status, said = run(table, f"--input={data}", "--key_field=id", "--run_id=many", limits=limits)
     assert status == 1, said
     monkeypatch.setattr(files, "rename", renamed)
-    status, said = run(table, f"--input={data}", "--key_field=id", "--run_id=many", "--resume=true")
+    status, said = run(table, f"--input={data}", "--key_field=id", "--run_id=many", "--resume=true", limits=limits)
     assert status == 0, said
     assert bigquery.rows(table, "key") == [{"key": f"{number:03d}", "y": number / 2 + 2} for number in range(400)]
     assert not [name for name in gcs.list(run.folder) if "_staging" in name]
@@ -210,7 +210,7 @@ def test_another_run_in_between_is_replaced(bigquery, run, tmp_path):
         assert [row["key"] for row in bigquery.rows(output)] == [night]
 
 
-def test_a_run_appends_once(bigquery, run, tmp_path, monkeypatch):
+def test_a_run_appends_once(bigquery, run, tmp_path):
     """Rows that were predicted again and cut otherwise are the same; others are refused by name, and change neither of the two tables."""
 
     output = f"{bigquery.make_dataset()}.t"
@@ -218,9 +218,8 @@ def test_a_run_appends_once(bigquery, run, tmp_path, monkeypatch):
     rows = [{"id": f"k{n:03d}", "x": n} for n in range(100)] + [{"id": "bad", "x": "no"}]
     source = write_lines(tmp_path / "in.jsonl", rows)
     assert run(output, f"--input={source}", *flags)[0] == 0
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 500)
     write_lines(source, rows[50:] + rows[:50])
-    status, said = run(output, f"--input={source}", *flags)
+    status, said = run(output, f"--input={source}", *flags, limits=Limits(split_bytes=500))
     assert status == 0, said
     assert len(bigquery.rows(output)) == 100
     assert len(loads_of(bigquery, output)) == 1

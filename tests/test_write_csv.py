@@ -22,10 +22,10 @@ from saved_models import Models
 from written import instances, objects, output_spec, predictions, signature_of
 
 from transforms.elements.batches import PredictionBatch
-from transforms.formats import splitting
 from transforms.formats.csv.writer import CsvEncoder
 from transforms.rows.codes import Code
 from transforms.specs.errors import SpecError
+from transforms.specs.limits import Limits
 from transforms.specs.output import FolderOutput
 from transforms.specs.signature import TensorSpec
 
@@ -158,12 +158,11 @@ def check_results(out: Path) -> list[dict[str, str]]:
     return found
 
 
-def test_a_job_writes_a_header_a_file(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 3000)
+def test_a_job_writes_a_header_a_file(models: Models, tmp_path: Path) -> None:
     rows: list[Any] = [{"x": number - 50, "s": f'é,"{number}"\n', "id": number, "note": [number]} for number in range(200)]
     data, out = write_lines(tmp_path / "rows.jsonl", rows), tmp_path / "out"
     flags = {"model": models.get("two_outputs"), "input": data, "key_field": "id", "passthrough_fields": "note", "output_format": "csv"}
-    assert run(out, **flags) == 0
+    assert run(out, Limits(split_bytes=3000), **flags) == 0
     found = check_results(out)
     assert len(list(out.glob("prediction.results-*-of-*.csv"))) > 2
     assert list(found[0]) == ["key", "double", "root", "upper", "upper_bytes", "note"]
@@ -234,11 +233,10 @@ def test_an_empty_run_is_a_header(models: Models, tmp_path: Path) -> None:
         assert check_results(tmp_path / layout) == []
 
 
-def test_mirrored_files_have_one_header(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 300)
-    data, out = tmp_path / "data", tmp_path / "out"
+def test_mirrored_files_have_one_header(models: Models, tmp_path: Path) -> None:
+    data, out, limits = tmp_path / "data", tmp_path / "out", Limits(split_bytes=300)
     write_lines(data / "a" / "many.jsonl", [{"x": number} for number in range(300)])
-    assert run(out, model=models.get("half_plus_two"), input=data, output_layout="mirror", output_format="csv") == 0
+    assert run(out, limits, model=models.get("half_plus_two"), input=data, output_layout="mirror", output_format="csv") == 0
     assert names_in(out) == {"_SUCCESS", "manifest.json", "report.html", "statistics.json", "a/many.jsonl.csv"}
     np.testing.assert_array_equal([float(row["y"]) for row in check_results(out)], np.arange(300) * 0.5 + 2)
 

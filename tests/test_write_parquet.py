@@ -24,13 +24,12 @@ from written import instances, objects, output_spec, predictions, signature_of
 from transforms.convert.output_columns import make_table
 from transforms.elements.batches import PredictionBatch
 from transforms.elements.columns import Column, Ragged
-from transforms.formats import splitting
 from transforms.formats.catalog import FORMATS
-from transforms.formats.parquet import writer as parquet_writer
 from transforms.formats.parquet.writer import ParquetEncoder
 from transforms.rows.codes import Code, Stage
 from transforms.specs.errors import SpecError
 from transforms.specs.job import INPUT_FORMATS
+from transforms.specs.limits import Limits
 from transforms.specs.output import OUTPUT_FORMATS, FolderOutput
 from transforms.specs.signature import DTYPES, TensorSpec
 
@@ -255,9 +254,8 @@ def test_the_shape_of_a_row_is_by_how_rows_are_fed() -> None:
 # --- files -------------------------------------------------------------------------------------------------------------------
 
 
-def test_row_groups_gather_batches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(parquet_writer, "ROW_GROUP_ROWS", 25)
-    encoder = encoder_of(output_spec("y", "int64", 0))
+def test_row_groups_gather_batches(tmp_path: Path) -> None:
+    encoder = ParquetEncoder(signature_of(output_spec("y", "int64", 0)), FolderOutput("out", format="parquet"), (), group_rows=25)
     batches = [predictions({"y": np.arange(start, start + 10)}) for start in range(0, 100, 10)]
     with (tmp_path / "many.parquet").open("wb") as sink:
         encoder.open(sink)
@@ -325,13 +323,12 @@ def check_results(out: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def test_a_job_writes_typed_columns(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 3000)
+def test_a_job_writes_typed_columns(models: Models, tmp_path: Path) -> None:
     rows = [{"x": number - 50, "s": f"é{number}", "id": number, "note": None if number % 2 else {"a": number}} for number in range(200)]
     data = write_lines(tmp_path / "rows.jsonl", [*rows, {"x": "bad", "s": "", "id": -1}])
     out = tmp_path / "out"
     flags = {"model": models.get("two_outputs"), "input": data, "key_field": "id", "passthrough_fields": "note"}
-    assert run(out, **flags, output_format="parquet") == 0
+    assert run(out, Limits(split_bytes=3000), **flags, output_format="parquet") == 0
     found = check_results(out)
     assert len(list(out.glob("prediction.results-*-of-*.parquet"))) > 2
     schema = pq.read_schema(next(out.glob("*.parquet")))
@@ -361,12 +358,11 @@ def test_an_empty_run_is_an_empty_table(models: Models, tmp_path: Path) -> None:
         assert pq.read_schema(out / name).names == ["key", "y"]
 
 
-def test_mirrored_files_are_joined(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, out = tmp_path / "data", tmp_path / "out"
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 300)
+def test_mirrored_files_are_joined(models: Models, tmp_path: Path) -> None:
+    data, out, limits = tmp_path / "data", tmp_path / "out", Limits(split_bytes=300)
     write_lines(data / "a" / "many.jsonl", [{"x": number} for number in range(300)])
     (data / "packed.jsonl.gz").write_bytes(gzip.compress(b'{"x": 1}\n{"x": 2}'))
-    assert run(out, model=models.get("half_plus_two"), input=data, output_layout="mirror", output_format="parquet") == 0
+    assert run(out, limits, model=models.get("half_plus_two"), input=data, output_layout="mirror", output_format="parquet") == 0
     assert names_in(out) == {"_SUCCESS", "manifest.json", "report.html", "statistics.json", "a/many.jsonl.parquet", "packed.jsonl.parquet"}
     many = pq.read_table(out / "a" / "many.jsonl.parquet")
     np.testing.assert_array_equal(many["y"].to_numpy(), np.arange(300) * 0.5 + 2)

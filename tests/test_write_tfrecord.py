@@ -22,12 +22,12 @@ from written import instances, objects, output_spec, predictions, signature_of
 
 from transforms.elements.batches import PredictionBatch
 from transforms.elements.columns import Column, Ragged
-from transforms.formats import splitting
 from transforms.formats.tfrecord.encode_examples import head, varint
 from transforms.formats.tfrecord.framing import frame
 from transforms.formats.tfrecord.writer import ExampleEncoder
 from transforms.rows.codes import Code
 from transforms.specs.errors import SpecError
+from transforms.specs.limits import Limits
 from transforms.specs.output import FolderOutput
 from transforms.specs.signature import TensorSpec
 
@@ -186,12 +186,11 @@ def check_results(out: Path, features: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_job_writes_examples(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 3000)
+def test_a_job_writes_examples(models: Models, tmp_path: Path) -> None:
     rows: list[Any] = [{"x": number - 50, "s": f"é{number}", "id": number, "note": None if number % 2 else "n"} for number in range(200)]
     data, out = write_lines(tmp_path / "rows.jsonl", rows), tmp_path / "out"
     flags = {"model": models.get("two_outputs"), "input": data, "key_field": "id", "passthrough_fields": "note"}
-    assert run(out, **flags, output_format="tf-record") == 0
+    assert run(out, Limits(split_bytes=3000), **flags, output_format="tf-record") == 0
     assert len(list(out.glob("prediction.results-*-of-*.tfrecord"))) > 2
     features = {
         "key": tf.io.FixedLenFeature([], tf.string), "double": tf.io.FixedLenFeature([], tf.int64),
@@ -219,14 +218,13 @@ def test_lists_of_open_length(models: Models, tmp_path: Path) -> None:
     assert [float(row["total"]) for row in rows] == [6, 0, 4]
 
 
-def test_empty_and_mirrored_files(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splitting, "SPLIT_BYTES", 300)
+def test_empty_and_mirrored_files(models: Models, tmp_path: Path) -> None:
     data = tmp_path / "data"
     write_lines(data / "a" / "many.jsonl", [{"x": number} for number in range(300)])
     write_lines(data / "none.jsonl", [])
     flags = {"model": models.get("half_plus_two"), "output_format": "tf-record"}
     features = {"y": tf.io.FixedLenFeature([], tf.float32)}
-    assert run(tmp_path / "out", **flags, input=data, output_layout="mirror") == 0
+    assert run(tmp_path / "out", Limits(split_bytes=300), **flags, input=data, output_layout="mirror") == 0
     assert names_in(tmp_path / "out") == {
         "_SUCCESS",
         "manifest.json",

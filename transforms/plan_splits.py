@@ -49,11 +49,11 @@ class _SplitFiles(beam.DoFn):
         self.spec = spec
 
     def start_bundle(self) -> None:
-        self.small = splitting.small_files()
+        self.small = splitting.small_files(self.spec.limits)
 
     def process(self, file: FoundFile) -> Iterator[Split]:
-        ranges = list(split_file(file, format_of(file.path, self.spec.format)))
-        if len(ranges) > 1 or not splitting.is_small(file.size_bytes):
+        ranges = list(split_file(file, format_of(file.path, self.spec.format), self.spec.limits))
+        if len(ranges) > 1 or not splitting.is_small(file.size_bytes, self.spec.limits):
             yield from (Split((file_range,)) for file_range in ranges)
             return
         packed = self.small.add(ranges[0], file.size_bytes)

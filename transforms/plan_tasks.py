@@ -67,9 +67,10 @@ class _PlanTask(beam.DoFn):
         yield TaggedOutput("plans", (task.number, plan))
         assert plan.model is not None
         location = plan.model.location
-        small = [file_range for file_range in ranges if splitting.is_small(file_range.size_bytes)]
-        yield from ((location, Split((large,), plan)) for large in ranges if not splitting.is_small(large.size_bytes))
-        for packed in splitting.groups(small, lambda file_range: file_range.size_bytes, splitting.small_files()):
+        limits = self.run.input.limits
+        small = [file_range for file_range in ranges if splitting.is_small(file_range.size_bytes, limits)]
+        yield from ((location, Split((large,), plan)) for large in ranges if not splitting.is_small(large.size_bytes, limits))
+        for packed in splitting.groups(small, lambda file_range: file_range.size_bytes, splitting.small_files(limits)):
             yield location, Split(tuple(packed), plan)
 
     def _find_done(self, task: Task) -> Manifest | None:
@@ -99,7 +100,7 @@ class _PlanTask(beam.DoFn):
         if not inputs:
             raise FormatError(f"input {task.input} matches no file")
         _check_outputs(inputs, run.output_of(task))
-        ranges = [file_range for file in inputs for file_range in split_file(file, format_of(file.path, spec.format))]
+        ranges = [file_range for file in inputs for file_range in split_file(file, format_of(file.path, spec.format), spec.limits)]
         size = sum(file_range.size_bytes for file_range in ranges)
         plan = Plan(task, model, min(MAX_KEY_BUCKETS, 1 + size // KEY_BUCKET_BYTES))
         job = run.job_of(plan)

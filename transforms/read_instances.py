@@ -19,7 +19,6 @@ from transforms.accounts.coders import AccountEntry
 from transforms.elements.batches import InstanceBatch, JobInstances, SplitElement, SplitEnd
 from transforms.elements.failed_rows import FailedRow
 from transforms.elements.splits import FileRange, Incomplete, Split, SplitCount
-from transforms.formats.blocks import BLOCK_BYTES
 from transforms.formats.catalog import FORMATS, format_of
 from transforms.formats.damage import DamagedFileError
 from transforms.formats.empty_batch import empty_batch
@@ -131,7 +130,7 @@ class _ReadInstances(beam.DoFn):
         for file_range in split.ranges:
             batches = timed(reader.read(file_range))
             # A process that has more than one core to itself reads with one while it predicts with the others.
-            ahead = read_ahead(batches) if job.model.threads > 1 and file_range.size_bytes > BLOCK_BYTES else batches
+            ahead = read_ahead(batches) if job.model.threads > 1 and file_range.size_bytes > job.input.limits.block_bytes else batches
             for batch, seconds in ahead:
                 account.add(file_range, batch)
                 if len(batch) or batch.failed:

@@ -56,7 +56,8 @@ class _Route(beam.DoFn):
         assert self.job.route is not None
         self.progress = metrics.Progress(self.progress_folder)
         self.field = self.job.route.field
-        spec = RowSpec(self.job.model.signature, self.job.key.fields, (self.field,), model_field=self.field)
+        limits = self.job.input.limits
+        spec = RowSpec(self.job.model.signature, self.job.key.fields, (self.field,), model_field=self.field, limits=limits)
         self.reader = RangeReader(spec, self.job.input.format)
 
     def process(self, split: Split) -> Iterator[tuple[str, RowBlock] | TaggedOutput]:

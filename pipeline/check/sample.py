@@ -87,6 +87,7 @@ class Sample:
 
 def plan_input(job: JobSpec) -> InputPlan:
     """List the files, as far as ``LISTED_FILES``, and plan their splits by their names and sizes alone."""
+    limits = job.input.limits
     ranges: list[FileRange] = []
     formats: dict[str, int] = {}
     size = large = packed = small = 0
@@ -102,15 +103,15 @@ def plan_input(job: JobSpec) -> InputPlan:
         formats[format.name] = formats.get(format.name, 0) + 1
         size += file.size_bytes
         if format.is_uncut is None:
-            file_ranges = list(split_file(file, format))
+            file_ranges = list(split_file(file, format, limits))
         else:  # a run reads the whole file to know whether it can be cut; here its beginning is enough
             file_ranges = [FileRange(file.path, 0, file.size_bytes, file.size_bytes, file.relative, file.pin)]
-        if len(file_ranges) > 1 or not splitting.is_small(file.size_bytes):
-            large += len(file_ranges) if format.is_uncut is None else max(1, round(file.size_bytes / splitting.SPLIT_BYTES))
+        if len(file_ranges) > 1 or not splitting.is_small(file.size_bytes, limits):
+            large += len(file_ranges) if format.is_uncut is None else max(1, round(file.size_bytes / limits.split_bytes))
         else:
             small, packed = small + 1, packed + file.size_bytes
         ranges += file_ranges
-    splits = large + max(math.ceil(packed / splitting.SPLIT_BYTES), math.ceil(small / splitting.PACKED_FILES))
+    splits = large + max(math.ceil(packed / limits.split_bytes), math.ceil(small / limits.split_files))
     return InputPlan(len(by_place), size, splits, formats, whole, tuple(ranges))
 
 

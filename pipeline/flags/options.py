@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 
 from pipeline.flags.table import MANY
+from transforms.specs.limits import Limits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -13,6 +14,7 @@ class RunOptions:
     """The flags of a run as they were read; help, allowed values and defaults of each are in ``table.FLAGS``.
 
     ``given`` are the flags that were given, with their texts, and ``beam`` Beam's own arguments. ``model`` is None where tasks name models.
+    ``limits`` are no flag: they have one good value, and tests give small ones.
     """
 
     model: str | None
@@ -64,6 +66,7 @@ class RunOptions:
     verbose: bool
     given: tuple[tuple[str, str], ...]
     beam: tuple[str, ...]
+    limits: Limits
 
     @property
     def tasks_flag(self) -> str | None:

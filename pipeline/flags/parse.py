@@ -11,6 +11,7 @@ from pipeline.flags.options import RunOptions
 from pipeline.flags.specs_of import check_specs
 from pipeline.flags.table import BY_NAME, FLAGS, MANY, REQUIRED
 from transforms.specs.job import RUN_ID
+from transforms.specs.limits import DEFAULT_LIMITS
 
 
 def parse(argv: Sequence[str]) -> RunOptions:
@@ -35,7 +36,7 @@ def make_options(arguments: Arguments) -> RunOptions:
     missing = [name for name in _required(values) if not values[name] and not (name == "input" and values["input_query"] is not None)]
     if missing:
         raise UsageError(f"--{missing[0]} is missing: {BY_NAME[missing[0]].help}")
-    options = RunOptions(**values, given=given, beam=arguments.beam)
+    options = RunOptions(**values, given=given, beam=arguments.beam, limits=DEFAULT_LIMITS)
     check_specs(options)
     if options.resume and options.run_id is None:
         raise UsageError("--resume=true needs the --run_id of the run to go on with; its message, its manifest and the log name it")

@@ -28,7 +28,13 @@ def input_spec(options: RunOptions) -> InputSpec:
     """Make the spec of the input; its patterns are a placeholder where tasks name their own."""
     patterns = options.input if options.tasks_flag is None else ("each task's own",)
     return InputSpec(
-        patterns, options.input_format, options.include_fields, options.exclude_fields, options.input_query, options.row_restriction
+        patterns=patterns,
+        format=options.input_format,
+        include_fields=options.include_fields,
+        exclude_fields=options.exclude_fields,
+        query=options.input_query,
+        row_restriction=options.row_restriction,
+        limits=options.limits,
     )
 
 

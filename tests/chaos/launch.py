@@ -152,9 +152,6 @@ def _begin(settings: Settings, control: Connection) -> Watch:
         sleep = time.sleep
         time.sleep = lambda seconds: sleep(seconds * SLEEPS)
     quick_beam.remember()
-    from transforms.formats import splitting
-
-    splitting.SPLIT_BYTES = settings.split_bytes
     return watch
 
 
@@ -164,10 +161,11 @@ def _run(argv: list[str], settings: Settings, control: Connection) -> None:
     _watch_publishing(watch, settings)
     faults.install(watch)
     from pipeline.main import console
+    from transforms.specs.limits import Limits
 
     sys.argv = ["nightshift", *argv]
     try:
-        console()
+        console(Limits(split_bytes=settings.split_bytes))
     except SystemExit as ended:
         os._exit(ended.code if isinstance(ended.code, int) else 1)
 

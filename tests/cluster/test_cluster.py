@@ -21,6 +21,7 @@ from jobs import check_output, lines, manifest, write_lines
 from saved_models import Models
 
 from cluster import engines
+from transforms.specs.limits import Limits
 
 pytestmark = [
     pytest.mark.skipif("NIGHTSHIFT_CLUSTER" not in os.environ, reason="'make test-cluster' runs the tests on engines of their own"),
@@ -30,7 +31,7 @@ pytestmark = [
 ROWS = int(os.environ.get("NIGHTSHIFT_CLUSTER_ROWS", "50000"))
 MODELS = int(os.environ.get("NIGHTSHIFT_CLUSTER_MODELS", "50"))
 WITHIN_SECONDS = 400
-SPLIT_BYTES = 100_000
+LIMITS = Limits(split_bytes=100_000)
 
 
 @pytest.fixture(scope="module", params=[*engines.ENGINES])
@@ -45,7 +46,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[tuple[engines.Processes, 
 
 
 def run(out: Path | str, said: Path, **flags: Any) -> int:
-    process = child.start(out, SPLIT_BYTES, said, **flags)
+    process = child.start(out, said, limits=LIMITS, **flags)
     process.join(WITHIN_SECONDS)
     if process.is_alive():
         process.kill()
@@ -118,7 +119,7 @@ def test_a_killed_worker_is_started_again_or_named(engine: Any, models: Models, 
     out, said = tmp_path / "out", tmp_path / "said"
     data = write_lines(tmp_path / "rows.jsonl", [{"x": 20_000, "id": number} for number in range(100)])
     flags = {"model": models.get("slow"), "input": data, "key_field": "id"} | on_engine
-    whole = child.start(out, SPLIT_BYTES, said, **flags)
+    whole = child.start(out, said, limits=LIMITS, **flags)
     os.kill(child.wait_until(lambda: predicting(processes), 120), signal.SIGKILL)
     whole.join(WITHIN_SECONDS)
     assert not whole.is_alive(), f"the run hangs:\n{said.read_text()}"
@@ -136,7 +137,7 @@ def test_an_interrupted_launch_cancels_its_job(engine: Any, models: Models, tmp_
     processes, on_engine = engine
     out, said = tmp_path / "out", tmp_path / "said"
     data = write_lines(tmp_path / "rows.jsonl", [{"x": 20_000, "id": number} for number in range(100)])
-    whole = child.start(out, SPLIT_BYTES, said, model=models.get("slow"), input=data, key_field="id", **on_engine)
+    whole = child.start(out, said, limits=LIMITS, model=models.get("slow"), input=data, key_field="id", **on_engine)
     child.wait_until(lambda: predicting(processes), 120)
     assert whole.pid is not None
     os.kill(whole.pid, signal.SIGINT)
@@ -154,7 +155,7 @@ def test_a_task_manager_is_killed_and_another_started(engine: Any, models: Model
         pytest.skip("this engine has no TaskManagers")
     out, said = tmp_path / "out", tmp_path / "said"
     data = write_lines(tmp_path / "rows.jsonl", [{"x": 20_000, "id": number} for number in range(100)])
-    whole = child.start(out, SPLIT_BYTES, said, model=models.get("slow"), input=data, key_field="id", **on_engine)
+    whole = child.start(out, said, limits=LIMITS, model=models.get("slow"), input=data, key_field="id", **on_engine)
     child.wait_until(lambda: predicting(processes), 120)
     processes.started["taskmanager-0"].kill()
     processes.stop("taskmanager-0")

@@ -16,10 +16,8 @@ from isal import igzip_lib
 from transforms.elements.splits import FileRange
 from transforms.formats.damage import POSSIBLE, DamagedFileError, is_damage
 from transforms.formats.source import open_source
+from transforms.specs.limits import Limits
 
-BLOCK_BYTES = 4 << 20
-MAX_ROW_BYTES = 256 << 20
-TOO_LONG_KEPT_BYTES = 1024
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # How much is unpacked at a time: what comes before damage is lost from that much.
 PACKED_BYTES, UNPACKED_BYTES = 64 << 10, 256 << 10
@@ -102,17 +100,17 @@ class _Unpacked(io.RawIOBase):
                 return len(data)
 
 
-def read_blocks(file_range: FileRange) -> Iterator[Block]:
-    """Yield the lines that begin in ``[file_range.start, file_range.stop)``, in blocks of about ``BLOCK_BYTES``.
+def read_blocks(file_range: FileRange, limits: Limits) -> Iterator[Block]:
+    """Yield the lines that begin in ``[file_range.start, file_range.stop)``, in blocks of about ``limits.block_bytes``.
 
     A line belongs to the range that holds its first byte. A byte order mark at the file's beginning is left out.
-    A line longer than ``MAX_ROW_BYTES`` (give or take a block) comes as a block of its own that holds its beginning, ``too_long``.
+    A line longer than ``limits.row_bytes`` (give or take a block) comes as a block of its own that holds its beginning, ``too_long``.
 
     Raises:
       DamagedFileError: after all whole lines before the damage were given.
     """
     with open_stream(file_range) as stream:
-        yield from _blocks(Cursor(stream), file_range)
+        yield from _blocks(Cursor(stream), file_range, limits)
 
 
 class Cursor:
@@ -146,7 +144,7 @@ class Cursor:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _blocks(cursor: Cursor, file_range: FileRange) -> Iterator[Block]:
+def _blocks(cursor: Cursor, file_range: FileRange, limits: Limits) -> Iterator[Block]:
     parts: list[bytes] = []  # the beginning of a line whose end is not read yet
     if file_range.start > 0:
         cursor.stream.seek(file_range.start - 1)
@@ -154,7 +152,7 @@ def _blocks(cursor: Cursor, file_range: FileRange) -> Iterator[Block]:
         parts = [_skip_line(cursor)]
     start, stop = cursor.offset - sum(map(len, parts)), file_range.stop
     while stop is None or start < stop:
-        data = parts.pop() if len(parts) == 1 and b"\n" in parts[0] else cursor.read(BLOCK_BYTES)
+        data = parts.pop() if len(parts) == 1 and b"\n" in parts[0] else cursor.read(limits.block_bytes)
         if not data:
             if any(parts):
                 yield Block(start, _owned(b"".join(parts), start, stop))
@@ -169,8 +167,8 @@ def _blocks(cursor: Cursor, file_range: FileRange) -> Iterator[Block]:
             start, parts = start + len(block), [data[whole:]]
             continue
         parts.append(data)
-        if cursor.offset - start > MAX_ROW_BYTES:
-            yield Block(start, b"".join(parts)[:TOO_LONG_KEPT_BYTES], too_long=True)
+        if cursor.offset - start > limits.row_bytes:
+            yield Block(start, b"".join(parts)[: limits.shown_bytes], too_long=True)
             parts = [_skip_line(cursor)]
             start = cursor.offset - len(parts[0])
 

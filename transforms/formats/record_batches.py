@@ -22,19 +22,11 @@ from transforms.elements.columns import Column
 from transforms.elements.failed_rows import FailedRow
 from transforms.elements.splits import FileRange
 from transforms.formats.empty_batch import empty_batch
-from transforms.formats.limits import MAX_UNPACKED_BYTES
 from transforms.formats.needed_columns import find_nested_twins, find_twins, twin_in
 from transforms.formats.row_sizes import is_small, row_bytes, slices, value_bytes
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import join_keys, make_keys, take_each
 from transforms.rows.row_spec import RowSpec
-
-# Rows that are made into instances at once, by their bytes in the file and in number.
-BATCH_BYTES = 4 << 20
-BATCH_ROWS = 65_536
-# Of a row that is too long, values up to this length are shown as its instance.
-SHOWN_BYTES = 1024
-BATCH_TENSOR_BYTES = 64 << 20
 
 
 def json_text(value: Any) -> bytes:
@@ -94,8 +86,9 @@ def needed_columns(spec: RowSpec, there: Sequence[str]) -> list[str]:
 
 def batch_rows(spec: RowSpec, row_bytes: float) -> int:
     """Return how many rows make a batch, where one takes ``row_bytes`` in the file."""
-    tensors = BATCH_TENSOR_BYTES // max(1, spec.signature.row_bytes)
-    return max(1, min(BATCH_ROWS, int(BATCH_BYTES / max(1.0, row_bytes)), tensors))
+    limits = spec.limits
+    by_tensors = limits.tensor_bytes // max(1, spec.signature.row_bytes)
+    return max(1, min(limits.batch_rows, int(limits.batch_bytes / max(1.0, row_bytes)), by_tensors))
 
 
 class TableBatcher:
@@ -106,19 +99,20 @@ class TableBatcher:
 
     def batches(self, table: pa.RecordBatch, offsets: np.ndarray, file_range: FileRange, size_bytes: int) -> Iterator[InstanceBatch]:
         """Give the rows of ``table`` as ``batch`` does, no more at once than memory holds; a row that is too long to be unpacked fails."""
-        if is_small(table):
+        limits = self.spec.limits
+        if is_small(table, limits.unpacked_bytes):
             yield self.batch(table, offsets, file_range, size_bytes)
             return
         sizes = row_bytes(table)
-        long = np.flatnonzero(sizes > MAX_UNPACKED_BYTES)
+        long = np.flatnonzero(sizes > limits.unpacked_bytes)
         if len(long):
-            most = f"at most {MAX_UNPACKED_BYTES >> 20} MiB are possible"
+            most = f"at most {limits.unpacked_bytes >> 20} MiB are possible"
             errors = [RowError(Code.ROW_TOO_LONG, f"the row takes {sizes[row]:,} bytes in memory; {most}") for row in long]
             # Of a row too long to hold, what is short is shown.
             short = [
                 place
                 for place, column in enumerate(table.columns)
-                if not pt.is_nested(column.type) and value_bytes(column)[long].max() <= SHOWN_BYTES
+                if not pt.is_nested(column.type) and value_bytes(column)[long].max() <= limits.shown_bytes
             ]
             shown = TableRows(table.select(short).take(pa.array(long)))
             failed = [
@@ -128,7 +122,7 @@ class TableBatcher:
             yield empty_batch(self.spec, file_range, failed)
             kept = np.delete(np.arange(table.num_rows), long)
             table, offsets, sizes = table.take(pa.array(kept)), offsets[kept], sizes[kept]
-        for first, last in slices(sizes):
+        for first, last in slices(sizes, limits.unpacked_bytes):
             share = size_bytes * (last - first) // len(sizes)
             yield self.batch(table.slice(first, last - first), offsets[first:last], file_range, share)
 

@@ -7,13 +7,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from transforms.formats.limits import MAX_UNPACKED_BYTES
 
-
-def is_small(table: pa.RecordBatch) -> bool:
-    """Return whether all rows of ``table`` together take no more than one may; a look at its buffers, and at dictionaries."""
+def is_small(table: pa.RecordBatch, most_bytes: int) -> bool:
+    """Return whether all rows of ``table`` together take at most ``most_bytes``; a look at its buffers, and at dictionaries."""
     coded = sum(longest_value(column) for column in table.columns if pt.is_dictionary(column.type))
-    return bool(table.nbytes + coded * table.num_rows <= MAX_UNPACKED_BYTES)
+    return bool(table.nbytes + coded * table.num_rows <= most_bytes)
 
 
 def row_bytes(table: pa.RecordBatch) -> np.ndarray:
@@ -41,13 +39,13 @@ def value_bytes(array: pa.Array) -> np.ndarray:
     return np.full(len(array), -(-array.nbytes // max(1, len(array))), np.int64)
 
 
-def slices(sizes: np.ndarray) -> list[tuple[int, int]]:
-    """Return the first and last row of parts that take ``MAX_UNPACKED_BYTES`` at most, or are one row."""
+def slices(sizes: np.ndarray, most_bytes: int) -> list[tuple[int, int]]:
+    """Return the first and last row of parts that take ``most_bytes`` at most, or are one row."""
     ends = np.cumsum(sizes)
     parts, first = [], 0
     while first < len(sizes):
         before = int(ends[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, before + MAX_UNPACKED_BYTES, side="right")))
+        last = max(first + 1, int(np.searchsorted(ends, before + most_bytes, side="right")))
         parts.append((first, last))
         first = last
     return parts

@@ -9,13 +9,8 @@ from typing import Generic, TypeVar
 
 from transforms.elements.splits import FileRange
 from transforms.formats.catalog import Format
+from transforms.specs.limits import Limits
 from transforms.storage.files import FoundFile
-
-# A split is long enough that its fixed cost (open, seek, a shard of its own) is lost in it, and short enough that
-# the last one does not keep one worker busy alone: 32 MB are parsed in about a fifth of a second.
-SPLIT_BYTES = 32 << 20
-# Opening a file costs some milliseconds, more from a bucket: a thousand of them are work enough for a split.
-PACKED_FILES = 1000
 
 Item = TypeVar("Item")
 
@@ -50,25 +45,25 @@ def groups(items: Iterable[Item], size_of: Callable[[Item], int], group: Group[I
         yield group.take()
 
 
-def small_files() -> Group[FileRange]:
+def small_files(limits: Limits) -> Group[FileRange]:
     """Return an empty group of small files that one split takes."""
-    return Group(SPLIT_BYTES, PACKED_FILES)
+    return Group(limits.split_bytes, limits.split_files)
 
 
-def is_small(size_bytes: int) -> bool:
+def is_small(size_bytes: int, limits: Limits) -> bool:
     """Return whether a file of ``size_bytes`` is packed into a split with others."""
-    return size_bytes < SPLIT_BYTES // 2
+    return size_bytes < limits.split_bytes // 2
 
 
-def split_file(file: FoundFile, format: Format) -> Iterator[FileRange]:
-    """Cut a file into ranges of about ``SPLIT_BYTES``, if its format and compression allow that.
+def split_file(file: FoundFile, format: Format, limits: Limits) -> Iterator[FileRange]:
+    """Cut a file into ranges of about ``limits.split_bytes``, if its format and compression allow that.
 
     A large file of CSV is searched for a quote first: with one in it a line end may be part of a field, and the file is left whole.
     """
     if not format.can_split(file.path):
         yield FileRange(file.path, 0, None, file.size_bytes, file.relative, file.pin)
         return
-    ranges = max(1, round(file.size_bytes / SPLIT_BYTES))
+    ranges = max(1, round(file.size_bytes / limits.split_bytes))
     if ranges > 1 and format.is_uncut is not None and format.is_uncut(file.path):
         ranges = 1
     borders = [file.size_bytes * number // ranges for number in range(ranges + 1)]

@@ -156,7 +156,7 @@ class InstanceMaker:
 
     def _of_csv(self, data: bytes, offsets: np.ndarray, header: Header, file: FileRange) -> Iterator[InstanceBatch]:
         parser = RowParser(self.spec, header, self.lines)
-        rows, _ = find_rows(data, 0, last=True)
+        rows, _ = find_rows(data, 0, last=True, limits=self.spec.limits)
         assert len(rows.texts) == len(offsets)
         whole = dataclasses.replace(rows, scattered=offsets)
         for first in range(0, len(offsets), self.lines.max_rows):

@@ -7,6 +7,7 @@ import functools
 
 from transforms.rows.keys import make_key
 from transforms.specs.job import InputSpec, JobSpec, KeySpec
+from transforms.specs.limits import DEFAULT_LIMITS, Limits
 from transforms.specs.models import VARIANT, AnyModel, CompareSpec, RouteSpec
 from transforms.specs.output import OWN_FIELDS, OutputSpec
 from transforms.specs.signature import Signature, TensorSpec
@@ -26,6 +27,7 @@ class RowSpec:
     exclude_fields: tuple[str, ...] = ()
     own_fields: tuple[str, ...] = ()
     model_field: str | None = None
+    limits: Limits = DEFAULT_LIMITS
 
     @functools.cached_property
     def left_out(self) -> frozenset[str]:
@@ -69,4 +71,5 @@ def make_row_spec(
         exclude_fields=input.exclude_fields,
         own_fields=own,
         model_field=route.field if route is not None else None,
+        limits=input.limits,
     )

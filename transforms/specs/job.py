@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from transforms.specs.errors import SpecError, check_choice, check_names
+from transforms.specs.limits import DEFAULT_LIMITS, Limits
 from transforms.specs.models import NO_COMPARISON, AnyModel, CompareSpec, RouteSpec
 from transforms.specs.output import OutputSpec
 from transforms.specs.signature import Signature
@@ -23,7 +24,7 @@ STAGING = "_staging"
 
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
-    """What is read: ``patterns`` of files or folders, and which fields feed the model."""
+    """What is read: ``patterns`` of files or folders, which fields feed the model, and how much is read at once."""
 
     patterns: tuple[str, ...]
     format: str | None = None
@@ -31,6 +32,7 @@ class InputSpec:
     exclude_fields: tuple[str, ...] = ()
     query: str | None = None
     row_restriction: str | None = None
+    limits: Limits = DEFAULT_LIMITS
 
     @property
     def is_bigquery(self) -> bool:

@@ -21,7 +21,6 @@ from cramjam import DecompressionError, snappy
 from fastavro.schema import SchemaParseException
 
 from transforms.formats.damage import DamagedFileError, decoding
-from transforms.formats.limits import MAX_UNPACKED_BYTES
 
 SYNC_BYTES = 16
 NOT_AVRO = "not a whole Avro file that can be read"
@@ -125,11 +124,11 @@ def _is_empty(schema: Any, types: dict[str, Any]) -> bool:
     return kind == "null" or (kind == "fixed" and not schema["size"])
 
 
-def read_blocks(stream: BinaryIO, header: Header, start: int) -> Iterator[Block]:
-    """Give the blocks of a file from byte ``start`` on, where one begins.
+def read_blocks(stream: BinaryIO, header: Header, start: int, most_bytes: int) -> Iterator[Block]:
+    """Yield the blocks of a file from byte ``start`` on, where one begins.
 
     Raises:
-      DamagedFileError: after all whole blocks before the damage, or before one that unpacks to more than it may.
+      DamagedFileError: after all whole blocks before the damage, or before one that unpacks to more than ``most_bytes``.
     """
     unpack = UNPACKERS.get(header.codec)
     if unpack is None:
@@ -140,17 +139,17 @@ def read_blocks(stream: BinaryIO, header: Header, start: int) -> Iterator[Block]
         size = _read_long(stream, position)
         if size is None or size < 0 or count < 0:
             raise DamagedFileError(position, f"{NOT_AVRO}: no block begins at byte {position}")
-        if size > MAX_UNPACKED_BYTES:
-            raise _too_large(position)
+        if size > most_bytes:
+            raise _too_large(position, most_bytes)
         packed = stream.read(size + SYNC_BYTES)
         if len(packed) < size + SYNC_BYTES:
             raise DamagedFileError(position, f"{NOT_AVRO}: it ends inside the block at byte {position}")
         if packed[size:] != header.marker:
             raise DamagedFileError(position, f"{NOT_AVRO}: the block at byte {position} does not end with the file's marker")
         with decoding(position, NOT_AVRO, STUMBLES):
-            data = unpack(packed[:size])
-        if data is None or len(data) > MAX_UNPACKED_BYTES:
-            raise _too_large(position)
+            data = unpack(packed[:size], most_bytes)
+        if data is None or len(data) > most_bytes:
+            raise _too_large(position, most_bytes)
         if count > max(len(data), MAX_EMPTY_RECORDS):
             raise DamagedFileError(position, f"{NOT_AVRO}: the block at byte {position} has {len(data)} bytes, not {count} records")
         end = stream.tell()
@@ -158,11 +157,9 @@ def read_blocks(stream: BinaryIO, header: Header, start: int) -> Iterator[Block]
         position = end
 
 
-def _too_large(position: int) -> DamagedFileError:
-    most = MAX_UNPACKED_BYTES >> 20
-    return DamagedFileError(
-        position, f"the block at byte {position} unpacks to more than {most} MiB, the most that one may have: write smaller blocks"
-    )
+def _too_large(position: int, most_bytes: int) -> DamagedFileError:
+    most = f"{most_bytes >> 20} MiB, the most that one may have: write smaller blocks"
+    return DamagedFileError(position, f"the block at byte {position} unpacks to more than {most}")
 
 
 def _read_long(stream: BinaryIO, position: int) -> int | None:
@@ -209,34 +206,38 @@ def _long(value: int) -> bytes:
     return bytes((*encoded, value))
 
 
-# --- codecs: each unpacks a block, but no more than a byte above MAX_UNPACKED_BYTES; None where it says itself that it is more ---------
+# --- codecs: each unpacks a block, but no more than a byte above ``most`` bytes; None where it says itself that it is more ------------
 
 
-def _deflate(data: bytes) -> bytes:
-    return zlib.decompressobj(-15).decompress(data, MAX_UNPACKED_BYTES + 1)
+def _null(data: bytes, most: int) -> bytes:
+    return data
 
 
-def _bzip2(data: bytes) -> bytes:
-    return _whole(bz2.BZ2Decompressor(), data)
+def _deflate(data: bytes, most: int) -> bytes:
+    return zlib.decompressobj(-15).decompress(data, most + 1)
 
 
-def _xz(data: bytes) -> bytes:
-    return _whole(lzma.LZMADecompressor(memlimit=XZ_MEMORY_BYTES), data)
+def _bzip2(data: bytes, most: int) -> bytes:
+    return _whole(bz2.BZ2Decompressor(), data, most)
 
 
-def _zstandard(data: bytes) -> bytes:
-    return _whole(zstd.ZstdDecompressor(), data)
+def _xz(data: bytes, most: int) -> bytes:
+    return _whole(lzma.LZMADecompressor(memlimit=XZ_MEMORY_BYTES), data, most)
 
 
-def _whole(decompressor: Any, data: bytes) -> bytes:
-    unpacked: bytes = decompressor.decompress(data, MAX_UNPACKED_BYTES + 1)
-    if not decompressor.eof and len(unpacked) <= MAX_UNPACKED_BYTES:
+def _zstandard(data: bytes, most: int) -> bytes:
+    return _whole(zstd.ZstdDecompressor(), data, most)
+
+
+def _whole(decompressor: Any, data: bytes, most: int) -> bytes:
+    unpacked: bytes = decompressor.decompress(data, most + 1)
+    if not decompressor.eof and len(unpacked) <= most:
         raise EOFError("a block's packed bytes break off")
     return unpacked
 
 
-def _snappy(data: bytes) -> bytes | None:
-    if snappy.decompress_raw_len(data[:-4]) > MAX_UNPACKED_BYTES:
+def _snappy(data: bytes, most: int) -> bytes | None:
+    if snappy.decompress_raw_len(data[:-4]) > most:
         return None
     unpacked = bytes(snappy.decompress_raw(data[:-4]))
     if zlib.crc32(unpacked) != int.from_bytes(data[-4:], "big"):
@@ -244,6 +245,6 @@ def _snappy(data: bytes) -> bytes | None:
     return unpacked
 
 
-UNPACKERS: dict[str, Callable[[bytes], bytes | None]] = {
-    "null": bytes, "deflate": _deflate, "bzip2": _bzip2, "xz": _xz, "zstandard": _zstandard, "snappy": _snappy,
+UNPACKERS: dict[str, Callable[[bytes, int], bytes | None]] = {
+    "null": _null, "deflate": _deflate, "bzip2": _bzip2, "xz": _xz, "zstandard": _zstandard, "snappy": _snappy,
 }  # fmt: skip

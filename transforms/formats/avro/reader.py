@@ -16,7 +16,7 @@ from transforms.formats.avro.blocks import NOT_AVRO, STUMBLES, SYNC_BYTES, Block
 from transforms.formats.avro.schema import arrow_types, twins_of
 from transforms.formats.damage import DamagedFileError, decoding
 from transforms.formats.needed_columns import refuse_columns
-from transforms.formats.record_batches import BATCH_BYTES, TableBatcher, batch_rows, needed_columns
+from transforms.formats.record_batches import TableBatcher, batch_rows, needed_columns
 from transforms.formats.source import open_source
 from transforms.rows.codes import Code, RowError
 from transforms.rows.row_spec import RowSpec
@@ -59,7 +59,7 @@ class AvroReader:
             due = _Due(twins_of(self.spec, header.schema))
             try:
                 for rows in self._read_records(stream, header, first + SYNC_BYTES, stop, due):
-                    if len(due.records) >= rows or due.unpacked >= BATCH_BYTES:
+                    if len(due.records) >= rows or due.unpacked >= self.spec.limits.batch_bytes:
                         yield from self._batches(due, file_range)
                         due.clear()
             except DamagedFileError:
@@ -75,7 +75,7 @@ class AvroReader:
         Blocks are of 16 KB as writers make them: a model call for each would be most of the work, so that small ones are put together.
         """
         decoder = Decoder(header)
-        for block in read_blocks(stream, header, start):
+        for block in read_blocks(stream, header, start, self.spec.limits.unpacked_bytes):
             if block.offset - SYNC_BYTES >= stop:
                 return
             rows = batch_rows(self.spec, len(block.data) / max(1, block.count))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from transforms.elements.splits import FileRange
-from transforms.formats.blocks import BLOCK_BYTES, compression_of
+from transforms.formats.blocks import compression_of
 from transforms.formats.csv.rows import Header, read_header, read_rows, take_header
 from transforms.formats.damage import DamagedFileError
 from transforms.formats.needed_columns import find_twins
 from transforms.rows.row_spec import RowSpec
+from transforms.specs.limits import DEFAULT_LIMITS
 from transforms.specs.signature import TensorSpec
 from transforms.storage import files
 
@@ -66,7 +67,7 @@ def _takes_scalar(spec: RowSpec, tensor: TensorSpec) -> bool:
 def holds_quote(path: str) -> bool:
     """Return whether the file holds a quote anywhere: then a line end may be inside a field."""
     with files.open_raw(path) as stream:
-        while data := stream.read(BLOCK_BYTES):
+        while data := stream.read(DEFAULT_LIMITS.block_bytes):
             if b'"' in data:
                 return True
     return False

@@ -25,13 +25,13 @@ from transforms.elements.batches import InstanceBatch, RowTexts
 from transforms.elements.columns import Column
 from transforms.elements.failed_rows import FailedRow
 from transforms.elements.splits import FileRange
-from transforms.formats.blocks import BLOCK_BYTES, MAX_ROW_BYTES, Block
+from transforms.formats.blocks import Block
 from transforms.formats.csv.cells import Cells
 from transforms.formats.csv.checks import impossible_inputs
 from transforms.formats.csv.merge import merge
-from transforms.formats.csv.rows import PART_BYTES, CsvRows, Header, RowBlock, adjoin, read_header, read_rows, take_header
+from transforms.formats.csv.rows import CsvRows, Header, RowBlock, adjoin, read_header, read_rows, take_header
 from transforms.formats.empty_batch import empty_batch
-from transforms.formats.jsonl.reader import LineParser
+from transforms.formats.jsonl.reader import LineParser, row_too_long
 from transforms.formats.needed_columns import find_twins
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import join_keys, make_keys, take_key
@@ -49,13 +49,13 @@ class CsvReader:
     def read(self, file_range: FileRange) -> Iterator[InstanceBatch]:
         # While Arrow parses one block, the next one's rows are found and looked at.
         looked_at = self._look_at_rows(file_range)
-        for parser, block, plain in read_ahead(looked_at) if file_range.size_bytes > BLOCK_BYTES else looked_at:
+        for parser, block, plain in read_ahead(looked_at) if file_range.size_bytes > self.spec.limits.block_bytes else looked_at:
             yield parser.parse(block, plain, file_range)
 
     def _look_at_rows(self, file_range: FileRange) -> Iterator[tuple[RowParser, RowBlock, PlainRows]]:
         header = read_header(file_range) if file_range.start > 0 else None
         parser = None
-        for rows in read_rows(file_range):
+        for rows in read_rows(file_range, self.spec.limits):
             if not len(rows.texts):
                 continue
             header = header or take_header(rows)
@@ -63,7 +63,7 @@ class CsvReader:
             starts = rows.texts.starts
             first = int(np.searchsorted(rows.offset + starts, header.stop))  # past the header, where it is in this block
             while first < len(starts):
-                last = min(first + self.lines.max_rows, int(np.searchsorted(starts, starts[first] + 2 * BLOCK_BYTES)))
+                last = min(first + self.lines.max_rows, int(np.searchsorted(starts, starts[first] + 2 * self.spec.limits.block_bytes)))
                 block = rows.slice(first, last)
                 yield parser, block, parser.find_plain(block)
                 first = last
@@ -110,10 +110,7 @@ class RowParser:
         offsets = block.offsets
         empty = empty_batch(self.spec, file_range, size_bytes=_span(block.texts))
         if block.too_long:
-            error = RowError(
-                Code.ROW_TOO_LONG, f"the row is longer than {MAX_ROW_BYTES >> 20} MiB; its first bytes are kept as the instance"
-            )
-            return self._failed(empty, rows, offsets, {0: error})
+            return self._failed(empty, rows, offsets, {0: row_too_long(self.spec.limits)})
         table = self._parse(plain_rows.lines) if len(plain_rows.rows) else None
         plain = plain_rows.rows
         if table is None or table.num_rows != len(plain):
@@ -149,7 +146,7 @@ class RowParser:
 
     def _plain_rows(self, texts: RowTexts, separators: np.ndarray) -> np.ndarray:
         """Return which rows Arrow reads by our rules, tested in slices that stay in the processor's cache."""
-        firsts = np.searchsorted(texts.starts, np.arange(texts.starts[0], texts.stops[-1], PART_BYTES))
+        firsts = np.searchsorted(texts.starts, np.arange(texts.starts[0], texts.stops[-1], self.spec.limits.scan_bytes))
         found = []
         for first, last in itertools.pairwise(np.append(firsts, len(texts))):
             if first < last:

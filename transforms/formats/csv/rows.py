@@ -16,14 +16,14 @@ import numpy as np
 
 from transforms.elements.batches import RowTexts
 from transforms.elements.splits import FileRange
-from transforms.formats.blocks import BYTE_ORDER_MARK, MAX_ROW_BYTES, read_blocks
+from transforms.formats.blocks import BYTE_ORDER_MARK, read_blocks
 from transforms.formats.damage import DamagedFileError
 from transforms.formats.source import open_source
 from transforms.rows.codes import Code, RowError
+from transforms.specs.limits import DEFAULT_LIMITS, Limits
 
 QUOTE, COMMA, NEWLINE, RETURN = b'",\n\r'
 HEADER_READ_BYTES = 64 << 10
-PART_BYTES = 512 << 10  # of a block, as much as stays in the processor's cache with the masks made of it
 
 _QUOTED = rb'"[^"]*+(?:""[^"]*+)*+'  # without the quote that closes it
 _FIELD = rb"(?:" + _QUOTED + rb'"|[^",\n]*+)'
@@ -61,20 +61,20 @@ class RowBlock:
         return dataclasses.replace(self, texts=texts, malformed=self.malformed[some], scattered=scattered)
 
 
-def read_rows(file_range: FileRange) -> Iterator[RowBlock]:
+def read_rows(file_range: FileRange, limits: Limits = DEFAULT_LIMITS) -> Iterator[RowBlock]:
     """Yield the rows that begin in a range, in blocks of some MB; a row whose quotes are open waits for the next block.
 
-    A quote that is not closed in 256 MiB, or in the whole file, is malformed.
+    A quote that is not closed in ``limits.row_bytes``, or in the whole file, is malformed.
 
     Raises:
       DamagedFileError: after all whole rows before the damage were given.
     """
     parts: list[bytes] = []
     start = size = 0
-    for block in read_blocks(file_range):
+    for block in read_blocks(file_range, limits):
         if block.too_long:
             if parts:
-                yield find_rows(b"".join(parts), start, last=True)[0]
+                yield find_rows(b"".join(parts), start, last=True, limits=limits)[0]
                 parts = []
             whole = RowTexts(block.data, np.array([0]), np.array([len(block.data)]))
             yield RowBlock(block.offset, whole, np.zeros(1, bool), too_long=True)
@@ -83,30 +83,30 @@ def read_rows(file_range: FileRange) -> Iterator[RowBlock]:
             start, size = block.offset, 0
         parts.append(block.data)
         size += len(block.data)
-        if len(parts) > 1 and b'"' not in block.data and size < MAX_ROW_BYTES:
+        if len(parts) > 1 and b'"' not in block.data and size < limits.row_bytes:
             continue
         data = parts[0] if len(parts) == 1 else b"".join(parts)
-        rows, used = find_rows(data, start, last=size >= MAX_ROW_BYTES)
+        rows, used = find_rows(data, start, last=size >= limits.row_bytes, limits=limits)
         yield rows
         parts = [data[used:]] if used < len(data) else []
         start, size = start + used, len(data) - used
     if parts:
-        yield find_rows(b"".join(parts), start, last=True)[0]
+        yield find_rows(b"".join(parts), start, last=True, limits=limits)[0]
 
 
-def find_rows(data: bytes, offset: int, last: bool) -> tuple[RowBlock, int]:
+def find_rows(data: bytes, offset: int, last: bool, limits: Limits = DEFAULT_LIMITS) -> tuple[RowBlock, int]:
     """Return the rows of ``data``, without line ends and empty lines, and where the row with still open quotes begins.
 
     ``last``: nothing comes after ``data``, so that a quote that stays open is malformed.
     """
     view = np.frombuffer(data, np.uint8)
-    found = find_separators(data)
-    if (found.is_open and last) or not (found.is_plain or _well_placed(view, np.flatnonzero(view == QUOTE))):
+    separators = find_separators(data, limits.scan_bytes)
+    if (separators.is_open and last) or not (separators.is_plain or _well_placed(view, np.flatnonzero(view == QUOTE))):
         return _scan(data, offset, last)
-    places = found.places
+    places = separators.places
     stops = places[view[places] == NEWLINE]
     used = len(data)
-    if found.is_open:
+    if separators.is_open:
         used = int(stops[-1]) + 1 if len(stops) else 0
     starts = np.concatenate(([0], stops + 1))
     if used == len(data) and starts[-1] < len(data):
@@ -122,15 +122,15 @@ class Separators(NamedTuple):
     is_plain: bool
 
 
-def find_separators(data: bytes) -> Separators:
+def find_separators(data: bytes, scan_bytes: int) -> Separators:
     """Return where the fields of rows end, or None where a quote is out of place."""
     view = np.frombuffer(data, np.uint8)
     has_quote = b'"' in data
     is_open, quotes, at_borders = False, 0, 0
     places = [np.empty(0, np.int64)]
     before = True, False  # whether the byte before a part ends a field, and whether it is a quote
-    for start in range(0, len(view), PART_BYTES):
-        part = view[start : start + PART_BYTES]
+    for start in range(0, len(view), scan_bytes):
+        part = view[start : start + scan_bytes]
         ends = (part == COMMA) | (part == NEWLINE)
         if has_quote:
             is_quote = part == QUOTE
@@ -206,7 +206,7 @@ def adjoin(texts: RowTexts, separators: np.ndarray | None) -> tuple[RowTexts, np
     data = b"\n".join([texts[row] for row in range(len(texts))])
     lengths = stops - starts
     stops = np.cumsum(lengths + 1) - 1
-    return RowTexts(data, stops - lengths, stops), find_separators(data).places
+    return RowTexts(data, stops - lengths, stops), find_separators(data, len(data) or 1).places
 
 
 def split_row(text: bytes) -> list[bytes]:

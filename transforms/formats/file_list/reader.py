@@ -15,7 +15,7 @@ import pyarrow as pa
 from transforms.elements.batches import InstanceBatch, Rows
 from transforms.elements.failed_rows import FailedRow
 from transforms.elements.splits import FileRange
-from transforms.formats.blocks import MAX_ROW_BYTES, read_blocks
+from transforms.formats.blocks import read_blocks
 from transforms.formats.jsonl.reader import find_lines
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import hash_keys, path_text, readable
@@ -24,7 +24,6 @@ from transforms.storage import files, gcs
 from transforms.storage.files import FoundFile
 from transforms.storage.pins import FileChangedError
 
-BATCH_BYTES = 4 << 20
 BATCH_FILES = 1024
 # Files are read side by side: a bucket takes some 50 ms to answer, however small the file.
 READ_AT_ONCE = 8
@@ -84,10 +83,10 @@ class FileListReader:
 
     def read(self, file_range: FileRange) -> Iterator[InstanceBatch]:
         with ThreadPoolExecutor(READ_AT_ONCE) as pool:
-            for block in read_blocks(file_range):
+            for block in read_blocks(file_range, self.spec.limits):
                 starts, stops = find_lines(block.data)
-                for listed in _grouped(_listed(block.data, block.offset, starts, stops)):
-                    yield self._batch(listed, list(pool.map(_content, listed)), file_range)
+                for listed in _grouped(_listed(block.data, block.offset, starts, stops), self.spec.limits.batch_bytes):
+                    yield self._batch(listed, list(pool.map(self._content, listed)), file_range)
 
     def _batch(self, listed: list[_Listed], contents: list[bytes | RowError], file_range: FileRange) -> InstanceBatch:
         if self.refusal is not None:
@@ -110,6 +109,9 @@ class FileListReader:
             bytes=sum(len(one.text) + 1 for one in listed),
             key_hashes=hash_keys(pa.array([one.identity for one, _ in (*good, *bad)], pa.binary())),
         )
+
+    def _content(self, one: _Listed) -> bytes | RowError:
+        return _content(one, self.spec.limits.row_bytes)
 
     def _failed(self, one: _Listed, error: RowError, source: str) -> FailedRow:
         text = msgspec.json.encode(path_text(one.text))
@@ -148,13 +150,13 @@ def _not_found(path: str, error: OSError) -> RowError:
     return RowError(Code.FILE_NOT_FOUND, f"{readable(path)} can't be read: {error.strerror or error}")
 
 
-def _grouped(listed: Iterator[_Listed]) -> Iterator[list[_Listed]]:
-    """Yield groups of files that are read together: some MB of them, or one larger."""
+def _grouped(listed: Iterator[_Listed], most_bytes: int) -> Iterator[list[_Listed]]:
+    """Yield groups of files that are read together: ``most_bytes`` of them at most, or one larger."""
     group: list[_Listed] = []
     size = 0
     for one in listed:
         more = 0 if one.found is None else one.found.size_bytes
-        if group and (size + more > BATCH_BYTES or len(group) == BATCH_FILES):
+        if group and (size + more > most_bytes or len(group) == BATCH_FILES):
             yield group
             group, size = [], 0
         group.append(one)
@@ -163,11 +165,11 @@ def _grouped(listed: Iterator[_Listed]) -> Iterator[list[_Listed]]:
         yield group
 
 
-def _content(one: _Listed) -> bytes | RowError:
+def _content(one: _Listed, row_bytes: int) -> bytes | RowError:
     if one.error is not None or one.found is None:
         return one.error or RowError(Code.FILE_NOT_FOUND, f"no file {readable(one.text)}")
-    if one.found.size_bytes > MAX_ROW_BYTES:
-        return RowError(Code.ROW_TOO_LONG, f"the file has {one.found.size_bytes} bytes; at most {MAX_ROW_BYTES >> 20} MiB are possible")
+    if one.found.size_bytes > row_bytes:
+        return RowError(Code.ROW_TOO_LONG, f"the file has {one.found.size_bytes} bytes; at most {row_bytes >> 20} MiB are possible")
     try:
         return files.read_bytes(one.found.path, one.found.pin)
     except FileChangedError as change:

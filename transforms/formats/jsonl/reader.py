@@ -18,15 +18,13 @@ from transforms.elements.batches import InstanceBatch, RowTexts
 from transforms.elements.columns import Column
 from transforms.elements.failed_rows import FailedRow, on_one_line
 from transforms.elements.splits import FileRange
-from transforms.formats.blocks import MAX_ROW_BYTES, Block, read_blocks
-from transforms.formats.jsonl.row import RowReader
-from transforms.formats.limits import LONG_ROW_BYTES
+from transforms.formats.blocks import Block, read_blocks
+from transforms.formats.jsonl.row import LONG_ROW_BYTES, RowReader
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import make_keys, take_each
 from transforms.rows.row_spec import RowSpec
+from transforms.specs.limits import Limits
 
-# Tensors of one batch, in and out, as far as the signature tells; rows beyond it wait for the next batch.
-BATCH_TENSOR_BYTES = 64 << 20
 NEWLINE, SPACE, TAB, RETURN = b"\n \t\r"
 IS_SPACE = np.isin(np.arange(256), (SPACE, TAB, RETURN))  # by a byte's value
 CLOSING = {ord("{"): ord("}"), ord("["): ord("]"), ord('"'): ord('"')}
@@ -48,7 +46,7 @@ class JsonLinesReader:
         self.parser = LineParser(spec)
 
     def read(self, file_range: FileRange) -> Iterator[InstanceBatch]:
-        for block in read_blocks(file_range):
+        for block in read_blocks(file_range, self.parser.spec.limits):
             yield from self.parser.parse(block, file_range)
 
 
@@ -58,7 +56,7 @@ class LineParser:
     def __init__(self, spec: RowSpec) -> None:
         self.spec = spec
         self.row_reader = RowReader(spec)
-        self.max_rows = max(1, BATCH_TENSOR_BYTES // max(1, spec.signature.row_bytes))
+        self.max_rows = max(1, spec.limits.tensor_bytes // max(1, spec.signature.row_bytes))
 
     def parse(self, block: Block, file_range: FileRange) -> Iterator[InstanceBatch]:
         """Yield the batches of ``block``: every line that is not blank is in one of them, as instance or failed row."""
@@ -81,8 +79,7 @@ class LineParser:
             failed.append(FailedRow.of(error, source, offset, texts[line], self.spec.made_key(source, offset)))
 
         if block.too_long:
-            message = f"the row is longer than {MAX_ROW_BYTES >> 20} MiB; its first bytes are kept as the instance"
-            lose(0, RowError(Code.ROW_TOO_LONG, message))
+            lose(0, row_too_long(self.spec.limits))
             parsed = self._parse_lines(texts.take(np.empty(0, np.int64)), lose)
         else:
             parsed = self._parse_block(texts) or self._parse_lines(texts, lose)
@@ -149,6 +146,11 @@ class LineParser:
             for name, column in tokens.items():
                 column.append(row.tokens.get(name, b""))
         return _Parsed(np.array(lines, np.int64), dict(values), dict(tokens))
+
+
+def row_too_long(limits: Limits) -> RowError:
+    """Make the error of a row of text that was not read whole."""
+    return RowError(Code.ROW_TOO_LONG, f"the row is longer than {limits.row_bytes >> 20} MiB; its first bytes are kept as the instance")
 
 
 def find_lines(data: bytes, keep_space: bool = False) -> tuple[np.ndarray, np.ndarray]:

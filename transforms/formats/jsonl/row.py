@@ -18,13 +18,14 @@ from transforms.convert import from_json
 from transforms.convert.json_texts import MUST_ESCAPE, is_utf8
 from transforms.convert.json_values import B64, TooLarge, normalize
 from transforms.formats.jsonl.packing import Gatherer, Packing, line_slices
-from transforms.formats.limits import LONG_ROW_BYTES, MAX_ROW_VALUES
 from transforms.rows.codes import Code, RowError
 from transforms.rows.keys import take_key
 from transforms.rows.row_spec import RowSpec
 from transforms.specs.signature import TensorSpec
 
 PACKED_ROWS = 32
+# Below this the number of a row's values is not looked at.
+LONG_ROW_BYTES = 8 << 20
 ESCAPED = re.compile(MUST_ESCAPE)
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
 
@@ -146,7 +147,7 @@ class RowReader:
           RowError: what is wrong with it, with the row's key, where it has one.
         """
         if len(text) > LONG_ROW_BYTES:
-            _check_values(text)
+            _check_values(text, self.spec.limits.row_values)
         line = text.strip(b" \t\r")
         typed = self.parse_typed(line, 1) if line[:1] in (b"{", b"[", b'"') else None
         if typed is None:
@@ -216,10 +217,10 @@ def _is_string_value(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, dict) and value.keys() == {"b64"})
 
 
-def _check_values(text: bytes) -> None:
-    """Raise a RowError about a row that is lists of more values than memory holds; commas inside strings are none between values."""
-    if text.count(b",") > MAX_ROW_VALUES and (count := STRING.sub(b"", text).count(b",")) > MAX_ROW_VALUES:
-        raise RowError(Code.ROW_TOO_LONG, f"the row has more than {count:,} values; at most {MAX_ROW_VALUES:,} are possible")
+def _check_values(text: bytes, most: int) -> None:
+    """Raise a RowError about a row that is lists of more than ``most`` values; commas inside strings are none between values."""
+    if text.count(b",") > most and (count := STRING.sub(b"", text).count(b",")) > most:
+        raise RowError(Code.ROW_TOO_LONG, f"the row has more than {count:,} values; at most {most:,} are possible")
 
 
 def _missing(names: list[str], value: dict[str, Any]) -> RowError:

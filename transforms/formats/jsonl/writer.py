@@ -21,9 +21,6 @@ from transforms.rows.keys import split_keys
 from transforms.specs.output import OutputSpec
 from transforms.specs.signature import Signature
 
-# Text made at once: far below the 2 GB that Arrow's strings can hold, and flat in memory.
-BLOCK_BYTES = 64 << 20
-
 
 @dataclasses.dataclass
 class LineEncoder:
@@ -32,6 +29,8 @@ class LineEncoder:
     signature: Signature
     output: OutputSpec
     key_fields: tuple[str, ...]
+    # Text made at once: much less than the 2 GB that Arrow's strings can hold, and flat in memory.
+    block_bytes: int = 64 << 20
     content = ""
 
     def __post_init__(self) -> None:
@@ -55,7 +54,7 @@ class LineEncoder:
 
     def encode(self, batch: PredictionBatch) -> Iterator[tuple[memoryview, int]]:
         """Yield blocks of whole lines and their number of rows."""
-        for part in cut_batch(batch, BLOCK_BYTES):
+        for part in cut_batch(batch, self.block_bytes):
             yield text_of(self._lines(part)), len(part)
 
     def _lines(self, batch: PredictionBatch) -> pa.Array:

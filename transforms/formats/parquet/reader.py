@@ -14,13 +14,15 @@ import pyarrow.types as pt
 from transforms.elements.batches import InstanceBatch
 from transforms.elements.splits import FileRange
 from transforms.formats.damage import DamagedFileError, decoding
-from transforms.formats.limits import MAX_PACKED_COLUMN_BYTES, MAX_PACKED_RATIO, MAX_UNPACKED_BYTES
 from transforms.formats.needed_columns import find_nested_twins, find_twins, refuse_columns
 from transforms.formats.record_batches import TableBatcher, batch_rows, needed_columns
 from transforms.formats.row_sizes import longest_value
 from transforms.formats.source import open_source
 from transforms.rows.row_spec import RowSpec
 
+# A column of a row group that is both larger than this and packed by more than the ratio holds nothing but repetitions, and Arrow
+# unpacks a page of it whole: 49 KB took 1 GB. Text of all kinds is packed to a tenth or a fiftieth.
+MAX_PACKED_COLUMN_BYTES, MAX_PACKED_RATIO = 256 << 20, 1000
 NOT_PARQUET = "not a whole Parquet file that can be read"
 # Bytes of one value in memory by the physical types of parquet.thrift; others have lengths of their own.
 WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 8, "FLOAT": 4, "DOUBLE": 8}
@@ -77,11 +79,11 @@ class ParquetReader:
         # In memory: in the file rows may be packed, and a list of a million equal numbers be a few bytes of its pages.
         row_bytes = max(group.total_byte_size, sum(chunk.unpacked_bytes for chunk in chunks)) / max(1, group.num_rows)
         file_bytes = sum(group.column(place).total_compressed_size for place in range(group.num_columns)) / max(1, group.num_rows)
-        rows = batch_rows(self.spec, row_bytes)
-        with decoding(first_row, f"{NOT_PARQUET}, from row {first_row} on"):
-            parquet = _with_dictionaries(
-                opened, number, [chunk.name for chunk in chunks if chunk.could_exceed(min(rows, group.num_rows))], rows
-            )
+        rows, most_bytes = batch_rows(self.spec, row_bytes), self.spec.limits.unpacked_bytes
+        names = [chunk.name for chunk in chunks if chunk.largest_bytes(min(rows, group.num_rows)) > most_bytes]
+        if names:
+            with decoding(first_row, f"{NOT_PARQUET}, from row {first_row} on"):
+                parquet = _with_dictionaries(opened, number, names, most_bytes // rows)
         batches = parquet.iter_batches(rows, row_groups=[number], columns=columns, use_threads=False)
         row = first_row
         while True:
@@ -107,9 +109,9 @@ class _Chunk:
     is_text: bool
     has_dictionary: bool
 
-    def could_exceed(self, rows: int) -> bool:
-        """Return whether ``rows`` values could be more than memory holds, though the column is small: each the longest of a dictionary."""
-        return self.is_text and self.has_dictionary and not self.is_list and rows * self.encoded_bytes > MAX_UNPACKED_BYTES
+    def largest_bytes(self, rows: int) -> int:
+        """Return what ``rows`` values take at most, though the column is small: each may be the longest of a dictionary."""
+        return rows * self.encoded_bytes if self.is_text and self.has_dictionary and not self.is_list else 0
 
 
 def _chunks(schema: pq.ParquetSchema, group: pq.RowGroupMetaData, names: set[str]) -> list[_Chunk]:
@@ -141,21 +143,19 @@ def _check_packing(chunks: list[_Chunk], row: int) -> None:
             )
 
 
-def _with_dictionaries(opened: tuple[pq.ParquetFile, BinaryIO], number: int, names: list[str], rows: int) -> pq.ParquetFile:
-    """Return the file to be read with the columns ``names`` as dictionaries where they hold long values, else as it is.
+def _with_dictionaries(opened: tuple[pq.ParquetFile, BinaryIO], number: int, names: list[str], most_bytes: int) -> pq.ParquetFile:
+    """Return the file to be read with the columns ``names`` as dictionaries where values are longer than ``most_bytes``, else as it is.
 
     Then a batch is as small as the file, and which of its rows are long is seen before a value is made for each. Only there: reading
     values that are all different so takes 0.3 us more for each.
     """
     parquet, stream = opened
-    if not names:
-        return parquet
     coded = pq.ParquetFile(stream, metadata=parquet.metadata, read_dictionary=names)
     first = next(coded.iter_batches(1, row_groups=[number], columns=names, use_threads=False), None)
     if first is None:
         return parquet
     longest = sum(longest_value(column) for column in first.columns if pt.is_dictionary(column.type))
-    return coded if longest * rows > MAX_UNPACKED_BYTES else parquet
+    return coded if longest > most_bytes else parquet
 
 
 def _begin(group: pq.RowGroupMetaData) -> int:

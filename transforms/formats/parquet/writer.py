@@ -19,7 +19,6 @@ from transforms.storage import files
 
 # A row group is what a reader takes at once and what is held in memory until it is full.
 ROW_GROUP_BYTES = 32 << 20
-ROW_GROUP_ROWS = 1 << 20
 # What one list of Arrow's can hold, in values, is 2**31.
 PART_BYTES = 1 << 30
 
@@ -31,6 +30,7 @@ class ParquetEncoder:
     signature: Signature
     output: OutputSpec
     key_fields: tuple[str, ...]
+    group_rows: int = 1 << 20
 
     def __post_init__(self) -> None:
         self.table = make_table(self.signature, self.output, self.key_fields)
@@ -75,11 +75,11 @@ class ParquetEncoder:
     def _add(self, rows: pa.RecordBatch) -> None:
         self._due.append(rows)
         self._due_bytes, self._due_rows = self._due_bytes + rows.nbytes, self._due_rows + len(rows)
-        if self._due_bytes >= ROW_GROUP_BYTES or self._due_rows >= ROW_GROUP_ROWS:
+        if self._due_bytes >= ROW_GROUP_BYTES or self._due_rows >= self.group_rows:
             self._write_due()
 
     def _write_due(self) -> None:
         rows = pa.Table.from_batches(self._due, self.schema)
         if len(rows):
-            self._writer.write_table(rows, row_group_size=ROW_GROUP_ROWS)
+            self._writer.write_table(rows, row_group_size=self.group_rows)
         self._due, self._due_bytes, self._due_rows = [], 0, 0

@@ -7,8 +7,6 @@ import struct
 
 import google_crc32c
 
-from transforms.formats.blocks import MAX_ROW_BYTES
-
 LENGTH, CHECKSUM = struct.Struct("<Q"), struct.Struct("<I")
 # Of a record: its length with that one's checksum before it, its own checksum behind it.
 HEAD_BYTES = LENGTH.size + CHECKSUM.size
@@ -34,8 +32,11 @@ def _masked(content: bytes) -> int:
     return ((crc >> 15 | crc << 17) + MASK_DELTA) & 0xFFFFFFFF
 
 
-def split_frames(data: bytes) -> tuple[list[bytes], list[int], int, str]:
-    """Return the whole records of ``data``, where each begins, where the next begins, and what is wrong with that one."""
+def split_frames(data: bytes, row_bytes: int) -> tuple[list[bytes], list[int], int, str]:
+    """Return the whole records of ``data``, where each begins, where the next begins, and what is wrong with that one.
+
+    A record of more than ``row_bytes`` is wrong.
+    """
     records: list[bytes] = []
     places: list[int] = []
     place = 0
@@ -44,8 +45,8 @@ def split_frames(data: bytes) -> tuple[list[bytes], list[int], int, str]:
         (length,) = LENGTH.unpack_from(data, place)
         if data[place:first] != _head(length):
             return records, places, place, "a record's length does not have its checksum, or this is no TFRecord file"
-        if length > MAX_ROW_BYTES:
-            return records, places, place, f"a record of {length} bytes; at most {MAX_ROW_BYTES >> 20} MiB are possible"
+        if length > row_bytes:
+            return records, places, place, f"a record of {length} bytes; at most {row_bytes >> 20} MiB are possible"
         stop = first + length
         if stop + CHECKSUM.size > len(data):
             break

@@ -16,7 +16,7 @@ from transforms.convert.json_texts import member_head
 from transforms.elements.batches import InstanceBatch, Rows
 from transforms.elements.columns import Column
 from transforms.elements.splits import FileRange
-from transforms.formats.blocks import BLOCK_BYTES, Cursor, open_stream
+from transforms.formats.blocks import Cursor, open_stream
 from transforms.formats.damage import DamagedFileError
 from transforms.formats.record_batches import batch_rows
 from transforms.formats.tfrecord.framing import FRAME_BYTES, split_frames
@@ -24,6 +24,7 @@ from transforms.formats.tfrecord.parse_examples import ExampleParser, Features
 from transforms.rows.codes import RowError
 from transforms.rows.keys import make_keys, take_each
 from transforms.rows.row_spec import RowSpec
+from transforms.specs.limits import Limits
 
 
 class Records(Sequence[bytes]):
@@ -42,7 +43,7 @@ class Records(Sequence[bytes]):
         return Records([self.records[row] for row in index])
 
 
-def read_records(file_range: FileRange) -> Iterator[tuple[list[bytes], list[int]]]:
+def read_records(file_range: FileRange, limits: Limits) -> Iterator[tuple[list[bytes], list[int]]]:
     """Yield the records of a whole file, in blocks of some MB, and the byte at which each begins.
 
     Raises:
@@ -53,11 +54,11 @@ def read_records(file_range: FileRange) -> Iterator[tuple[list[bytes], list[int]
         data, start = b"", 0
         while True:
             try:
-                more = cursor.read(BLOCK_BYTES)
+                more = cursor.read(limits.block_bytes)
             except DamagedFileError as damage:
                 raise DamagedFileError(start, f"{damage}, inside the record that begins at byte {start}") from damage
             data += more
-            records, places, used, wrong = split_frames(data)
+            records, places, used, wrong = split_frames(data, limits.row_bytes)
             yield records, [start + place for place in places]
             start, data = start + used, data[used:]
             if wrong:
@@ -77,7 +78,7 @@ class RecordReader:
         self.parser = ExampleParser(spec)
 
     def read(self, file_range: FileRange) -> Iterator[InstanceBatch]:
-        for records, places in read_records(file_range):
+        for records, places in read_records(file_range, self.spec.limits):
             size = sum(map(len, records)) / max(1, len(records))
             step = batch_rows(self.spec, size)
             for first in range(0, len(records), step):
