@@ -20,8 +20,8 @@ from transforms.convert.output_columns import TableSpec, make_table
 from transforms.convert.refuse_rows import refuse
 from transforms.convert.to_arrow import as_text, not_utf8, output_array, refuse_unfit
 from transforms.elements.batches import PredictionBatch
-from transforms.formats.join_files import Sink
 from transforms.formats.parquet.writer import ParquetEncoder
+from transforms.formats.protocols import Sink
 from transforms.rows.codes import Code
 from transforms.rows.keys import split_keys
 from transforms.specs.errors import SpecError

@@ -111,12 +111,12 @@ def known_types(paths: Sequence[str], given: str | None) -> dict[str, pa.DataTyp
 
     Files of texts know none. A file that can't be read is not judged here: reading it says what is wrong.
     """
-    found = []
+    types_of_files = []
     for path in paths:
         field_types = format_of(path, given).field_types
-        found.append({} if field_types is None else field_types(path))
-    first = found[0] if found else {}
-    return {name: kind for name, kind in first.items() if all(other.get(name) == kind for other in found)}
+        types_of_files.append({} if field_types is None else field_types(path))
+    first = types_of_files[0] if types_of_files else {}
+    return {name: kind for name, kind in first.items() if all(types.get(name) == kind for types in types_of_files)}
 
 
 def make_encoder(job: JobSpec, model: AnyModel | None = None) -> Encoder:

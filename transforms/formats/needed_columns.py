@@ -64,14 +64,14 @@ def refuse_columns(spec: RowSpec, path: str, columns: Mapping[str, Sequence[pa.D
         "--model_field": [] if spec.model_field is None else [spec.model_field],
         "--passthrough_fields": [name for name in spec.passthrough_fields if name != "*"],
     }
-    there = ", ".join(list(columns)[:20])
+    first_columns = ", ".join(list(columns)[:20])
     for reason, names in wanted.items():
         missing = [name for name in names if name not in columns]
         if missing:
-            return f"{path} has no column {', '.join(map(repr, missing))} ({reason}); its columns are {there}"
+            return f"{path} has no column {', '.join(map(repr, missing))} ({reason}); its columns are {first_columns}"
     for tensor in spec.signature.inputs:
         kinds = columns[tensor.name]
         if not any(fits(kind, tensor.dtype) for kind in kinds):
-            found = " or ".join(map(str, kinds))
-            return f"column {tensor.name!r} of {path} is {found}, and the model's input of that name wants {tensor}: convert the column"
+            types = " or ".join(map(str, kinds))
+            return f"column {tensor.name!r} of {path} is {types}, and the model's input of that name wants {tensor}: convert the column"
     return None

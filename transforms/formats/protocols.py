@@ -7,7 +7,6 @@ from typing import Protocol
 
 from transforms.elements.batches import InstanceBatch, PredictionBatch
 from transforms.elements.splits import FileRange
-from transforms.formats.join_files import Sink
 
 
 class Reader(Protocol):
@@ -20,6 +19,12 @@ class Reader(Protocol):
           DamagedFileError: after the batches of all rows before the damage.
         """
         ...
+
+
+class Sink(Protocol):
+    """Where a file's bytes go."""
+
+    def write(self, block: bytes | memoryview, /) -> int: ...
 
 
 class Encoder(Protocol):

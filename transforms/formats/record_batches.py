@@ -64,11 +64,13 @@ class TableRows:
         return self.table.num_rows
 
     def __getitem__(self, row: int) -> bytes:
-        names, one = self.table.schema.names, self.table.slice(int(row), 1)
+        names, table = self.table.schema.names, self.table.slice(int(row), 1)
         if len(set(names)) == len(names) and not self.unnamed:
-            (values,) = python_values(one.to_struct_array())
+            (values,) = python_values(table.to_struct_array())
             return json_text(values)
-        columns = ((name, column) for place, (name, column) in enumerate(zip(names, one.columns, strict=True)) if place not in self.unnamed)
+        columns = (
+            (name, column) for place, (name, column) in enumerate(zip(names, table.columns, strict=True)) if place not in self.unnamed
+        )
         fields = [member_head(name).encode() + json_text(python_values(column)[0]) for name, column in columns]
         return b"{" + b", ".join(fields) + b"}"  # each of two columns of one name, as they were read
 
@@ -76,12 +78,12 @@ class TableRows:
         return TableRows(self.table.take(pa.array(index)))
 
 
-def needed_columns(spec: RowSpec, there: Sequence[str]) -> list[str]:
-    """Return those of a table's columns that a job needs, in the table's order; the others are not read."""
+def needed_columns(spec: RowSpec, names: Sequence[str]) -> list[str]:
+    """Return those of a table's columns ``names`` that a job needs, in the table's order; the others are not read."""
     if "*" in spec.passthrough_fields or spec.model_field is not None:
-        return list(there)
+        return list(names)
     wanted = {tensor.name for tensor in spec.signature.inputs} | {*spec.key_fields, *spec.passthrough_fields}
-    return [name for name in there if name in wanted]
+    return [name for name in names if name in wanted]
 
 
 def batch_rows(spec: RowSpec, row_bytes: float) -> int:
@@ -120,8 +122,8 @@ class TableBatcher:
                 for place, row in enumerate(long)
             ]
             yield empty_batch(self.spec, file_range, failed)
-            kept = np.delete(np.arange(table.num_rows), long)
-            table, offsets, sizes = table.take(pa.array(kept)), offsets[kept], sizes[kept]
+            rest = np.delete(np.arange(table.num_rows), long)
+            table, offsets, sizes = table.take(pa.array(rest)), offsets[rest], sizes[rest]
         for first, last in slices(sizes, limits.unpacked_bytes):
             share = size_bytes * (last - first) // len(sizes)
             yield self.batch(table.slice(first, last - first), offsets[first:last], file_range, share)
@@ -148,8 +150,8 @@ class TableBatcher:
                 columns[tensor.name] = np.zeros(table.num_rows)
                 errors = dict.fromkeys(range(table.num_rows), missing) | errors
                 continue
-            columns[tensor.name], more = from_arrow.make_column(table.column(place), self.spec.signature, tensor)
-            errors = more | errors
+            columns[tensor.name], column_errors = from_arrow.make_column(table.column(place), self.spec.signature, tensor)
+            errors = column_errors | errors
         passthrough = {name: self._passthrough(table, name) for name in self.spec.passthrough_fields}
         batch = InstanceBatch(
             file_range.path, file_range.relative, columns, offsets, TableRows(table), keys, passthrough, [], size_bytes
@@ -166,8 +168,8 @@ class TableBatcher:
         self, table: pa.RecordBatch, wrong: np.ndarray, offsets: np.ndarray, file_range: FileRange, size_bytes: int
     ) -> InstanceBatch:
         """Return the batch without the rows of ``wrong``, whose text is not UTF-8; those fail."""
-        kept = np.delete(np.arange(table.num_rows), wrong)
-        batch = self.batch(table.take(pa.array(kept)), offsets[kept], file_range, size_bytes)
+        rest = np.delete(np.arange(table.num_rows), wrong)
+        batch = self.batch(table.take(pa.array(rest)), offsets[rest], file_range, size_bytes)
         error = RowError(Code.NOT_UTF8, "the row holds a text that is not UTF-8: write such a column as binary")
         as_bytes = TableRows(pa.RecordBatch.from_arrays([_as_bytes(column) for column in table.columns], table.schema.names))
         lost = [self._lost(error, as_bytes[row], int(offsets[row]), file_range) for row in wrong]

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from transforms.convert.content_digest import Content
 from transforms.convert.to_arrow import as_text
 from transforms.elements.failed_rows import FailedRow
-from transforms.formats.join_files import Sink
+from transforms.formats.protocols import Sink
 from transforms.rows.keys import readable
 from transforms.specs.output import OutputSpec, TableOutput
 from transforms.specs.table_name import is_table

@@ -84,14 +84,15 @@ class AvroReader:
             first = 0
             while first < block.count:
                 with decoding(block.offset, NOT_AVRO, STUMBLES):
-                    some = list(itertools.islice(records, max(1, rows - len(due.records))))
-                if not some:
+                    decoded = list(itertools.islice(records, max(1, rows - len(due.records))))
+                if not decoded:
                     raise DamagedFileError(block.offset, f"{NOT_AVRO}: the block has {first} records, not {block.count}")
-                due.records += some
-                due.offsets.append(row_offsets(block, first, len(some)))
-                due.size += block.size_bytes * len(some) // block.count
-                due.unpacked += len(block.data) * len(some) // block.count
-                first += len(some)
+                count = len(decoded)
+                due.records += decoded
+                due.offsets.append(row_offsets(block, first, count))
+                due.size += block.size_bytes * count // block.count
+                due.unpacked += len(block.data) * count // block.count
+                first += count
                 yield rows
 
     def _batches(self, due: _Due, file_range: FileRange) -> Iterator[InstanceBatch]:
@@ -151,10 +152,10 @@ def _find(stream: BinaryIO, marker: bytes, start: int) -> int | None:
     place, window = start, b""
     while data := stream.read(1 << 20):
         window += data
-        found = window.find(marker)
-        if found >= 0:
-            return place + found
-        kept = min(len(window), SYNC_BYTES - 1)
-        place += len(window) - kept
-        window = window[len(window) - kept :]
+        index = window.find(marker)
+        if index >= 0:
+            return place + index
+        tail = min(len(window), SYNC_BYTES - 1)  # a marker may begin there
+        place += len(window) - tail
+        window = window[len(window) - tail :]
     return None

@@ -100,7 +100,7 @@ def twins_of(spec: RowSpec, schema: Any) -> str | None:
 def _twin_in(kind: Any) -> str | None:
     """Return the name of two fields of one record, at any depth of a type, or None."""
     if isinstance(kind, list):
-        return next((found for one in kind if (found := _twin_in(one)) is not None), None)
+        return next((twin for branch in kind if (twin := _twin_in(branch)) is not None), None)
     if not isinstance(kind, dict):
         return None
     fields = kind.get("fields", [])

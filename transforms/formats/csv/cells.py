@@ -42,23 +42,23 @@ class Cells:
         Only what Arrow would take without a word is looked for; what else is wrong with a field it refuses itself.
         """
         starts, stops = self.starts.reshape(self.shape), self.stops.reshape(self.shape)
-        good = np.ones(len(starts), bool)
+        is_plain = np.ones(len(starts), bool)
         for kind in dict.fromkeys(map(_kind, places.values())):
             columns = [place for place, dtype in places.items() if _kind(dtype) == kind]
-            good &= self._plain_fields(self._test(kind), starts[:, columns], stops[:, columns]).all(axis=1)
-        good[self._bare_points([place for place, dtype in places.items() if _kind(dtype) == "float"])] = False
+            is_plain &= self._plain_fields(self._test(kind), starts[:, columns], stops[:, columns]).all(axis=1)
+        is_plain[self._bare_points([place for place, dtype in places.items() if _kind(dtype) == "float"])] = False
         rows = self.right.copy()
-        rows[rows] = good
+        rows[rows] = is_plain
         return rows & ~self._doubtful()
 
     def _plain_fields(self, test: Test, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
         """Return which fields, by where they start and stop, pass a test: a mask."""
-        good = test(starts, stops)
-        if b'"' in self.data and not good.all():
-            fields = np.nonzero(~good)
+        passes = test(starts, stops)
+        if b'"' in self.data and not passes.all():
+            fields = np.nonzero(~passes)
             starts, stops = starts[fields], stops[fields]
-            good[fields] = (self.view[starts] == QUOTE) & (stops - starts >= 2) & test(starts + 1, stops - 1)
-        return good
+            passes[fields] = (self.view[starts] == QUOTE) & (stops - starts >= 2) & test(starts + 1, stops - 1)
+        return passes
 
     def _test(self, kind: str) -> Test:
         """Return a test: (starts, stops) → mask of the fields that read as ``kind``."""
@@ -95,9 +95,9 @@ class Cells:
         """Return the rows with a field in ``columns`` that holds ``.e``, which Arrow takes for ``.0e``."""
         view = self.view[: len(self.data)]
         places = np.flatnonzero((view[:-1] == POINT) & (view[1:] | CASE == ord("e")))
-        rows, found = np.divmod(np.searchsorted(self.stops, places), self.shape[1])
+        rows, fields = np.divmod(np.searchsorted(self.stops, places), self.shape[1])
         # In a row of another width it marks a neighbour, which only costs time.
-        return rows[np.isin(found, columns) & (rows < len(self.stops) // self.shape[1])]
+        return rows[np.isin(fields, columns) & (rows < len(self.stops) // self.shape[1])]
 
     def _doubtful(self) -> np.ndarray:
         """Return which rows hold a carriage return outside of quotes, or bytes that are not UTF-8."""

@@ -48,8 +48,8 @@ class CsvReader:
 
     def read(self, file_range: FileRange) -> Iterator[InstanceBatch]:
         # While Arrow parses one block, the next one's rows are found and looked at.
-        looked_at = self._look_at_rows(file_range)
-        for parser, block, plain in read_ahead(looked_at) if file_range.size_bytes > self.spec.limits.block_bytes else looked_at:
+        blocks = self._look_at_rows(file_range)
+        for parser, block, plain in read_ahead(blocks) if file_range.size_bytes > self.spec.limits.block_bytes else blocks:
             yield parser.parse(block, plain, file_range)
 
     def _look_at_rows(self, file_range: FileRange) -> Iterator[tuple[RowParser, RowBlock, PlainRows]]:
@@ -115,11 +115,11 @@ class RowParser:
         plain = plain_rows.rows
         if table is None or table.num_rows != len(plain):
             plain, table = plain[:0], None
-        other = np.delete(np.arange(len(rows)), plain)
-        looked_at = self._other_batch(rows.take(other), offsets[other], empty) if len(other) else empty
+        rest = np.delete(np.arange(len(rows)), plain)
+        one_by_one = self._other_batch(rows.take(rest), offsets[rest], empty) if len(rest) else empty
         if table is None:
-            return looked_at
-        return merge(self._plain_batch(table, rows.take(plain), offsets[plain], empty), looked_at, rows, offsets)
+            return one_by_one
+        return merge(self._plain_batch(table, rows.take(plain), offsets[plain], empty), one_by_one, rows, offsets)
 
     def _failed(self, batch: InstanceBatch, rows: CsvRows, offsets: np.ndarray, errors: dict[int, RowError]) -> InstanceBatch:
         """Return ``batch`` with failed rows more: those of ``errors``, none of which is an instance."""
@@ -136,10 +136,10 @@ class RowParser:
         rows = np.flatnonzero(~block.malformed)
         if self.types and len(rows):
             texts, separators = adjoin(block.texts.take(rows) if block.malformed.any() else block.texts, block.separators)
-            good = self._plain_rows(texts, separators)
-            if not good.all():
-                rows = rows[good]
-                texts, _ = adjoin(texts.take(np.flatnonzero(good)), None)
+            is_plain = self._plain_rows(texts, separators)
+            if not is_plain.all():
+                rows = rows[is_plain]
+                texts, _ = adjoin(texts.take(np.flatnonzero(is_plain)), None)
             if len(rows):
                 return PlainRows(rows, memoryview(texts.data)[texts.starts[0] : texts.stops[-1]])
         return PlainRows(rows[:0], memoryview(b""))
@@ -147,13 +147,13 @@ class RowParser:
     def _plain_rows(self, texts: RowTexts, separators: np.ndarray) -> np.ndarray:
         """Return which rows Arrow reads by our rules, tested in slices that stay in the processor's cache."""
         firsts = np.searchsorted(texts.starts, np.arange(texts.starts[0], texts.stops[-1], self.spec.limits.scan_bytes))
-        found = []
+        masks = []
         for first, last in itertools.pairwise(np.append(firsts, len(texts))):
             if first < last:
                 start, stop = texts.starts[first], texts.stops[last - 1]
                 inner = separators[slice(*np.searchsorted(separators, (start, stop)))] - start
-                found.append(Cells(texts.data[start:stop], inner, len(self.header.names)).plain_rows(self.guarded))
-        return np.concatenate(found)
+                masks.append(Cells(texts.data[start:stop], inner, len(self.header.names)).plain_rows(self.guarded))
+        return np.concatenate(masks)
 
     def _parse(self, data: memoryview) -> pa.Table | None:
         """Parse rows in one call; return None where one of them must be parsed alone."""
@@ -189,8 +189,8 @@ class RowParser:
         errors: dict[int, RowError] = {}
         for tensor in self.spec.signature.inputs:
             column = _array(table, tensor.name if tensor.dtype == "string" else "input " + tensor.name)
-            columns[tensor.name], more = from_arrow.make_column(column, self.spec.signature, tensor)
-            errors = more | errors
+            columns[tensor.name], column_errors = from_arrow.make_column(column, self.spec.signature, tensor)
+            errors = column_errors | errors
         passthrough = {name: self._passthrough(table, name) for name in self.spec.passthrough_fields}
         batch = dataclasses.replace(
             empty, columns=columns, offsets=offsets, rows=rows, keys=self._keys(table, offsets, empty.source), passthrough=passthrough
@@ -229,30 +229,31 @@ class RowParser:
                 objects[row] = text
             except RowError as error:
                 refused[row] = error
-        made = self._read_objects(objects, rows, offsets, empty) if objects else empty
-        return self._failed(made, rows, offsets, refused)
+        batch = self._read_objects(objects, rows, offsets, empty) if objects else empty
+        return self._failed(batch, rows, offsets, refused)
 
     def _missing(self, text: bytes) -> RowError:
         tokens = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         key = take_key([bytes(tokens.get(field, b"")) for field in self.spec.key_fields], self.spec.key_fields)
-        found = ", ".join(repr(name) for name in self.header.names[:10])
+        names = ", ".join(repr(name) for name in self.header.names[:10])
         lacking = ", ".join(repr(name) for name in self.missing)
-        message = f"the header lacks the input{'s' * (len(self.missing) > 1)} {lacking}; it has {found}"
+        message = f"the header lacks the input{'s' * (len(self.missing) > 1)} {lacking}; it has {names}"
         return RowError(Code.INPUT_MISSING, message, self.missing[0], key)
 
     def _read_objects(self, objects: dict[int, bytes], rows: CsvRows, offsets: np.ndarray, empty: InstanceBatch) -> InstanceBatch:
         numbers = np.fromiter(objects, np.int64)
         starts = np.cumsum([0, *(len(text) + 1 for text in objects.values())])[:-1]
         file_range = FileRange(empty.source, 0, None, 0, empty.relative)
-        (made,) = self.lines.parse(Block(0, b"\n".join(objects.values())), file_range)
-        kept = numbers[np.searchsorted(starts, made.offsets)]
+        (batch,) = self.lines.parse(Block(0, b"\n".join(objects.values())), file_range)
+        instances = numbers[np.searchsorted(starts, batch.offsets)]
         failed = []
-        for row in made.failed:
+        for row in batch.failed:
             offset = int(offsets[numbers[np.searchsorted(starts, row.offset)]])
             key = self.spec.made_key(empty.source, offset) or row.key
             failed.append(dataclasses.replace(row, offset=offset, key=key))
-        keys = made.keys if self.spec.key_fields else make_keys(empty.source, offsets[kept])
-        return dataclasses.replace(made, offsets=offsets[kept], rows=rows.take(kept), keys=keys, failed=failed, bytes=empty.bytes)
+        places = offsets[instances]
+        keys = batch.keys if self.spec.key_fields else make_keys(empty.source, places)
+        return dataclasses.replace(batch, offsets=places, rows=rows.take(instances), keys=keys, failed=failed, bytes=empty.bytes)
 
 
 def _span(texts: RowTexts) -> int:

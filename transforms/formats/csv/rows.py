@@ -55,10 +55,10 @@ class RowBlock:
         return self.offset + self.texts.starts if self.scattered is None else self.scattered
 
     def slice(self, first: int, last: int) -> RowBlock:
-        some = slice(first, last)
-        texts = RowTexts(self.texts.data, self.texts.starts[some], self.texts.stops[some])
-        scattered = None if self.scattered is None else self.scattered[some]
-        return dataclasses.replace(self, texts=texts, malformed=self.malformed[some], scattered=scattered)
+        rows = slice(first, last)
+        texts = RowTexts(self.texts.data, self.texts.starts[rows], self.texts.stops[rows])
+        scattered = None if self.scattered is None else self.scattered[rows]
+        return dataclasses.replace(self, texts=texts, malformed=self.malformed[rows], scattered=scattered)
 
 
 def read_rows(file_range: FileRange, limits: Limits = DEFAULT_LIMITS) -> Iterator[RowBlock]:
@@ -122,8 +122,8 @@ class Separators(NamedTuple):
     is_plain: bool
 
 
-def find_separators(data: bytes, scan_bytes: int) -> Separators:
-    """Return where the fields of rows end, or None where a quote is out of place."""
+def find_separators(data: bytes, scan_bytes: int = DEFAULT_LIMITS.scan_bytes) -> Separators:
+    """Return where the fields of rows end, looking at ``scan_bytes`` at a time."""
     view = np.frombuffer(data, np.uint8)
     has_quote = b'"' in data
     is_open, quotes, at_borders = False, 0, 0
@@ -171,13 +171,13 @@ def _scan(data: bytes, offset: int, last: bool) -> tuple[RowBlock, int]:
     starts, stops, malformed = [], [], []
     place = 0
     while place < len(data):
-        found = ROW.match(data, place)
-        if found is None and not last and OPEN_ROW.match(data, place):
+        row = ROW.match(data, place)
+        if row is None and not last and OPEN_ROW.match(data, place):
             break
-        end = data.find(b"\n", place if found is None else found.end())
+        end = data.find(b"\n", place if row is None else row.end())
         starts.append(place)
         stops.append(end if end >= 0 else len(data))
-        malformed.append(found is None)
+        malformed.append(row is None)
         place = stops[-1] + 1
     return _block(data, offset, np.array(starts, np.int64), np.array(stops, np.int64), np.array(malformed, bool)), min(place, len(data))
 
@@ -206,7 +206,7 @@ def adjoin(texts: RowTexts, separators: np.ndarray | None) -> tuple[RowTexts, np
     data = b"\n".join([texts[row] for row in range(len(texts))])
     lengths = stops - starts
     stops = np.cumsum(lengths + 1) - 1
-    return RowTexts(data, stops - lengths, stops), find_separators(data, len(data) or 1).places
+    return RowTexts(data, stops - lengths, stops), find_separators(data).places
 
 
 def split_row(text: bytes) -> list[bytes]:
@@ -215,11 +215,11 @@ def split_row(text: bytes) -> list[bytes]:
         return text.split(b",")
     fields, place = [], -1
     while place < len(text):
-        found = FIELD.match(text, place + 1)
-        assert found is not None
-        field = found[0]
+        match = FIELD.match(text, place + 1)
+        assert match is not None
+        field = match[0]
         fields.append(field[1:-1].replace(b'""', b'"') if field[:1] == b'"' else field)
-        place = found.end()
+        place = match.end()
     return fields
 
 
@@ -261,14 +261,14 @@ def read_header(file_range: FileRange) -> Header | None:
     data = b""
     with open_source(file_range) as stream:
         while True:
-            more = stream.read(HEADER_READ_BYTES)
-            data += more
+            block = stream.read(HEADER_READ_BYTES)
+            data += block
             mark = len(BYTE_ORDER_MARK) if data.startswith(BYTE_ORDER_MARK) else 0
-            whole = data[mark:] if not more else data[mark : data.rfind(b"\n") + 1]
-            rows, _ = find_rows(whole, mark, last=not more)
+            lines = data[mark:] if not block else data[mark : data.rfind(b"\n") + 1]
+            rows, _ = find_rows(lines, mark, last=not block)
             if len(rows.texts):
                 return take_header(rows)
-            if not more:
+            if not block:
                 return None
 
 

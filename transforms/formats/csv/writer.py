@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
 from transforms.convert.output_columns import OutputColumn, make_table
-from transforms.convert.refuse_rows import cut_batch
 from transforms.convert.to_arrow import make_columns, not_utf8, refuse_unfit
 from transforms.elements.batches import PredictionBatch
-from transforms.formats.join_files import Sink, concatenate
+from transforms.formats.row_encoder import RowEncoder
 from transforms.specs.errors import SpecError
 from transforms.specs.output import FolderOutput
-from transforms.specs.signature import Signature
 
-BLOCK_BYTES = 64 << 20
 # What a spreadsheet takes for the beginning of a formula (https://owasp.org/www-community/attacks/CSV_Injection), and a number, which it
 # reads as the number that it is.
 FORMULA = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
@@ -27,13 +23,10 @@ NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 
 
 @dataclasses.dataclass
-class CsvEncoder:
+class CsvEncoder(RowEncoder):
     """Writes predictions as CSV files: a header, then a line a row; texts in quotes, numbers without."""
 
-    signature: Signature
     output: FolderOutput
-    key_fields: tuple[str, ...]
-    content = ""
 
     def __post_init__(self) -> None:
         table = make_table(self.signature, self.output, self.key_fields)
@@ -41,7 +34,7 @@ class CsvEncoder:
         names = pa.array(self.table.schema.names, pa.string())
         if self.output.csv_formulas == "escape":
             names = escape_formulas(names)
-        self._header = _text(pa.Table.from_batches([], self.table.schema).rename_columns(names.to_pylist()), header=True)
+        self.header = _text(pa.Table.from_batches([], self.table.schema).rename_columns(names.to_pylist()), header=True)
 
     def _flat(self, column: OutputColumn) -> OutputColumn:
         """Return the column as one of single values; one of shape ``[1]`` is flattened.
@@ -58,28 +51,17 @@ class CsvEncoder:
             )
         return dataclasses.replace(column, shape=())
 
-    def open(self, stream: Sink) -> None:
-        self._stream = stream
-        stream.write(self._header)
-
     def refuse(self, batch: PredictionBatch) -> PredictionBatch:
         return refuse_unfit(batch, self.table, not_utf8)
 
-    def write(self, batch: PredictionBatch) -> None:
-        for part in cut_batch(batch, BLOCK_BYTES):
-            columns = make_columns(part, self.table)
-            fields = dict(zip(columns.schema.names, columns.columns, strict=True))
-            if self.output.csv_formulas == "escape":
-                fields = {name: escape_formulas(values) for name, values in fields.items()}
-            for column in self.table.outputs:
-                fields[column.name] = self._field(fields[column.name])
-            self._stream.write(_text(pa.table(fields), header=False))
-
-    def close(self) -> None:
-        pass
-
-    def join(self, paths: Sequence[str], stream: Sink) -> None:
-        concatenate(paths, stream, skip_bytes=len(self._header))
+    def encode_rows(self, batch: PredictionBatch) -> bytes:
+        columns = make_columns(batch, self.table)
+        fields = dict(zip(columns.schema.names, columns.columns, strict=True))
+        if self.output.csv_formulas == "escape":
+            fields = {name: escape_formulas(values) for name, values in fields.items()}
+        for column in self.table.outputs:
+            fields[column.name] = self._field(fields[column.name])
+        return _text(pa.table(fields), header=False)
 
     def _field(self, values: pa.Array) -> pa.Array:
         """Return an output's values as Arrow writes them: bytes in base64, numbers that are not finite by ``--nan``."""

@@ -91,31 +91,31 @@ class FileListReader:
     def _batch(self, listed: list[_Listed], contents: list[bytes | RowError], file_range: FileRange) -> InstanceBatch:
         if self.refusal is not None:
             contents = [RowError(Code.INPUT_MISSING, self.refusal) for _ in listed]
-        good = [(one, content) for one, content in zip(listed, contents, strict=True) if isinstance(content, bytes)]
-        values = np.empty(len(good), object)
-        values[:] = [content for _, content in good]
-        rows = Paths([one.text for one, _ in good])
-        count = len(good)
-        bad = [(one, error) for one, error in zip(listed, contents, strict=True) if isinstance(error, RowError)]
+        instances = [(file, content) for file, content in zip(listed, contents, strict=True) if isinstance(content, bytes)]
+        failures = [(file, error) for file, error in zip(listed, contents, strict=True) if isinstance(error, RowError)]
+        count = len(instances)
+        values = np.empty(count, object)
+        values[:] = [content for _, content in instances]
+        rows = Paths([file.text for file, _ in instances])
         return InstanceBatch(
             source=file_range.path,
             relative=file_range.relative,
             columns={tensor.name: self._shaped(values) for tensor in self.spec.signature.inputs},
-            offsets=np.array([one.offset for one, _ in good], np.int64),
+            offsets=np.array([file.offset for file, _ in instances], np.int64),
             rows=rows,
             keys=pa.array([rows[row] for row in range(count)], pa.binary()).cast(pa.string()),
             passthrough={name: pa.array(["" if name == "*" else "null"] * count, pa.string()) for name in self.spec.passthrough_fields},
-            failed=[self._failed(one, error, file_range.path) for one, error in bad],
-            bytes=sum(len(one.text) + 1 for one in listed),
-            key_hashes=hash_keys(pa.array([one.identity for one, _ in (*good, *bad)], pa.binary())),
+            failed=[self._failed(file, error, file_range.path) for file, error in failures],
+            bytes=sum(len(file.text) + 1 for file in listed),
+            key_hashes=hash_keys(pa.array([file.identity for file, _ in (*instances, *failures)], pa.binary())),
         )
 
-    def _content(self, one: _Listed) -> bytes | RowError:
-        return _content(one, self.spec.limits.row_bytes)
+    def _content(self, file: _Listed) -> bytes | RowError:
+        return _content(file, self.spec.limits.row_bytes)
 
-    def _failed(self, one: _Listed, error: RowError, source: str) -> FailedRow:
-        text = msgspec.json.encode(path_text(one.text))
-        return FailedRow.of(error, source, one.offset, text, text)
+    def _failed(self, file: _Listed, error: RowError, source: str) -> FailedRow:
+        text = msgspec.json.encode(path_text(file.text))
+        return FailedRow.of(error, source, file.offset, text, text)
 
     def _shaped(self, values: np.ndarray) -> np.ndarray:
         lone = self.spec.lone_string
@@ -127,15 +127,14 @@ def _listed(data: bytes, offset: int, starts: np.ndarray, stops: np.ndarray) -> 
     for start, stop in zip(starts, stops, strict=True):
         place = offset + int(start)
         text = data[start:stop].decode("utf-8", "surrogateescape")
-        error = RowError(Code.FILE_NOT_FOUND, f"no file {readable(text)}")
-        none = True
+        error: RowError | None = RowError(Code.FILE_NOT_FOUND, f"no file {readable(text)}")
         try:
-            for found in files.match(text):
-                none = False
-                yield _Listed(place, found.path, found)
+            for match in files.match(text):
+                error = None
+                yield _Listed(place, match.path, match)
         except OSError as failure:
-            none, error = True, _not_found(text, failure)
-        if none:
+            error = _not_found(text, failure)
+        if error is not None:
             yield _Listed(place, text, None, error)
 
 
@@ -154,27 +153,27 @@ def _grouped(listed: Iterator[_Listed], most_bytes: int) -> Iterator[list[_Liste
     """Yield groups of files that are read together: ``most_bytes`` of them at most, or one larger."""
     group: list[_Listed] = []
     size = 0
-    for one in listed:
-        more = 0 if one.found is None else one.found.size_bytes
-        if group and (size + more > most_bytes or len(group) == BATCH_FILES):
+    for file in listed:
+        file_bytes = 0 if file.found is None else file.found.size_bytes
+        if group and (size + file_bytes > most_bytes or len(group) == BATCH_FILES):
             yield group
             group, size = [], 0
-        group.append(one)
-        size += more
+        group.append(file)
+        size += file_bytes
     if group:
         yield group
 
 
-def _content(one: _Listed, row_bytes: int) -> bytes | RowError:
-    if one.error is not None or one.found is None:
-        return one.error or RowError(Code.FILE_NOT_FOUND, f"no file {readable(one.text)}")
-    if one.found.size_bytes > row_bytes:
-        return RowError(Code.ROW_TOO_LONG, f"the file has {one.found.size_bytes} bytes; at most {row_bytes >> 20} MiB are possible")
+def _content(file: _Listed, row_bytes: int) -> bytes | RowError:
+    if file.error is not None or file.found is None:
+        return file.error or RowError(Code.FILE_NOT_FOUND, f"no file {readable(file.text)}")
+    if file.found.size_bytes > row_bytes:
+        return RowError(Code.ROW_TOO_LONG, f"the file has {file.found.size_bytes} bytes; at most {row_bytes >> 20} MiB are possible")
     try:
-        return files.read_bytes(one.found.path, one.found.pin)
+        return files.read_bytes(file.found.path, file.found.pin)
     except FileChangedError as change:
         if change.now is None:  # as if it had been gone when it was looked for
             return RowError(Code.FILE_NOT_FOUND, str(change))
         return RowError(Code.FILE_CHANGED, str(change))
     except OSError as error:
-        return _not_found(one.text, error)
+        return _not_found(file.text, error)

@@ -105,12 +105,12 @@ class Gatherer:
 
     def values(self) -> dict[str, Sequence[Any] | np.ndarray]:
         """Return a list of values an input, or its column where it was packed."""
-        found: dict[str, Sequence[Any] | np.ndarray] = dict(self._lists)
+        values: dict[str, Sequence[Any] | np.ndarray] = dict(self._lists)
         if self._scalars and self._packing:
             table = np.frombuffer(b"".join(self._records), self._packing.dtype)
-            found |= {name: np.ascontiguousarray(table[f"f{place}"]) for place, name in enumerate(self._scalars)}
+            values |= {name: np.ascontiguousarray(table[f"f{place}"]) for place, name in enumerate(self._scalars)}
         for name, packed in self._vectors.items():
             assert self._packing is not None
             code = self._packing.vectors[name].format[-1:]
-            found[name] = np.frombuffer(b"".join(packed), code).reshape(self.count, -1)
-        return found
+            values[name] = np.frombuffer(b"".join(packed), code).reshape(self.count, -1)
+        return values

@@ -88,8 +88,8 @@ class LineParser:
         columns: dict[str, Column] = {}
         errors: dict[int, RowError] = {}
         for spec in self.spec.signature.inputs:
-            columns[spec.name], more = from_json.make_column(parsed.values[spec.name], self.spec.signature, spec)
-            errors = more | errors
+            columns[spec.name], column_errors = from_json.make_column(parsed.values[spec.name], self.spec.signature, spec)
+            errors = column_errors | errors
         batch = InstanceBatch(
             source=source,
             relative=file_range.relative,
@@ -173,9 +173,9 @@ def find_lines(data: bytes, keep_space: bool = False) -> tuple[np.ndarray, np.nd
         starts, stops = starts.copy(), stops.copy()
     for line in np.flatnonzero(IS_SPACE[view[starts]] | IS_SPACE[view[stops - 1]]):
         text = data[starts[line] : stops[line]]
-        kept = text.lstrip(b" \t\r")
-        starts[line] += len(text) - len(kept)
-        stops[line] = starts[line] + len(kept.rstrip(b" \t\r"))
+        content = text.lstrip(b" \t\r")
+        starts[line] += len(text) - len(content)
+        stops[line] = starts[line] + len(content.rstrip(b" \t\r"))
     filled = stops > starts
     return (lines[0][filled], lines[1][filled]) if keep_space else (starts[filled], stops[filled])
 

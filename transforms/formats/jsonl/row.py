@@ -137,8 +137,7 @@ class RowReader:
     def _all_fields(self, fields: dict[str, msgspec.Raw]) -> bytes:
         """Return the fields of a row as JSON text ``"a": 1, "b": 2``, without the key's and those the output has itself."""
         left_out = self.spec.left_out
-        kept = (msgspec.json.encode(name) + b": " + bytes(value) for name, value in fields.items() if name not in left_out)
-        return b", ".join(kept)
+        return b", ".join(msgspec.json.encode(name) + b": " + bytes(value) for name, value in fields.items() if name not in left_out)
 
     def read(self, text: bytes) -> Row:
         """Read one row as in a block, so that its neighbours make no difference to it; where that fails, field by field.
@@ -204,8 +203,8 @@ class RowReader:
         assert spec is not None
         if isinstance(value, dict) and (self.spec.include_fields or self.spec.exclude_fields):
             fields = self._fields_decoder.decode(text)
-            kept = self.spec.include_fields or [name for name in fields if name not in self.spec.exclude_fields]
-            text = b"{" + b",".join(msgspec.json.encode(name) + b":" + bytes(fields[name]) for name in kept if name in fields) + b"}"
+            names = self.spec.include_fields or [name for name in fields if name not in self.spec.exclude_fields]
+            text = b"{" + b",".join(msgspec.json.encode(name) + b":" + bytes(fields[name]) for name in names if name in fields) + b"}"
         shape = self.spec.signature.row_shapes(spec)[0]
         return {spec.name: [B64(text)] if shape == (1,) else B64(text)}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -12,50 +11,25 @@ import pyarrow.compute as pc
 
 from transforms.convert.json_texts import join_texts, member_head, members
 from transforms.convert.output_columns import check_members
-from transforms.convert.refuse_rows import cut_batch
 from transforms.convert.to_json import json_texts
 from transforms.elements.batches import PredictionBatch
 from transforms.elements.failed_rows import is_json, row_as_json
-from transforms.formats.join_files import Sink, concatenate
+from transforms.formats.row_encoder import RowEncoder
 from transforms.rows.keys import split_keys
-from transforms.specs.output import OutputSpec
-from transforms.specs.signature import Signature
 
 
 @dataclasses.dataclass
-class LineEncoder:
+class LineEncoder(RowEncoder):
     """Writes predictions as lines, by the output's style."""
-
-    signature: Signature
-    output: OutputSpec
-    key_fields: tuple[str, ...]
-    # Text made at once: much less than the 2 GB that Arrow's strings can hold, and flat in memory.
-    block_bytes: int = 64 << 20
-    content = ""
 
     def __post_init__(self) -> None:
         check_members(self.signature, self.output, self.key_fields)
 
-    def open(self, stream: Sink) -> None:
-        self._stream = stream
-
     def refuse(self, batch: PredictionBatch) -> PredictionBatch:
         return batch  # JSON holds any prediction
 
-    def write(self, batch: PredictionBatch) -> None:
-        for block, _ in self.encode(batch):
-            self._stream.write(block)
-
-    def close(self) -> None:
-        pass
-
-    def join(self, paths: Sequence[str], stream: Sink) -> None:
-        concatenate(paths, stream)
-
-    def encode(self, batch: PredictionBatch) -> Iterator[tuple[memoryview, int]]:
-        """Yield blocks of whole lines and their number of rows."""
-        for part in cut_batch(batch, self.block_bytes):
-            yield text_of(self._lines(part)), len(part)
+    def encode_rows(self, batch: PredictionBatch) -> memoryview:
+        return text_of(self._lines(batch))
 
     def _lines(self, batch: PredictionBatch) -> pa.Array:
         style = self.output.style

@@ -12,7 +12,7 @@ from transforms.convert.output_columns import make_table
 from transforms.convert.refuse_rows import cut_batch
 from transforms.convert.to_arrow import make_columns, not_utf8, refuse_unfit
 from transforms.elements.batches import PredictionBatch
-from transforms.formats.join_files import Sink
+from transforms.formats.protocols import Sink
 from transforms.specs.output import OutputSpec
 from transforms.specs.signature import Signature
 from transforms.storage import files

@@ -73,8 +73,8 @@ def _texts_alike(feature: pa.Array) -> list[bytes] | None:
         except pa.ArrowInvalid:  # some are not UTF-8
             return None
     texts = scalar_texts(values)
-    found: list[bytes] | None = None if texts is None else texts.cast(pa.binary()).to_pylist()
-    return found
+    as_bytes: list[bytes] | None = None if texts is None else texts.cast(pa.binary()).to_pylist()
+    return as_bytes
 
 
 def _plain(value: Any, kind: pa.DataType) -> Any:
@@ -134,11 +134,11 @@ class ExampleParser:
         errors: Errors = {}
         columns: dict[str, Column] = {}
         for tensor in self.spec.signature.inputs:
-            made = [self._column(table, tensor) for _, table in parsed.tables]
-            rows = [rows for rows, _ in parsed.tables]
-            for some, (_, more) in zip(rows, made, strict=True):
-                errors = {int(some[row]): error for row, error in more.items()} | errors
-            columns[tensor.name] = spread([column for column, _ in made], rows, parsed.count, numpy_dtype(tensor.dtype))
+            parts = [self._column(table, tensor) for _, table in parsed.tables]
+            places = [rows for rows, _ in parsed.tables]
+            for rows, (_, column_errors) in zip(places, parts, strict=True):
+                errors = {int(rows[row]): error for row, error in column_errors.items()} | errors
+            columns[tensor.name] = spread([column for column, _ in parts], places, parsed.count, numpy_dtype(tensor.dtype))
         return columns, errors
 
     def _column(self, table: pa.RecordBatch, tensor: TensorSpec) -> tuple[Column, Errors]:
@@ -157,15 +157,15 @@ class ExampleParser:
                 errors[row] = RowError.of_input(Code.WRONG_SHAPE, tensor.name, message) if lengths[row] else missing
         if tensor.dtype == "bool" and pt.is_integer(array.type.value_type):
             errors = _not_boolean(array, tensor) | errors
-        good = np.delete(np.arange(len(array)), list(errors))
-        some = array.take(pa.array(good)) if errors else array
+        rows = np.delete(np.arange(len(array)), list(errors))
+        values = array.take(pa.array(rows)) if errors else array
         if tensor.dtype == "bool" and pt.is_integer(array.type.value_type):
-            some = some.cast(pa.large_list(pa.bool_()))
-        if not len(good):
+            values = values.cast(pa.large_list(pa.bool_()))
+        if not len(rows):
             return np.zeros(len(array), numpy_dtype(tensor.dtype)), errors
-        column, more = from_arrow.make_column(_nested(some, shape), self.spec.signature, tensor)
-        errors |= {int(good[row]): error for row, error in more.items()}
-        return spread([column], [good], len(array), numpy_dtype(tensor.dtype)), errors
+        column, column_errors = from_arrow.make_column(_nested(values, shape), self.spec.signature, tensor)
+        errors |= {int(rows[row]): error for row, error in column_errors.items()}
+        return spread([column], [rows], len(array), numpy_dtype(tensor.dtype)), errors
 
     def _shape(self, tensor: TensorSpec) -> tuple[int | None, ...]:
         """Return the shape of a row's values: a flat list in an Example, whatever the rank; of unknown rank, a flat list."""
@@ -177,8 +177,8 @@ def _not_boolean(array: pa.Array, tensor: TensorSpec) -> Errors:
     """Find the rows with an integer other than 0 and 1, which is how an Example holds a boolean."""
     flat = array.flatten().to_numpy(zero_copy_only=False)
     parents = pc.list_parent_indices(array).to_numpy()
-    bad = (flat < 0) | (flat > 1)
-    return {int(row): out_of_range(tensor, value) for row, value in zip(parents[bad], flat[bad], strict=True)}
+    is_out = (flat < 0) | (flat > 1)
+    return {int(row): out_of_range(tensor, value) for row, value in zip(parents[is_out], flat[is_out], strict=True)}
 
 
 def impossible_inputs(spec: RowSpec) -> list[TensorSpec]:

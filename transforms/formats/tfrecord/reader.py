@@ -54,16 +54,16 @@ def read_records(file_range: FileRange, limits: Limits) -> Iterator[tuple[list[b
         data, start = b"", 0
         while True:
             try:
-                more = cursor.read(limits.block_bytes)
+                block = cursor.read(limits.block_bytes)
             except DamagedFileError as damage:
                 raise DamagedFileError(start, f"{damage}, inside the record that begins at byte {start}") from damage
-            data += more
+            data += block
             records, places, used, wrong = split_frames(data, limits.row_bytes)
             yield records, [start + place for place in places]
             start, data = start + used, data[used:]
             if wrong:
                 raise DamagedFileError(start, wrong)
-            if not more:
+            if not block:
                 if data:
                     raise DamagedFileError(start, f"the file ends inside the record that begins at byte {start}")
                 return
@@ -98,8 +98,8 @@ class RecordReader:
             values[:] = records
             columns = {lone.name: values if shaped else values.reshape(-1, 1)}
         else:
-            columns, more = self.parser.columns(parsed)
-            errors = more | errors
+            columns, column_errors = self.parser.columns(parsed)
+            errors = column_errors | errors
         batch = InstanceBatch(
             source=file_range.path,
             relative=file_range.relative,

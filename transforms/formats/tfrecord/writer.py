@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from transforms.convert.output_columns import OutputColumn, make_table
-from transforms.convert.refuse_rows import cut_batch
 from transforms.convert.to_arrow import flatten, refuse_unfit, text_columns
 from transforms.elements.batches import PredictionBatch
 from transforms.elements.columns import Column, Ragged
-from transforms.formats.join_files import Sink, concatenate
+from transforms.formats.row_encoder import RowEncoder
 from transforms.formats.tfrecord.encode_examples import Kind, bytes_lists, examples, features, float_lists, integer_lists
 from transforms.formats.tfrecord.framing import frame
 from transforms.specs.errors import SpecError
-from transforms.specs.output import OutputSpec
-from transforms.specs.signature import Signature, shape_text
-
-BLOCK_BYTES = 16 << 20
+from transforms.specs.signature import shape_text
 
 
 @dataclasses.dataclass
-class ExampleEncoder:
+class ExampleEncoder(RowEncoder):
     """Writes predictions as TFRecord files: key, outputs and passthrough fields are the features of an ``Example``."""
 
-    signature: Signature
-    output: OutputSpec
-    key_fields: tuple[str, ...]
-    content = ""
+    block_bytes: int = 16 << 20
 
     def __post_init__(self) -> None:
         self.table = make_table(self.signature, self.output, self.key_fields)
@@ -44,21 +36,11 @@ class ExampleEncoder:
                     "fixed ones",
                 )
 
-    def open(self, stream: Sink) -> None:
-        self._stream = stream
-
     def refuse(self, batch: PredictionBatch) -> PredictionBatch:
         return refuse_unfit(batch, self.table, too_large)
 
-    def write(self, batch: PredictionBatch) -> None:
-        for part in cut_batch(batch, BLOCK_BYTES):
-            self._stream.write(b"".join(map(frame, self._examples(part))))
-
-    def close(self) -> None:
-        pass
-
-    def join(self, paths: Sequence[str], stream: Sink) -> None:
-        concatenate(paths, stream)
+    def encode_rows(self, batch: PredictionBatch) -> bytes:
+        return b"".join(map(frame, self._examples(batch)))
 
     def _examples(self, batch: PredictionBatch) -> list[bytes]:
         keys, passthrough = text_columns(batch, self.table)
@@ -90,13 +72,13 @@ def too_large(values: Column, column: OutputColumn) -> dict[int, str]:
     """Return, by row, which numbers are beyond what a feature holds: signed integers of 64 bits, floats of 32."""
     if column.dtype not in ("uint64", "float64", "complex128"):
         return {}
-    rows = values.rows if isinstance(values, Ragged) else [values]
-    if not any(_beyond(some).any() for some in rows):
+    arrays = values.rows if isinstance(values, Ragged) else [values]
+    if not any(_beyond(array).any() for array in arrays):
         return {}
     rows = values.rows if isinstance(values, Ragged) else list(values)
     holds = "integers below 2**63" if column.dtype == "uint64" else "floats of 32 bits"
     message = f"output {column.name!r}: a feature of tf-record holds {holds}; found a larger one"
-    return {row: message for row, some in enumerate(rows) if _beyond(np.asarray(some)).any()}
+    return {row: message for row, cell in enumerate(rows) if _beyond(np.asarray(cell)).any()}
 
 
 def _beyond(values: np.ndarray) -> np.ndarray:
