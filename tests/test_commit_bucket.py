@@ -26,6 +26,7 @@ from transforms.output.placing import LostShardError
 from transforms.output.publisher import Publisher
 from transforms.output.verify import MismatchError
 from transforms.specs.job import InputSpec, JobSpec, KeySpec
+from transforms.specs.manifest import Counts
 from transforms.specs.models import ModelSpec
 from transforms.specs.output import FolderOutput
 from transforms.specs.signature import Signature
@@ -252,7 +253,7 @@ def test_the_publish_step_done_twice_ends_the_same(gcs: CloudStorage, tmp_path: 
         thread.join()
     assert len(reports) == 2
     assert reports[0] == reports[1]
-    assert reports[0]["counts"] == {"read": 3, "predicted": 3, "failed": 0}
+    assert reports[0].counts == Counts(read=3, predicted=3, failed=0)
     for name in ("one", "two"):
         there = gcs.list(f"{top}/{name}") if place == "bucket" else sorted(os.listdir(f"{top}/{name}"))
         assert there == ["_SUCCESS", "manifest.json", "prediction.results-00000-of-00001"]
