@@ -319,6 +319,7 @@ def test_a_request_that_the_storage_refuses_ends_the_change(
     assert type(caught.value) is error
     if error is storage.StorageError:
         assert f"HTTP status {status}" in str(caught.value)
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.1)
     monkeypatch.setattr(locks, "STALE_SECONDS", 1.0)  # the lock is there still where deletions were refused
     make(a_change(gcs, folder))
     assert read(gcs, folder) == NEW
