@@ -254,6 +254,13 @@ def test_a_folder_with_a_link_in_it_is_changed_in_place(tmp_path: Path) -> None:
     assert read(folder) == NEW
 
 
+def test_staging_is_not_carried_into_the_new_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    write(folder, {**OLD, "_staging/other/launch/left": b"of a run that was killed"})
+    make(a_change(folder))
+    assert read(folder, staged=True) == NEW
+
+
 def test_a_folder_below_that_has_the_name_of_staging_stays(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     write(folder, {**OLD, "notes/_staging/kept.txt": b"a person's"})

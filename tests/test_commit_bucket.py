@@ -19,10 +19,10 @@ from saved_models import Models
 from transforms.accounts.accounts import Accounts
 from transforms.elements.shards import Shard
 from transforms.elements.splits import SplitCount
-from transforms.output import locks
+from transforms.output import journal, locks
 from transforms.output.folder_change import Change, FolderChange
 from transforms.output.journal import alone
-from transforms.output.placing import LostShardError
+from transforms.output.placing import LostShardError, Part
 from transforms.output.publisher import Publisher
 from transforms.output.verify import MismatchError
 from transforms.specs.job import InputSpec, JobSpec, KeySpec
@@ -323,6 +323,16 @@ def test_a_request_that_the_storage_refuses_ends_the_change(
     monkeypatch.setattr(locks, "STALE_SECONDS", 1.0)  # the lock is there still where deletions were refused
     make(a_change(gcs, folder))
     assert read(gcs, folder) == NEW
+
+
+def test_the_journal_of_another_run_is_not_written_over(gcs: CloudStorage) -> None:
+    folder = f"{gcs.make_bucket()}/out"
+    own, other = (journal.Journal("run", launch, 0, [Part(folder, [], [])]) for launch in ("one", "other"))
+    journal.write(own)
+    journal.write(own)  # as after an answer that was lost
+    with pytest.raises(ChangedError):
+        journal.write(other)
+    assert journal.read(folder) == own
 
 
 def test_what_is_deleted_already_is_no_fault(gcs: CloudStorage, monkeypatch: pytest.MonkeyPatch) -> None:
