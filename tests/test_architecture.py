@@ -247,3 +247,13 @@ def test_no_test_module_imports_another(path: Path) -> None:
     """What two of them need stands in a module of its own, such as tests/jobs.py."""
     names = {node.module or "" for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)}
     assert not [name for name in names if name.rpartition(".")[2].startswith("test_")]
+
+
+# What a service or the program itself sets, outside of reading rows.
+PATCHED = {"WINDOW_BYTES", "LOOKED_AT_FILES", "MAX_FILES"}
+
+
+def test_limits_of_what_is_read_come_in_by_the_spec_and_are_not_patched() -> None:
+    patches = re.compile(r"""setattr\([^)]*["'.](\w+_(?:BYTES|ROWS|VALUES|FILES))["']""")
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").rglob("*.py")))
+    assert set(patches.findall(tests)) <= PATCHED

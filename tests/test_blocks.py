@@ -212,7 +212,7 @@ def test_a_file_that_is_not_compressed_as_its_name_says(tmp_path: Path, ending: 
     assert damage.offset == 0
 
 
-def test_damage_right_after_a_byte_order_mark_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damage_right_after_a_byte_order_mark_is_told(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress(BOM)[:-8])
     lines, damage = read_until_damage(path)

@@ -101,7 +101,7 @@ class Source:
         return predicted(output)
 
 
-def is_cut(source: Source, monkeypatch: pytest.MonkeyPatch) -> bool | None:
+def is_cut(source: Source) -> bool | None:
     path = source.write()
     if isinstance(path, str):
         return None  # BigQuery cuts a table into streams, as many as it sees fit
@@ -109,7 +109,7 @@ def is_cut(source: Source, monkeypatch: pytest.MonkeyPatch) -> bool | None:
     return len(list((source.folder / "out").glob("prediction.results-*"))) > 1  # a shard a split
 
 
-def is_decompressed(source: Source, monkeypatch: pytest.MonkeyPatch) -> bool | None:
+def is_decompressed(source: Source) -> bool | None:
     path = source.write()
     if isinstance(path, str):
         return None
@@ -122,11 +122,11 @@ def is_decompressed(source: Source, monkeypatch: pytest.MonkeyPatch) -> bool | N
     return found[0]
 
 
-def makes_keys(source: Source, monkeypatch: pytest.MonkeyPatch) -> bool | None:
+def makes_keys(source: Source) -> bool | None:
     return source.run(source.write(), keyed=False) == ROWS
 
 
-def passes_all_fields(source: Source, monkeypatch: pytest.MonkeyPatch) -> bool | None:
+def passes_all_fields(source: Source) -> bool | None:
     if source.run(source.write(), "--passthrough_fields=*") != ROWS:
         return False
     (path,) = (source.folder / "out").glob("prediction.results-*")
@@ -134,13 +134,13 @@ def passes_all_fields(source: Source, monkeypatch: pytest.MonkeyPatch) -> bool |
     return all("x" in row for row in rows)
 
 
-def feeds_lists(source: Source, monkeypatch: pytest.MonkeyPatch) -> bool | None:
+def feeds_lists(source: Source) -> bool | None:
     if source.format == "file-list":
         return None
     return source.run(source.write(lists=True), model=source.models.get("open_length")) == ROWS
 
 
-def mirrors(source: Source, monkeypatch: pytest.MonkeyPatch) -> bool | None:
+def mirrors(source: Source) -> bool | None:
     return source.run(source.write(), "--output_layout=mirror") == ROWS
 
 
@@ -151,11 +151,11 @@ def named_models(folder: Path, models: Models) -> str:
     return f"{folder}/models/{{m}}"
 
 
-def has_rows_that_name_models(source: Source, monkeypatch: pytest.MonkeyPatch) -> bool | None:
+def has_rows_that_name_models(source: Source) -> bool | None:
     return source.run(source.write(), "--model_field=m", model=named_models(source.folder, source.models)) == ROWS
 
 
-def is_read_from_a_bucket(source: Source, monkeypatch: pytest.MonkeyPatch) -> bool | None:
+def is_read_from_a_bucket(source: Source) -> bool | None:
     path = source.write()
     if isinstance(path, str):
         return None
@@ -167,7 +167,7 @@ def is_read_from_a_bucket(source: Source, monkeypatch: pytest.MonkeyPatch) -> bo
     return source.run(gcs.write(f"{bucket}/in/{path.name}", path.read_bytes())) == ROWS
 
 
-IN: dict[str, Callable[[Source, pytest.MonkeyPatch], bool | None]] = {
+IN: dict[str, Callable[[Source], bool | None]] = {
     "a large one is cut": is_cut,
     "`.gz`, `.bz2`, `.zst`": is_decompressed,
     "keys made without `--key_field`": makes_keys,
@@ -180,10 +180,8 @@ IN: dict[str, Callable[[Source, pytest.MonkeyPatch], bool | None]] = {
 
 
 @pytest.mark.parametrize(("format", "feature"), list(table("formats in")))
-def test_what_a_format_can_that_is_read(
-    format: str, feature: str, tmp_path: Path, models: Models, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert IN[feature](Source(format, tmp_path, request, models), monkeypatch) is table("formats in")[format, feature]
+def test_what_a_format_can_that_is_read(format: str, feature: str, tmp_path: Path, models: Models, request: pytest.FixtureRequest) -> None:
+    assert IN[feature](Source(format, tmp_path, request, models)) is table("formats in")[format, feature]
 
 
 def test_every_format_that_is_read_is_in_the_table() -> None:

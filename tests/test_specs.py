@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from transforms.rows.row_spec import row_spec
 from transforms.specs.errors import SpecError
 from transforms.specs.job import InputSpec, JobSpec, KeySpec
+from transforms.specs.limits import Limits
 from transforms.specs.models import ModelSpec, Structure
 from transforms.specs.output import FolderOutput
 from transforms.specs.signature import Signature, TensorSpec
@@ -113,3 +115,11 @@ def test_values_that_differ_in_what_is_not_compared_are_two() -> None:
     other = dataclasses.replace(SIGNATURE, inputs=(dataclasses.replace(SIGNATURE.inputs[0], tensor="other:0"),))
     assert other == SIGNATURE
     assert [pickle.loads(pickle.dumps(one)).inputs[0].tensor for one in (SIGNATURE, other)] == ["x:0", "other:0"]
+
+
+def test_limits_are_positive_and_reach_the_reader_of_a_row() -> None:
+    with pytest.raises(ValueError, match="block_bytes is 0; expected 1 or more"):
+        Limits(block_bytes=0)
+    small = Limits(block_bytes=10)
+    assert row_spec(job(input=InputSpec(("a",), limits=small))).limits is small
+    assert row_spec(job()).limits == Limits()

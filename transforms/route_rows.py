@@ -36,8 +36,6 @@ from transforms.specs.models import AnyModel
 LOG = logging.getLogger("nightshift")
 # Rows of one model that one worker gets together.
 GROUP_BYTES = 64 << 20
-# Rows that are parsed together.
-CHUNK_BYTES = 4 << 20
 KEPT_MODELS = 1000
 KEPT_MAKERS = 64
 # The key of rows that failed before their model was known.
@@ -125,7 +123,7 @@ class _ReadModel(beam.DoFn):
         model, error = self._model_of(name)
         spec = row_spec(self.job, model)
         maker = _maker(spec, threading.get_ident())
-        for chunk in _chunks(blocks):
+        for chunk in _chunks(blocks, self.job.input.limits.block_bytes):
             for batch, seconds in timed(maker.make(chunk)):
                 if error is not None:
                     batch = batch.fail(dict.fromkeys(range(len(batch)), error))
@@ -182,12 +180,12 @@ def _maker(spec: RowSpec, thread: int) -> InstanceMaker:
     return InstanceMaker(spec)
 
 
-def _chunks(blocks: list[RowBlock]) -> Iterator[list[RowBlock]]:
-    """Yield lists of blocks of one file, in its order, of about ``CHUNK_BYTES`` each."""
+def _chunks(blocks: list[RowBlock], chunk_bytes: int) -> Iterator[list[RowBlock]]:
+    """Yield lists of blocks of one file, in its order, of about ``chunk_bytes`` each."""
     chunk: list[RowBlock] = []
     size = 0
     for block in sorted((block for block in blocks if len(block.offsets)), key=lambda block: (block.source, block.offsets[0])):
-        if chunk and (chunk[0].source != block.source or size >= CHUNK_BYTES):
+        if chunk and (chunk[0].source != block.source or size >= chunk_bytes):
             yield chunk
             chunk, size = [], 0
         chunk.append(block)

@@ -49,7 +49,7 @@ def twin_in(kind: pa.DataType) -> str | None:
     fields = [kind.field(place) for place in range(kind.num_fields)]
     names = [field.name for field in fields]
     twins = (name for name in names if pa.types.is_struct(kind) and names.count(name) > 1)
-    deeper = (found for field in fields if (found := twin_in(field.type)) is not None)
+    deeper = (twin for field in fields if (twin := twin_in(field.type)) is not None)
     return next(twins, None) or next(deeper, None)
 
 

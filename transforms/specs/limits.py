@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from transforms.specs.errors import SpecError
-
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -43,7 +41,7 @@ class Limits:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if getattr(self, field.name) < 1:
-                raise SpecError(field.name, f"{getattr(self, field.name)} is no limit; expected 1 or more")
+                raise ValueError(f"{field.name} is {getattr(self, field.name)}; expected 1 or more")
 
 
 DEFAULT_LIMITS = Limits()
