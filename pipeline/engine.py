@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions, PortableOptions
 from apache_beam.runners.runner import PipelineState
 
-from pipeline.preflight import job as preflight
+from pipeline.preflight.engine import Engine
 from transforms.specs.messages import first_line
 
 LOG = logging.getLogger("nightshift")
@@ -34,7 +34,7 @@ def run(pipeline: beam.Pipeline, options: PipelineOptions, on_interrupt: Callabl
       KeyboardInterrupt: interrupted, and no job is running any more; a ``StillRunningError`` where one may be.
       Exception: whatever the engine raises when a job fails.
     """
-    if preflight.is_local(options):
+    if Engine(options).is_local:
         pipeline.run().wait_until_finish()
         return
     _silence_engine()
@@ -61,7 +61,7 @@ class _Job:
         try:
             self.result = self.pipeline.run()
             self.sent.set()
-            if not preflight.is_template(self.options):
+            if not Engine(self.options).is_template:
                 self.result.wait_until_finish()
         except BaseException as error:  # ``wait`` raises it again
             self.failure = error
@@ -108,7 +108,7 @@ class _Job:
 
     def _advice(self) -> str:
         cloud = self.options.view_as(GoogleCloudOptions)
-        if preflight.is_dataflow(self.options):
+        if Engine(self.options).is_dataflow:
             where = f"--region={cloud.region} --project={cloud.project}"
             return f"gcloud dataflow jobs cancel {_job_id(self.result) or 'ID'} {where}"
         endpoint = self.options.view_as(PortableOptions).job_endpoint

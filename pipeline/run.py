@@ -87,6 +87,7 @@ def _check_runner(name: str | None) -> None:
 def _run_in(folder: Path, options: RunOptions, beam_options: PipelineOptions, complain: Callable[[str], None]) -> int:
     from pipeline.preflight import job as preflight
     from pipeline.preflight import tasks
+    from pipeline.preflight.engine import Engine
 
     run, input_found = tasks.prepare(options, beam_options) if options.tasks_flag else preflight.prepare(options, beam_options)
     if options.resume and _is_done(run, complain):
@@ -99,7 +100,7 @@ def _run_in(folder: Path, options: RunOptions, beam_options: PipelineOptions, co
         if isinstance(interrupt, engine.StillRunningError):
             return INTERRUPTED
         _leave_staging(run, complain)
-        if not preflight.is_local(beam_options):  # the mark went with the folder, and some engine's worker may not know yet
+        if not Engine(beam_options).is_local:  # the mark went with the folder, and some engine's worker may not know yet
             _stop_publishing(run, complain)
         raise
 
@@ -109,10 +110,10 @@ def _execute(run: RunSpec, input_found: InputFound, beam_options: PipelineOption
     import apache_beam as beam
 
     from pipeline import engine, graph, summary
-    from pipeline.preflight import job as preflight
+    from pipeline.preflight.engine import Engine
     from transforms.output import publisher
 
-    progress_folder = _make_progress_folder(folder) if preflight.is_local(beam_options) else None
+    progress_folder = _make_progress_folder(folder) if Engine(beam_options).is_local else None
     # While the graph is built, the collector would repeatedly scan all objects of TensorFlow and Beam.
     gc.freeze()
     failure: Exception | None = None
@@ -123,7 +124,7 @@ def _execute(run: RunSpec, input_found: InputFound, beam_options: PipelineOption
             graph.build(pipeline, run, progress_folder)
             with summary.show_progress(progress_folder, input_found):
                 engine.run(pipeline, beam_options, lambda: _stop_publishing(run, complain), complain)
-            if preflight.is_template(beam_options):
+            if Engine(beam_options).is_template:
                 LOG.info("the template is written; the job's output will go to %s", run.folder)
                 return DONE
         except KeyboardInterrupt:

@@ -22,7 +22,7 @@ from jobs import run, write_lines
 from saved_models import Models
 
 from pipeline import engine, summary
-from pipeline.preflight import job as preflight
+from pipeline.preflight.engine import Engine, EngineError
 from transforms.model import crashes
 from transforms.model.handler import SavedModelHandler
 from transforms.model.locate import locate_model
@@ -187,15 +187,16 @@ def test_a_relative_path_of_a_task_is_refused_where_workers_are_elsewhere(
 def test_a_relative_path_is_taken_where_the_workers_are_in_this_process(tmp_path: Path) -> None:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    assert preflight.runner_elsewhere(PipelineOptions([])) is None
-    assert preflight.runner_elsewhere(PipelineOptions(["--runner=PortableRunner", "--environment_type=LOOPBACK"])) is None
-    preflight.check_path("--model", "a/b", None)
-    elsewhere = preflight.runner_elsewhere(PipelineOptions([f"--{name}={value}" for name, value in ELSEWHERE.items()]))
-    assert elsewhere == "PortableRunner"
+    for flags in ([], ["--runner=DirectRunner"], ["--runner=PortableRunner", "--environment_type=LOOPBACK"]):
+        here = Engine(PipelineOptions(flags))
+        assert not here.has_workers_elsewhere
+        here.check_path("--model", "a/b")
+    elsewhere = Engine(PipelineOptions([f"--{name}={value}" for name, value in ELSEWHERE.items()]))
+    assert (elsewhere.has_workers_elsewhere, elsewhere.runner) == (True, "PortableRunner")
     for path in ("gs://bucket/a", "bq://project.dataset.table", "/a/b", "projects/p/locations/l/models/m@3"):
-        preflight.check_path("--model", path, elsewhere)
-    with pytest.raises(preflight.PreflightError):
-        preflight.check_path("--model", "projects/p", elsewhere)
+        elsewhere.check_path("--model", path)
+    with pytest.raises(EngineError):
+        elsewhere.check_path("--model", "projects/p")
 
 
 # --- workers that do not start ---------------------------------------------------------------------------------------------------

@@ -10,19 +10,12 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator
 
-from apache_beam.options.pipeline_options import (
-    DirectOptions,
-    GoogleCloudOptions,
-    PipelineOptions,
-    PortableOptions,
-    SetupOptions,
-    StandardOptions,
-    WorkerOptions,
-)
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.flags import specs_of
 from pipeline.flags.options import RunOptions
 from pipeline.preflight import comparison
+from pipeline.preflight.engine import Engine, check_engine
 from pipeline.preflight.row_models import find_example, find_models
 from transforms.bigquery.check_table import check_table
 from transforms.bigquery.find_table import find_table
@@ -37,7 +30,6 @@ from transforms.output.mirror import MirrorCheck
 from transforms.output.published_names import PUBLISHED
 from transforms.output.publisher import refuse_occupied
 from transforms.rows.row_spec import RowSpec, make_row_spec
-from transforms.runtime import machine
 from transforms.specs.errors import RefusedError, SpecError
 from transforms.specs.job import InputSpec, JobSpec
 from transforms.specs.messages import first_line
@@ -77,10 +69,11 @@ def prepare(options: RunOptions, beam_options: PipelineOptions, probe_output: bo
     Raises:
       RefusedError: a check fails; the message says what is wrong and what to do.
     """
-    check_engine(options, beam_options)
+    engine = Engine(beam_options)
+    check_engine(options, engine)
     import_tensorflow()
     try:
-        job, found = _make_job(options, beam_options)
+        job, found = _make_job(options, engine)
         if isinstance(job.output, TableOutput):
             check_table(job, job.output)
         make_encoder(job)  # refuses outputs that the format can't hold
@@ -94,7 +87,7 @@ def prepare(options: RunOptions, beam_options: PipelineOptions, probe_output: bo
         run = JobRun(
             job=job,
             model_memory_bytes=memory_bytes(options),
-            processes=processes(beam_options),
+            processes=engine.processes,
             identity=identity,
             resumed=_find_launches(job, identity) if options.resume else (),
         )
@@ -104,16 +97,15 @@ def prepare(options: RunOptions, beam_options: PipelineOptions, probe_output: bo
     return run, found
 
 
-def _make_job(options: RunOptions, beam_options: PipelineOptions) -> tuple[JobSpec, InputFound]:
+def _make_job(options: RunOptions, engine: Engine) -> tuple[JobSpec, InputFound]:
     """Locate the model, look at the input and make the job."""
-    route = specs_of.route_spec(options, threads(beam_options))
-    model = locate_model(specs_of.model_request(options, threads(beam_options))) if route is None else find_models(route)
+    route = specs_of.route_spec(options, engine.threads)
+    model = locate_model(specs_of.model_request(options, engine.threads)) if route is None else find_models(route)
     input, key = specs_of.input_spec(options), specs_of.key_spec(options)
     found = InputFound(1, 0, whole=False) if input.is_bigquery else _check_input(options)
-    google = beam_options.view_as(GoogleCloudOptions)
-    output = specs_of.output_spec(options, _table_staging(options, google.temp_location))
-    bigquery = specs_of.bigquery_spec(options, google.project)
-    compare = comparison.compare_spec(options, model.signature, threads(beam_options))
+    output = specs_of.output_spec(options, _table_staging(options, engine.temporary_folder))
+    bigquery = specs_of.bigquery_spec(options, engine.project)
+    compare = comparison.compare_spec(options, model.signature, engine.threads)
     if route is None:
         _check_fields(input, model.signature)
     else:
@@ -167,82 +159,9 @@ def _find_launches(job: JobSpec, identity: str) -> tuple[str, ...]:
 # --- model -----------------------------------------------------------------------------------------------------------------
 
 
-def check_engine(options: RunOptions, beam_options: PipelineOptions) -> None:
-    """Refuse what the engine's workers could not do, or could not find.
-
-    Raises:
-      PreflightError: a Dataflow job whose workers would start from Beam's own image, without this project or TensorFlow; a relative path
-        where workers have working folders of their own.
-    """
-    setup = beam_options.view_as(SetupOptions)
-    image = beam_options.view_as(WorkerOptions).sdk_container_image
-    if is_dataflow(beam_options) and not (image or setup.setup_file):
-        raise PreflightError(
-            "--sdk_container_image is missing: Dataflow's workers run the image that 'make image' builds. Name it, or launch the "
-            "template, which names it itself"
-        )
-    inputs = () if specs_of.input_spec(options).is_bigquery or options.tasks_flag else options.input
-    named = {
-        "model": options.model,
-        "compare_model": options.compare_model,
-        "baseline": options.baseline,
-        "output": options.output,
-        "errors": options.errors,
-    }
-    runner = runner_elsewhere(beam_options)
-    for flag, path in (*named.items(), *(("input", pattern) for pattern in inputs)):
-        check_path(f"--{flag}", path, runner)
-
-
-def runner_elsewhere(beam_options: PipelineOptions) -> str | None:
-    """Return the runner's name where its workers have working folders of their own, else None."""
-    environment = beam_options.view_as(PortableOptions).environment_type or ""
-    if is_local(beam_options) or environment.upper() == "LOOPBACK":
-        return None
-    return (beam_options.view_as(StandardOptions).runner or "").rsplit(".", 1)[-1]
-
-
-def check_path(what: str, path: str | None, runner: str | None) -> None:
-    """Refuse a relative path, which ``what`` names, where the workers of ``runner`` would look for it in working folders of their own.
-
-    Raises:
-      PreflightError: naming it, and what to give instead.
-    """
-    if runner is None or not path or paths.is_remote(path) or os.path.isabs(path) or is_registered(path):
-        return
-    raise PreflightError(
-        f"{what}={path}: expected an absolute path or one of Cloud Storage, found a relative one, which the workers of {runner} would look "
-        f"for in their own working folders. Give gs://…, or {os.path.abspath(path)} where they see this machine's disk"
-    )
-
-
-def is_local(beam_options: PipelineOptions) -> bool:
-    """Return whether the job runs on this machine, in this process or its children."""
-    runner = beam_options.view_as(StandardOptions).runner
-    return runner is None or runner.rsplit(".", 1)[-1].lower() in ("directrunner", "fnapirunner", "switchingdirectrunner")
-
-
 def memory_bytes(options: RunOptions) -> int | None:
     """Return the bytes of memory for a process's models; None: a share of the worker's memory."""
     return options.model_memory_mb << 20 if options.model_memory_mb else None
-
-
-def processes(beam_options: PipelineOptions) -> int:
-    """Return how many processes of one worker load models."""
-    return max(1, machine.cores() // threads(beam_options)) if not is_local(beam_options) or _many_processes(beam_options) else 1
-
-
-def _many_processes(beam_options: PipelineOptions) -> bool:
-    return beam_options.view_as(DirectOptions).direct_running_mode == "multi_processing"
-
-
-def threads(beam_options: PipelineOptions) -> int:
-    """Return the number of TensorFlow's threads in a process: one where each core has a process, else the cores a process."""
-    if not is_local(beam_options):
-        return 1
-    direct = beam_options.view_as(DirectOptions)
-    workers = direct.direct_num_workers or machine.cores()
-    return max(1, machine.cores() // workers)
 
 
 def _check_fields(spec: InputSpec, signature: Signature) -> None:
@@ -431,13 +350,3 @@ def check_writable(folder: str, staging: str) -> None:
     except Exception as error:  # storage clients raise types of their own
         raise PreflightError(f"{folder} can't be written: {first_line(error)}. Check the path and your permissions") from error
     files.delete_empty(staging, above)
-
-
-def is_dataflow(beam_options: PipelineOptions) -> bool:
-    """Return whether Dataflow runs the job."""
-    return (beam_options.view_as(StandardOptions).runner or "").rsplit(".", 1)[-1].lower() == "dataflowrunner"
-
-
-def is_template(beam_options: PipelineOptions) -> bool:
-    """Return whether this launch only makes a template of the job, as a Flex Template's launcher does."""
-    return beam_options.view_as(GoogleCloudOptions).template_location is not None

@@ -8,24 +8,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions
 from msgspec import UNSET
 
 from pipeline.flags import specs_of
 from pipeline.flags.options import RunOptions
+from pipeline.preflight.engine import Engine, check_engine
 from pipeline.preflight.job import (
     InputFound,
     PreflightError,
-    check_engine,
-    check_path,
     check_writable,
     finish_publishing,
     make_run_id,
     memory_bytes,
-    processes,
     refuse_in_models,
-    runner_elsewhere,
-    threads,
 )
 from transforms.bigquery.client import ERRORS, client, reason
 from transforms.many.tasks import OPTIONAL, REQUIRED, TaskError, check_tasks, make_tasks, read_tasks, write_tasks
@@ -45,11 +41,12 @@ def prepare(options: RunOptions, beam_options: PipelineOptions) -> tuple[TasksRu
     Raises:
       RefusedError: a check fails; the message names the line of the tasks that is wrong and what to do.
     """
-    check_engine(options, beam_options)
+    engine = Engine(beam_options)
+    check_engine(options, engine)
     import_tensorflow()
     now = datetime.datetime.now(datetime.UTC)
     try:
-        tasks = list(_tasks(options, beam_options.view_as(GoogleCloudOptions).project))
+        tasks = list(_tasks(options, engine.project))
     except OSError as error:
         raise PreflightError(str(error)) from error
     output = specs_of.output_spec(options)
@@ -67,20 +64,19 @@ def prepare(options: RunOptions, beam_options: PipelineOptions) -> tuple[TasksRu
         run_id=options.run_id or make_run_id(now),
         launch=uuid.uuid4().hex,
         started=now.isoformat(timespec="milliseconds"),
-        models=specs_of.model_request(options, threads(beam_options)),
+        models=specs_of.model_request(options, engine.threads),
         max_error_ratio=options.max_error_ratio,
         flags=options.given,
         model_memory_bytes=memory_bytes(options),
-        processes=processes(beam_options),
+        processes=engine.processes,
         report=options.report,
         resume=options.resume,
     )
     check_tasks(tasks, run)
-    runner = runner_elsewhere(beam_options)  # called once, not for each path: it parses Beam's options, which takes 14 ms
-    for task in tasks if runner is not None else ():
+    for task in tasks if engine.has_workers_elsewhere else ():
         for name, places in (("model", (task.model,)), ("input", run.input_of(task).patterns)):
             for path in places:
-                check_path(f"task {task.number + 1}: {name}", path, runner)
+                engine.check_path(f"task {task.number + 1}: {name}", path)
     refuse_in_models({task.model for task in tasks}, (folder, *(resolve(task.output, folder) for task in tasks)))
     if not tasks:
         raise PreflightError(f"{options.model_map or options.retry_failed} holds no task: there is nothing to run")
