@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import apache_beam as beam
@@ -92,9 +92,12 @@ class InstanceBatch:
         """Return the batch without the instances of ``errors``, by row number: they join its failed rows, in the file's order."""
         if not errors:
             return self
-        failed = [*self.failed, *(self.failed_row(row, error) for row, error in errors.items())]
-        rest = self.take(np.delete(np.arange(len(self)), list(errors)))
-        return dataclasses.replace(rest, failed=sorted(failed, key=lambda row: row.offset))
+        failed = [self.failed_row(row, error) for row, error in errors.items()]
+        return self.take(np.delete(np.arange(len(self)), list(errors))).with_failed(failed)
+
+    def with_failed(self, failed: Iterable[FailedRow]) -> InstanceBatch:
+        """Return the batch with more failed rows, all in the file's order; none of them is one of its instances."""
+        return dataclasses.replace(self, failed=sorted((*self.failed, *failed), key=lambda row: row.offset))
 
 
 @dataclasses.dataclass

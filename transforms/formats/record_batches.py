@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import decimal
 import math
 from collections.abc import Iterator, Sequence
@@ -173,7 +172,7 @@ class TableBatcher:
         error = RowError(Code.NOT_UTF8, "the row holds a text that is not UTF-8: write such a column as binary")
         as_bytes = TableRows(pa.RecordBatch.from_arrays([_as_bytes(column) for column in table.columns], table.schema.names))
         lost = [self._lost(error, as_bytes[row], int(offsets[row]), file_range) for row in wrong]
-        return dataclasses.replace(batch, failed=sorted([*batch.failed, *lost], key=lambda row: row.offset))
+        return batch.with_failed(lost)
 
     def _keys(self, table: pa.RecordBatch, source: str, offsets: np.ndarray) -> tuple[pa.Array, dict[int, RowError]]:
         fields = self.spec.key_fields

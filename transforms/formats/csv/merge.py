@@ -13,18 +13,19 @@ from transforms.elements.columns import join, take
 
 def merge(first: InstanceBatch, second: InstanceBatch, rows: Rows, offsets: np.ndarray) -> InstanceBatch:
     """Join two batches; ``rows`` are all rows of the block and ``offsets`` where they begin."""
-    failed = sorted((*first.failed, *second.failed), key=lambda row: row.offset)
-    if not len(first) or not len(second):
-        return dataclasses.replace(first if len(first) else second, failed=failed)
-    joined = np.concatenate((first.offsets, second.offsets))
-    sort = np.argsort(joined, kind="stable")
+    if not len(second):
+        return first.with_failed(second.failed)
+    if not len(first):
+        return second.with_failed(first.failed)
+    both = np.concatenate((first.offsets, second.offsets))
+    sort = np.argsort(both, kind="stable")
     places = pa.array(sort)
-    return dataclasses.replace(
+    batch = dataclasses.replace(
         first,
         columns={name: take(join((column, second.columns[name])), sort) for name, column in first.columns.items()},
-        offsets=joined[sort],
-        rows=rows.take(np.searchsorted(offsets, joined[sort])),
+        offsets=both[sort],
+        rows=rows.take(np.searchsorted(offsets, both[sort])),
         keys=pa.concat_arrays([first.keys, second.keys]).take(places),
         passthrough={name: pa.concat_arrays([column, second.passthrough[name]]).take(places) for name, column in first.passthrough.items()},
-        failed=failed,
     )
+    return batch.with_failed(second.failed)

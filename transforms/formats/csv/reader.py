@@ -127,7 +127,7 @@ class RowParser:
         for row, error in errors.items():
             offset = int(offsets[row])
             failed.append(FailedRow.of(error, batch.source, offset, rows[row], self.spec.made_key(batch.source, offset)))
-        return dataclasses.replace(batch, failed=sorted((*batch.failed, *failed), key=lambda row: row.offset))
+        return batch.with_failed(failed)
 
     # --- rows that Arrow may parse ---
 
