@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.flags.flag import UsageError
+from pipeline.flags.arguments import read_arguments, read_options
+from pipeline.flags.flag import Flag, UsageError
 from pipeline.process.terminal import complain, one_line, say
 
 if TYPE_CHECKING:
     from transforms.specs.manifest import Manifest, TasksEntry
 
+FLAGS = (Flag("output", "Verify", "the folder to compare", "a folder or gs://bucket/folder", default_help="required"),)
 RIGHT, NOTHING_THERE, DIFFERS = 0, 2, 3
 SHOWN = 20
 HELP = """usage: nightshift verify OUT
@@ -21,6 +23,13 @@ twice, no other file of a run's, rows that add up, and _SUCCESS. Of a run of man
 
 exit status: 0 all is right; 2 there is no manifest that can be read; 3 something differs, or the output is not complete; it is named
 """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifyOptions:
+    """The folder to compare."""
+
+    output: str
 
 
 @dataclasses.dataclass
@@ -36,18 +45,14 @@ def verify(arguments: Sequence[str]) -> int:
     """Compare an output folder with its manifest, print what differs, and return the exit status."""
     if {"--help", "-h"} & set(arguments):
         return RIGHT if say(HELP.rstrip()) else 1
-    given = [argument.removeprefix("--output=") for argument in arguments]
-    if len(given) != 1 or not given[0] or given[0].startswith("-"):
-        raise UsageError("verify takes one folder: nightshift verify OUT")
-    if given[0].startswith("bq://"):
-        raise UsageError(f"{given[0]} is a table; verify compares folders with their manifest.json")
+    output = _read_options(arguments).output
     from apache_beam.io.filesystems import FileSystems
     from apache_beam.options.pipeline_options import PipelineOptions
 
     from transforms.output import verify as comparing
 
     FileSystems.set_options(PipelineOptions([]))
-    folder, seen = given[0].rstrip("/") or given[0], _Seen()
+    folder, seen = output.rstrip("/") or output, _Seen()
     try:
         manifest = comparing.find(folder)
         if manifest is None:
@@ -62,6 +67,25 @@ def verify(arguments: Sequence[str]) -> int:
     how = f"{len(found)} differences, in" if found else f"all is as run {manifest.run_id} left it:"
     said = say("\n".join(map(one_line, [*lines, f"{folder}: {how} {what}"])))
     return DIFFERS if found else RIGHT if said else 1
+
+
+def _read_options(arguments: Sequence[str]) -> VerifyOptions:
+    """Read the command line: one folder, with or without ``--output=`` before it.
+
+    Raises:
+      UsageError: there is none, several, an unknown flag, or a table.
+    """
+    named = [
+        argument if argument.startswith("-") or before == "--output" else f"--output={argument}"
+        for before, argument in zip(["", *arguments], arguments, strict=False)
+    ]
+    given = read_arguments(named, FLAGS, "verify", with_beams=False).given
+    if len(given) != 1 or not given[0][1]:
+        raise UsageError("verify takes one folder: nightshift verify OUT")
+    options = read_options(VerifyOptions, FLAGS, given)
+    if options.output.startswith("bq://"):
+        raise UsageError(f"{options.output} is a table; verify compares folders with their manifest.json")
+    return options
 
 
 def _differences(folder: str, manifest: Manifest, seen: _Seen) -> Iterator[str]:

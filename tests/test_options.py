@@ -10,16 +10,28 @@ import subprocess
 import sys
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline import verify
+from pipeline.check import flags as check_flags
+from pipeline.check.flags import CheckOptions
+from pipeline.dataflow import launch, schedule
+from pipeline.dataflow.launch import LaunchOptions
+from pipeline.dataflow.schedule import ScheduleOptions
 from pipeline.flags import arguments
 from pipeline.flags.flag import Flag, UsageError
 from pipeline.flags.help import run_help
 from pipeline.flags.options import RunOptions
 from pipeline.flags.parse import parse
 from pipeline.flags.table import BY_NAME, FLAGS, default_text
+from pipeline.main import main
+from pipeline.serve import service
+from pipeline.serve.service import ServeOptions
+from pipeline.verify import VerifyOptions
 from transforms.specs.errors import SpecError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -274,6 +286,46 @@ def test_the_options_have_a_field_for_each_flag_and_the_table_alone_has_defaults
     fields = dataclasses.fields(RunOptions)
     assert [field.name for field in fields] == [*(flag.name for flag in FLAGS), "given", "beam", "limits"]
     assert all(field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING for field in fields)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags"),
+    [
+        (CheckOptions, check_flags.CHECK_FLAGS),
+        (LaunchOptions, launch.FLAGS),
+        (ScheduleOptions, schedule.FLAGS),
+        (ServeOptions, service.FLAGS),
+        (VerifyOptions, verify.FLAGS),
+    ],
+)
+def test_each_command_has_options_with_a_field_for_each_flag(kind: Any, flags: Sequence[Flag]) -> None:
+    fields = dataclasses.fields(kind)
+    assert [field.name for field in fields if field.name != "run"] == [flag.name for flag in flags]
+    assert all(field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING for field in fields)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "verify takes one folder"),
+        ([""], "verify takes one folder"),
+        (["a", "b"], "verify takes one folder"),
+        (["a", "--output=b"], "verify takes one folder"),
+        (["--output"], "--output has no value"),
+        (["--outptu=a"], "did you mean --output?"),
+        (["gs://"], "expected a name after gs://"),
+        (["bq://p.d.t"], "bq://p.d.t is a table"),
+    ],
+)
+def test_a_folder_that_verify_can_not_take_is_named(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["nowhere"], ["--output=nowhere"], ["--output", "nowhere"]])
+def test_verify_takes_its_folder_with_and_without_the_flag(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", *arguments]) == 2
+    assert "nowhere has no manifest.json" in capsys.readouterr().err
 
 
 # A text that each kind of flag reads; the others read any.

@@ -45,7 +45,7 @@ def parse(argv: Sequence[str]) -> CheckOptions:
         raise UsageError(f"--{options.tasks_flag}: a check looks at one job; give --model and --input of one of the tasks")
     if options.model_field is not None:
         raise UsageError("--model_field: a check looks at one model; give the folder of one of them as --model")
-    return CheckOptions(options, values["sample_rows"], values["json"])
+    return CheckOptions(options, **values)
 
 
 def help_text() -> str:

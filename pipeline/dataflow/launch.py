@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.dataflow import buckets, template
-from pipeline.flags.arguments import Arguments, read_arguments, read_values
+from pipeline.flags.arguments import Arguments, read_arguments, read_options
 from pipeline.flags.flag import Flag, UsageError, boolean
 from pipeline.flags.help import command_help
 from pipeline.flags.options import RunOptions
@@ -66,6 +66,24 @@ ADVICE = {
 SET_BY_TEMPLATE = ("runner", "template_location", "setup_file", "requirements_file", "save_main_session")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TargetOptions:
+    """The values of the flags ``TARGET``: which template is launched where."""
+
+    template: str
+    project: str
+    region: str
+    job_name: str
+    dry_run: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LaunchOptions(TargetOptions):
+    """The values of the command's own flags."""
+
+    wait: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class Launch:
     """A request to Dataflow: ``body`` is a ``LaunchFlexTemplateRequest`` as JSON, without project and region."""
@@ -75,26 +93,26 @@ class Launch:
     body: dict[str, Any]
 
 
-def read(own: dict[str, Any], job: Arguments) -> Launch:
-    """Make the request from the values of the command's ``own`` flags and the job's arguments, checking all that needs no service.
+def read(own: TargetOptions, job: Arguments) -> Launch:
+    """Make the request from the command's ``own`` options and the job's arguments, checking all that needs no service.
 
     Raises:
       UsageError, SpecError: a flag is wrong; the message names it.
     """
-    if not own["template"].startswith("gs://"):
-        raise UsageError(f"--template={own['template']}: expected a gs:// path, since Dataflow reads it")
-    if not JOB_NAME.fullmatch(own["job_name"]):
-        raise UsageError(f"--job_name={own['job_name']}: expected a lower-case letter, then letters, digits and '-', 63 at most")
+    if not own.template.startswith("gs://"):
+        raise UsageError(f"--template={own.template}: expected a gs:// path, since Dataflow reads it")
+    if not JOB_NAME.fullmatch(own.job_name):
+        raise UsageError(f"--job_name={own.job_name}: expected a lower-case letter, then letters, digits and '-', 63 at most")
     options = make_options(job)
     parameters = dict(options.given)
     refusal = template.refuse({"metadata": template.metadata()}, parameters)
     if refusal:
         raise UsageError(refusal)
-    parameter = {"jobName": own["job_name"], "containerSpecGcsPath": own["template"], "parameters": parameters}
+    parameter = {"jobName": own.job_name, "containerSpecGcsPath": own.template, "parameters": parameters}
     environment = _environment(options)
     if environment:
         parameter["environment"] = environment
-    return Launch(own["project"], own["region"], {"launchParameter": parameter})
+    return Launch(own.project, own.region, {"launchParameter": parameter})
 
 
 def _environment(options: RunOptions) -> dict[str, Any]:
@@ -126,15 +144,15 @@ def launch(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(arguments):
         return 0 if say(command_help(USAGE, FLAGS, ENDING)) else 1
     mine, job = read_arguments(arguments, (*FLAGS, *RUN_FLAGS), "launch", with_beams=True).split(FLAGS)
-    own = read_values(FLAGS, mine.given, REQUIRED)
+    own = read_options(LaunchOptions, FLAGS, mine.given, REQUIRED)
     request = read(own, job)
-    if own["dry_run"]:
+    if own.dry_run:
         content = {"projectId": request.project, "location": request.region, **request.body}
         return 0 if say(json.dumps(content, indent=2, ensure_ascii=False)) else 1
     buckets.check(request.project, request.body["launchParameter"])
     job_id = submit(request)
-    say(f"launched {own['job_name']}: https://console.cloud.google.com/dataflow/jobs/{request.region}/{job_id}?project={request.project}")
-    return wait(request, job_id) if own["wait"] else 0
+    say(f"launched {own.job_name}: https://console.cloud.google.com/dataflow/jobs/{request.region}/{job_id}?project={request.project}")
+    return wait(request, job_id) if own.wait else 0
 
 
 def submit(launch: Launch) -> str:

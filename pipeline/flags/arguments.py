@@ -9,9 +9,11 @@ import functools
 import importlib.util
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.flags.flag import Flag, UsageError
+
+Options = TypeVar("Options")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,15 @@ def read_values(flags: Sequence[Flag], given: Iterable[tuple[str, str]], require
         if not values[name]:
             raise UsageError(f"--{name} is missing: {by_name[name].help}")
     return values
+
+
+def read_options(kind: type[Options], flags: Sequence[Flag], given: Iterable[tuple[str, str]], required: Sequence[str] = ()) -> Options:
+    """Read the values of ``flags`` as ``read_values`` does, into ``kind``, a dataclass with a field a flag.
+
+    Raises:
+      UsageError: a bad value, a duplicate flag, one of ``required`` missing.
+    """
+    return kind(**read_values(flags, given, required))
 
 
 def _beam_switch(name: str, equals: str, text: str) -> list[str]:

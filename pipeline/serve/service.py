@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from pipeline.flags.arguments import Arguments, read_arguments, read_values
+from pipeline.flags.arguments import Arguments, read_arguments, read_options
 from pipeline.flags.flag import Flag, boolean, integer, whole_names
 from pipeline.flags.help import command_help
 from pipeline.flags.options import RunOptions
@@ -63,6 +63,7 @@ FLAGS = (
     Flag("allow_get", "Serve", "let GET /?model=&input=&output= start a job", "true or false", boolean, False),
     Flag("keep_models", "Serve", "models that stay loaded, the last used", "a whole number from 1 to 1000", integer(1, 1000), 8),
 )  # fmt: skip
+REQUIRED = ("allow_model", "allow_input", "allow_output")
 USAGE = "serve --allow_model=DIRS --allow_input=DIRS --allow_output=DIRS [--flag=value …]"
 ENDING = (
     "POST / with the parameters as a JSON object runs a job, with --allow_get=true GET /?model=&input=&output= does as well; "
@@ -83,6 +84,20 @@ STATUS = {2: HTTPStatus.BAD_REQUEST, 3: HTTPStatus.UNPROCESSABLE_ENTITY, 1: HTTP
 COLLECT_EVERY_JOBS = 25
 # Longer than a client or proxy keeps an idle connection (Google's: 600 s), so that the service never closes one that gets a request.
 KEEP_ALIVE_SECONDS = 620
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """The values of the command's flags."""
+
+    allow_model: tuple[str, ...]
+    allow_input: tuple[str, ...]
+    allow_output: tuple[str, ...]
+    host: str
+    port: int | None
+    allow_host: tuple[str, ...]
+    allow_get: bool
+    keep_models: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,18 +248,18 @@ def serve(arguments: Sequence[str], run: Run) -> int:
     """Serve until a signal stops the process; a job that is running then is finished first. Return the exit status."""
     if {"--help", "-h"} & set(arguments):
         return 0 if say(command_help(USAGE, FLAGS, ENDING)) else 1
-    pairs = read_arguments(arguments, FLAGS, "serve", with_beams=False).given
-    values = read_values(FLAGS, pairs, ("allow_model", "allow_input", "allow_output"))
+    options = read_options(ServeOptions, FLAGS, read_arguments(arguments, FLAGS, "serve", with_beams=False).given, REQUIRED)
     import uvicorn
 
-    _load_all(values["keep_models"])
-    port = values["port"] or int(os.environ.get("PORT", "8080"))
-    service = Service(Allowed({flag: values[flag] for flag in PREFIXES.values()}), run)
-    callers = Callers(values["host"], values["allow_host"], values["allow_get"])
+    _load_all(options.keep_models)
+    port = options.port or int(os.environ.get("PORT", "8080"))
+    allowed = Allowed({"allow_model": options.allow_model, "allow_input": options.allow_input, "allow_output": options.allow_output})
+    service = Service(allowed, run)
+    callers = Callers(options.host, options.allow_host, options.allow_get)
     try:
         uvicorn.run(
             application(service, callers),
-            host=values["host"],
+            host=options.host,
             port=port,
             http=Protocol,
             log_config=None,  # the program's own logging escapes control characters
