@@ -147,16 +147,17 @@ def test_a_task_that_another_run_publishes_waits_and_lets_go_of_those_before_it(
         assert json.loads((out / f"o{number}" / "manifest.json").read_text())["reason"] == "there is no such model"
 
 
-def a_publisher(folder: Path, failed: int, launch: str) -> Publisher:
+def a_publisher(folder: Path, failed: int, launch: str, elsewhere: Path | None = None) -> Publisher:
     """Of a job that read three rows, of which some failed."""
+    output = FolderOutput(str(folder), errors_folder=str(elsewhere) if elsewhere else None)
     job = JobSpec(
-        InputSpec(("/in",)), KeySpec(), ModelSpec("m", Signature("s", ("serve",), (), ())), FolderOutput(str(folder)), "night", launch,
-        "2026-01-01T00:00:00+00:00", report=False,
+        InputSpec(("/in",)), KeySpec(), ModelSpec("m", Signature("s", ("serve",), (), ())), output, "night", launch,
+        "2026-01-01T00:00:00+00:00", report=False, max_error_ratio=0.5,
     )  # fmt: skip
-    staging = Path(job.staging_in(job.folder))
-    staging.mkdir(parents=True)
     shards = []
-    for kind, rows in (("results", 3 - failed), ("errors", failed)):
+    for kind, rows, place in (("results", 3 - failed, output.folder), ("errors", failed, output.errors)):
+        staging = Path(job.staging_in(place))
+        staging.mkdir(parents=True, exist_ok=True)
         content = f"{kind}\n".encode() * rows
         (staging / kind).write_bytes(content)
         codes = (("convert", "INPUT_MISSING", rows, "why"),) if kind == "errors" and rows else ()
@@ -180,6 +181,16 @@ def test_results_before_stay_where_the_gate_is_shut_and_go_where_it_opens(tmp_pa
     assert any(name.startswith("prediction.errors-") for name in names)
     a_publisher(out, 0, "second").publish()
     assert {path.name for path in out.iterdir()} == {"prediction.results-00000-of-00001", "manifest.json", "_SUCCESS"}
+
+
+def test_failed_rows_elsewhere_are_of_the_same_change(tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "failed"
+    write_bytes(other / "prediction.errors-00000-of-00002", b"before\n")
+    write_bytes(other / "notes.txt", b"a person's")
+    a_publisher(out, 1, "first", elsewhere=other).publish()
+    errors = {"prediction.errors-00000-of-00001", "prediction.errors_stats-00000-of-00001"}
+    assert {path.name for path in other.iterdir() if path.is_file()} == errors | {"notes.txt"}
+    assert {path.name for path in out.iterdir() if path.is_file()} == {"prediction.results-00000-of-00001", "manifest.json", "_SUCCESS"}
 
 
 def test_a_sweep_takes_what_launches_left_and_the_folder_beside(tmp_path: Path) -> None:
