@@ -93,7 +93,7 @@ def _run_in(folder: Path, options: RunOptions, beam_options: PipelineOptions, co
     if options.resume and _is_done(run, complain):
         return DONE
     try:
-        return _execute(run, input_found, beam_options, complain, folder)
+        return execute(run, input_found, beam_options, complain, folder)
     except KeyboardInterrupt as interrupt:
         from pipeline import engine
 
@@ -105,7 +105,7 @@ def _run_in(folder: Path, options: RunOptions, beam_options: PipelineOptions, co
         raise
 
 
-def _execute(run: RunSpec, input_found: InputFound, beam_options: PipelineOptions, complain: Callable[[str], None], folder: Path) -> int:
+def execute(run: RunSpec, input_found: InputFound, beam_options: PipelineOptions, complain: Callable[[str], None], folder: Path) -> int:
     """Run the pipeline to its end, print the summary, and return the exit status, which the manifest decides, not the engine."""
     import apache_beam as beam
 

@@ -85,7 +85,7 @@ def print_summary(manifest: Manifest, run: RunSpec) -> None:
     failures: Failures = {}
     lines = [f"{manifest.status}: run {manifest.run_id}"]
     with guarded(SUMMARY, failures):
-        lines = _run_lines(manifest, run) if manifest.tasks is not UNSET else _job_lines(manifest, run)
+        lines = _run_lines(manifest, run) if manifest.tasks is not UNSET else job_lines(manifest, run)
     lines += [f"  warning: {line}" for line in (*listed(manifest.warnings), *warnings(failures))]
     say("\n".join(map(one_line, lines)))
 
@@ -112,7 +112,7 @@ def _first_line(manifest: Manifest) -> str:
     return f"{'done' if manifest.is_done else 'FAILED'}: run {manifest.run_id}, {manifest.seconds} s"
 
 
-def _job_lines(manifest: Manifest, run: RunSpec) -> list[str]:
+def job_lines(manifest: Manifest, run: RunSpec) -> list[str]:
     output, errors = run.output.folder, run.output.errors
     counts, source, keys = manifest.counts, manifest.input, manifest.keys
     assert counts is not UNSET

@@ -48,13 +48,14 @@ class CloudStorage:
         self.client.create_bucket(name)
         return f"gs://{name}"
 
-    def _blob(self, path: str) -> Any:
+    def blob(self, path: str) -> Any:
+        """Gives the object at ``path``, which need not exist."""
         bucket, _, name = path.removeprefix("gs://").partition("/")
         return self.client.bucket(bucket).blob(name)
 
     def write(self, path: str, content: bytes, encoding: str | None = None, kind: str = "application/octet-stream") -> str:
         """Makes an object; ``encoding`` is its Content-Encoding. Gives its path."""
-        blob = self._blob(path)
+        blob = self.blob(path)
         blob.content_encoding = encoding
         blob.upload_from_string(content, content_type=kind)
         return path
@@ -64,12 +65,12 @@ class CloudStorage:
         for parent, _, names in os.walk(folder):
             for name in names:
                 local = os.path.join(parent, name)
-                self._blob(f"{path}/{os.path.relpath(local, folder)}").upload_from_filename(local)
+                self.blob(f"{path}/{os.path.relpath(local, folder)}").upload_from_filename(local)
         return path
 
     def read(self, path: str) -> bytes:
         """Gives an object's bytes as they are stored."""
-        return self._blob(path).download_as_bytes(raw_download=True)
+        return self.blob(path).download_as_bytes(raw_download=True)
 
     def list(self, folder: str) -> list[str]:
         """Gives the names of all objects below ``folder``, relative to it, sorted."""

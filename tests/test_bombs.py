@@ -51,9 +51,9 @@ def test_bytes_of_rows_are_those_of_their_values() -> None:
 
 
 def test_commas_inside_texts_are_no_values() -> None:
-    row._check_values(b'{"x": 1, "t": "a,b,c,\\",,d"}', 3)
+    row.check_values(b'{"x": 1, "t": "a,b,c,\\",,d"}', 3)
     with pytest.raises(row.RowError, match="more than 4 values"):
-        row._check_values(b'{"x": [1, 2, 3, 4, 5]}', 3)
+        row.check_values(b'{"x": [1, 2, 3, 4, 5]}', 3)
 
 
 # --- Avro -----------------------------------------------------------------------------------------------------------------------

@@ -218,14 +218,14 @@ def test_a_file_that_changed_before_its_keys_are_looked_at_again_lists_no_place(
 ) -> None:
     """The keys that stand twice are those of what was predicted; where they stand is no longer known."""
     path = write_lines(tmp_path / "rows.jsonl", [*rows(10, 1), *rows(5, 1)])
-    real = check_keys._ListDuplicates.process
+    real = check_keys.ListDuplicates.process
 
     def process(self: Any, *arguments: Any) -> Any:
         wait_a_tick()
         write_lines(path, [*rows(5, 1), *rows(10, 1)])
         return real(self, *arguments)
 
-    monkeypatch.setattr(check_keys._ListDuplicates, "process", process)
+    monkeypatch.setattr(check_keys.ListDuplicates, "process", process)
     assert run(tmp_path / "out", LIMITS, model=models.get("half_plus_two"), input=path, key_field="id") == 3
     report = manifest(tmp_path / "out")
     assert (report["keys"]["duplicated"], report["keys"]["listed"]) == (5, [])

@@ -68,8 +68,8 @@ def break_at(monkeypatch: pytest.MonkeyPatch, call: int) -> list[int]:
 
     for name in SYSTEM_CALLS:
         monkeypatch.setattr(os, name, counted(getattr(os, name)))
-    real = module._renameat2()
-    monkeypatch.setattr(module, "_renameat2", lambda: counted(real))
+    real = module.load_renameat2()
+    monkeypatch.setattr(module, "load_renameat2", lambda: counted(real))
     return count
 
 
@@ -314,9 +314,9 @@ def test_everything_is_on_the_disk_before_it_is_seen(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "fsync", recorded("sync", os.fsync, lambda handle: os.readlink(f"/proc/self/fd/{handle}")))
     monkeypatch.setattr(os, "replace", recorded("place", os.replace, lambda source, destination: str(destination)))
     monkeypatch.setattr(os, "remove", recorded("remove", os.remove, lambda path: str(path)))
-    real = module._renameat2()
+    real = module.load_renameat2()
     exchange = recorded("exchange", real, lambda *args: os.fsdecode(args[3]))
-    monkeypatch.setattr(module, "_renameat2", lambda: exchange)
+    monkeypatch.setattr(module, "load_renameat2", lambda: exchange)
     make(change)
     synced = [path for name, path in calls if name == "sync"]
     if place == "out":

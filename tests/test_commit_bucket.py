@@ -151,7 +151,7 @@ def test_what_is_in_place_is_known_by_its_content(gcs: CloudStorage) -> None:
     folder = f"{gcs.make_bucket()}/out"
     change = a_change(gcs, folder)
     write(gcs, folder, {name: content for name, content in OLD.items() if name != "_SUCCESS"})
-    gcs._blob(change.folders[0].placed[RESULT1].path).delete()
+    gcs.blob(change.folders[0].placed[RESULT1].path).delete()
     before = read(gcs, folder)
     with pytest.raises(LostShardError, match="another run published"):
         make(change)
@@ -191,7 +191,7 @@ def test_who_holds_a_lock_writes_it_anew_and_knows_when_it_is_gone(gcs: CloudSto
     folder = f"{gcs.make_bucket()}/out"
     held = locks.acquire(folder)
     assert held is not None
-    first = gcs._blob(f"{folder}/_nightshift/lock")
+    first = gcs.blob(f"{folder}/_nightshift/lock")
     first.reload()
     child_wait(lambda: _generation(gcs, folder) != first.generation)
     held.check()
@@ -204,7 +204,7 @@ def test_who_holds_a_lock_writes_it_anew_and_knows_when_it_is_gone(gcs: CloudSto
 
 
 def _generation(gcs: CloudStorage, folder: str) -> int:
-    blob = gcs._blob(f"{folder}/_nightshift/lock")
+    blob = gcs.blob(f"{folder}/_nightshift/lock")
     blob.reload()
     return int(blob.generation)
 

@@ -128,7 +128,7 @@ def test_parts_of_a_batch_know_how_large_their_rows_are(models: Models) -> None:
     rows = instances([f'"k{number}"' for number in range(200)])
     rows.columns, rows.bytes = {"x": np.zeros(200, np.float32)}, 200 * 5000
     job = JobSpec(InputSpec(("in",)), KeySpec(), first, FolderOutput("out"), "run", "launch", "now")
-    parts = [part for _, part in handler._parts(JobInstances(job, first, ("in", 0), rows), (first, second), 0.3)]
+    parts = [part for _, part in handler.split_by_share(JobInstances(job, first, ("in", 0), rows), (first, second), 0.3)]
     assert sum(len(part) for part in parts) == 200
     for part in parts:
         assert part.instances.bytes == 5000 * len(part.instances) > 0

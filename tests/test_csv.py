@@ -214,7 +214,7 @@ def test_a_clean_block_is_parsed_in_one_call(tmp_path: Path, monkeypatch: pytest
     def look(*_: Any) -> None:
         raise AssertionError("rows were looked at one by one")
 
-    monkeypatch.setattr(RowParser, "_other_batch", look)
+    monkeypatch.setattr(RowParser, "make_other_batch", look)
     spec = RowSpec(signature(x=("float32", (None,)), n=("int64", (None, 1)), b=("bool", (None,)), s=("string", (None,))), ("id",), ("*",))
     for end in ("\n", "\r\n"):
         for quoted in ("s", '"s, ""s""' + end + 's"'):
@@ -290,7 +290,7 @@ def test_the_parts_of_a_file_have_the_rows_of_the_whole(tmp_path_factory: pytest
 def test_rows_found_at_once_are_those_found_one_by_one(pieces: list[bytes], last: bool, scan_bytes: int) -> None:
     data = b"".join(pieces)
     found, used = csv_rows.find_rows(data, 7, last, Limits(scan_bytes=scan_bytes))
-    expected, its_used = csv_rows._scan(data, 7, last)
+    expected, its_used = csv_rows.scan(data, 7, last)
     assert list(found.texts) == list(expected.texts)
     assert (found.texts.starts.tolist(), found.malformed.tolist(), used) == (
         expected.texts.starts.tolist(),

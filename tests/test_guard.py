@@ -118,7 +118,7 @@ def test_a_run_is_published_whatever_part_of_its_report_fails(
     if NAMES[FUNCTIONS.index((owner, name))] not in called:
         return  # broken or not, it makes no difference to this run
     broken = Broken(getattr(owner, name), int(name in BEFORE))
-    page._template.cache_clear()
+    page.load_template.cache_clear()
     page.versions.cache_clear()
     monkeypatch.setattr(owner, name, broken.method())
     capsys.readouterr()
@@ -203,7 +203,7 @@ def test_a_resumed_run_whose_statistics_were_not_kept(night: dict[str, Any], tmp
         assert any("statistics" in line for line in manifest(out)["warnings"])
 
 
-@pytest.mark.parametrize("name", ["_task_row", "_page", "_template"])
+@pytest.mark.parametrize("name", ["_task_row", "_page", "load_template"])
 def test_the_report_of_many(
     models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -221,7 +221,7 @@ def test_the_summary(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyP
     from pipeline import summary
 
     source = write_lines(tmp_path / "in.jsonl", [{"x": 1.0}])
-    monkeypatch.setattr(summary, "_job_lines", Broken(summary._job_lines, 0).method())
+    monkeypatch.setattr(summary, "job_lines", Broken(summary.job_lines, 0).method())
     assert run(tmp_path / "out", model=models.get("half_plus_two"), input=source, run_id="night") == 0
     assert f"done: run night\n  warning: summary: ArithmeticError: {WORDS}\n" in capsys.readouterr().out
 

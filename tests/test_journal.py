@@ -21,14 +21,14 @@ Capture = pytest.CaptureFixture[str]
 
 def breaking(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Makes the disk full when the change of ``folder`` is made but for its end."""
-    real = journal._end
+    real = journal.place_manifest
 
     def full(made: Any, main: Any, check: Any) -> None:
         if main.part.folder == str(folder):
             raise OSError(28, "No space left on device", str(folder))
         real(made, main, check)
 
-    monkeypatch.setattr(journal, "_end", full)
+    monkeypatch.setattr(journal, "place_manifest", full)
 
 
 def test_the_next_run_finishes_what_was_cut_off_and_check_only_says_it(

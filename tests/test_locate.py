@@ -150,12 +150,12 @@ def test_copies_are_removed_by_age_and_bytes_the_least_used_first(cache: Path, t
         path.mkdir()
     handle = os.open(made[0], os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_SH)  # as a process does that loads it
-    copies._copied_bytes.clear()
+    copies.copied_bytes.clear()
     copies.make_room(cache, size, most_bytes=3 * size)
     assert {*cache.iterdir()} == {made[0], made[3], *strange}, "of those that nobody holds the oldest two went"
     os.close(handle)
     os.utime(made[3], (time.time() - 8 * 86400,) * 2)
-    copies._copied_bytes.clear()
+    copies.copied_bytes.clear()
     copies.make_room(cache, 0, most_bytes=100 * size)
     assert {*cache.iterdir()} == {made[0], *strange}, "not used for a week"
 
@@ -176,10 +176,10 @@ def test_a_copy_is_as_long_as_the_file_that_was_listed(cache: Path, tmp_path: Pa
     folder = saved_model(tmp_path / "m[1]")
     listed = files.FoundFile(str(folder / "saved_model.pb"), 1000, "saved_model.pb")
     with pytest.raises(OSError, match=r"saved_model.pb: copied 2 of 1000 bytes"):
-        copies._copy(listed, str(tmp_path / "copy" / "saved_model.pb"))
+        copies.copy_file(listed, str(tmp_path / "copy" / "saved_model.pb"))
     listed = files.FoundFile(str(folder / "saved_model.pb"), 2, "saved_model.pb", crc32c="00000000")
     with pytest.raises(OSError, match="its bytes are not those that were listed"):
-        copies._copy(listed, str(tmp_path / "copy" / "saved_model.pb"))
+        copies.copy_file(listed, str(tmp_path / "copy" / "saved_model.pb"))
 
 
 @pytest.mark.parametrize("alias", ["../7", "7/..", "/etc", ""])

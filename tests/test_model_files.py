@@ -62,13 +62,13 @@ def between(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], N
     """Does something between the planning of a run and its start."""
 
     def add(do: Callable[[], None]) -> None:
-        execute = running._execute
+        execute = running.execute
 
         def first(*args: Any) -> int:
             do()
             return execute(*args)
 
-        monkeypatch.setattr(running, "_execute", first)
+        monkeypatch.setattr(running, "execute", first)
 
     return add
 
@@ -121,7 +121,7 @@ def test_variables_that_change_between_two_turns_of_a_shared_session_are_seen(tm
     pool = ModelPool()
     rows = [np.array([5.0], np.float32)]
     assert [float(pool.get(spec).call(rows)[0][0]) for spec in (*specs, *specs)] == [10.0, 15.0, 20.0] * 2
-    assert len(pool._sharing) == 2, "they share one Session"
+    assert len(pool.sharing) == 2, "they share one Session"
     swap(specs[1].location, save(tmp_path / "other", 9.0), "variables", None)
     with pytest.raises(ModelChangedError):
         pool.get(specs[1]).call(rows)

@@ -49,7 +49,7 @@ def test_an_op_that_has_to_be_judged_is_named_until_it_is_in_a_family() -> None:
 
 
 def test_classes_are_known_and_what_was_a_hole_is_refused() -> None:
-    table = ops._table()
+    table = ops.load_table()
     assert {op.name for op in table.values()} == set(classify_ops.CLASSES)
     assert not [name for name in HOLES if table[name].is_allowed]
     assert all(op.reason for op in table.values())
@@ -189,9 +189,9 @@ def test_a_python_function_can_not_run_whatever_the_flag_says(
 
 
 def test_an_op_that_no_one_has_classed_is_refused(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {name: op for name, op in ops._table().items() if name != "Mul"}
-    monkeypatch.setattr(ops, "_table", lambda: known)
-    monkeypatch.setattr(reach, "unsafe_uses", lambda graph, signature: tuple(reach._Search(graph).run(signature)))
+    known = {name: op for name, op in ops.load_table().items() if name != "Mul"}
+    monkeypatch.setattr(ops, "load_table", lambda: known)
+    monkeypatch.setattr(reach, "unsafe_uses", lambda graph, signature: tuple(reach.Search(graph).run(signature)))
     with pytest.raises(ModelError, match=r"Mul \(unknown: it has not been classified\)"):
         locate_model(ModelRequest(models.get("half_plus_two")))
 

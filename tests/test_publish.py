@@ -22,7 +22,7 @@ from transforms.output.journal import alone
 from transforms.output.manifest import read_manifest, result_names
 from transforms.output.publish_tasks import TaskGroup
 from transforms.output.publisher import GateShutError, Publisher, aside, sweep
-from transforms.publish import _PublishRun
+from transforms.publish import PublishRun
 from transforms.specs.job import InputSpec, JobSpec, KeySpec
 from transforms.specs.manifest import Counts, Manifest, TaskLine, decode_manifest
 from transforms.specs.models import ModelSpec
@@ -35,7 +35,7 @@ from transforms.storage import files
 def test_a_batch_that_the_write_step_loses_shuts_the_gate(models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_lines(tmp_path / "rows.jsonl", [{"x": number} for number in range(5)])
     assert run(tmp_path / "out", model=models.get("half_plus_two"), input=data) == 0
-    monkeypatch.setattr(write_shards._WriteShards, "_write_results", lambda *_: None)
+    monkeypatch.setattr(write_shards.WriteRows, "write_results", lambda *_: None)
     assert run(tmp_path / "out", model=models.get("half_plus_two"), input=data, run_id="loses") == 3
     assert manifest(tmp_path / "out")["reason"] == "5 rows were read, but 0 predicted + 0 failed = 0: rows were lost or doubled"
     assert not (tmp_path / "out" / "_SUCCESS").exists()
@@ -111,7 +111,7 @@ def test_names_of_a_manifest_that_leave_the_folder_are_not_deleted(models: Model
 
 
 def test_the_step_gives_the_manifest_of_a_run_of_many(tmp_path: Path) -> None:
-    (report,) = _PublishRun(run_of_tasks(tmp_path / "out", 1)).process(b"", [task_line(0)])
+    (report,) = PublishRun(run_of_tasks(tmp_path / "out", 1)).process(b"", [task_line(0)])
     assert report == read_manifest(f"{tmp_path}/out/manifest.json")
 
 

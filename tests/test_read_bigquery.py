@@ -86,11 +86,11 @@ def test_query(numbers, run, tmp_path):
 def test_only_the_columns_needed_are_asked_for(numbers, gcs):
     from transforms.bigquery.client import read_client
     from transforms.bigquery.sessions import make_session
-    from transforms.plan_streams import _MakeStreams
+    from transforms.plan_streams import MakeStreams
     from transforms.rows.row_spec import row_spec
 
     job = job_of(numbers)
-    (split,) = _MakeStreams(job).process(None)
+    (split,) = MakeStreams(job).process(None)
     (file_range,) = split.ranges
     assert file_range.path == f"{numbers}#0"
     first = next(iter(read_client().read_rows(file_range.relative)))

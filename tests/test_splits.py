@@ -107,7 +107,7 @@ def plan(spec: InputSpec, folder: Path) -> list[Split]:
 
 
 def test_packing_ends_at_a_splits_size() -> None:
-    packer = plan_splits._SplitFiles(InputSpec(("a",)))
+    packer = plan_splits.SplitFiles(InputSpec(("a",)))
     packer.start_bundle()
     small = DEFAULT_LIMITS.split_bytes // 4
     made = [split for number in range(10) for split in packer.process(FoundFile(f"{number}.jsonl", small, f"{number}.jsonl"))]

@@ -240,7 +240,7 @@ def test_any_numbers_are_described(parts: list[np.ndarray]) -> None:
         assert (numbers.min, numbers.max) == (float(min(finite)), float(max(finite)))
         assert abs(Fraction(numbers.mean) - mean) <= widest * Fraction(1, 10**12)
         assert numbers.std_dev == pytest.approx(deviation, rel=1e-6, abs=float(widest * Fraction(1, 10**12)))
-    assert page._feature(found).name == "y"
+    assert page.describe_feature(found).name == "y"
 
 
 def test_integers_keep_all_their_digits() -> None:
@@ -305,7 +305,7 @@ def test_a_timeline_stays_bounded_and_keeps_all_rows() -> None:
     effort, other = Effort(), Effort()
     for second in range(5000):
         effort.timeline[second // effort.width] += 3
-        effort._thin()
+        effort.thin()
     other.timeline[4000] += 7
     effort.merge(other)
     assert len(effort.timeline) <= MOST_PARTS

@@ -14,7 +14,7 @@ import pytest
 
 from transforms.model.locate import locate_model
 from transforms.model.model_files import ModelChangedError
-from transforms.model.pool import ModelPool, _is_equal
+from transforms.model.pool import ModelPool, is_equal
 from transforms.model.session import LoadedModel
 from transforms.runtime import machine
 from transforms.specs.errors import ModelError
@@ -222,7 +222,7 @@ def test_the_least_recently_used_goes_when_memory_is_short(tmp_path: Path) -> No
     rows = np.ones((1, 2), np.float32)
     pool = ModelPool(memory_bytes=1)
     first = [pool.get(spec).call([rows])[0] for spec in specs]
-    assert len(pool._loaded) == 1, "one stays, whatever it takes"
+    assert len(pool.loaded) == 1, "one stays, whatever it takes"
     for spec, wanted in zip(specs, first, strict=True):
         np.testing.assert_array_equal(pool.get(spec).call([rows])[0], wanted)
 
@@ -319,8 +319,8 @@ def test_the_first_two_models_of_a_structure_are_compared_before_they_share(tmp_
         assert pool.get(other).call([rows])[0].tolist() == [[8.0, 8.0]]
     assert "have one structure but different outputs: models of this structure are loaded separately" in caplog.text
     assert pool.get(third).call([rows])[0].tolist() == [[21.0, 21.0]]
-    assert len(pool._loaded) == 3
-    assert not pool._sharing
+    assert len(pool.loaded) == 3
+    assert not pool.sharing
 
 
 def test_each_load_is_timed_once_however_often_a_model_is_asked_for(tmp_path: Path) -> None:
@@ -338,11 +338,11 @@ def test_each_load_is_timed_once_however_often_a_model_is_asked_for(tmp_path: Pa
 def test_models_agree_only_where_each_value_does(values: list[Any]) -> None:
     """The comparison by which the first two models of a structure may share, on outputs of every kind."""
     one = np.array(values)
-    assert _is_equal(one, one.copy()) is True
+    assert is_equal(one, one.copy()) is True
     other = one.copy()
     other[0] = other[1]
-    assert _is_equal(one, other) is False
-    assert _is_equal(one, one[:1]) is False
+    assert is_equal(one, other) is False
+    assert is_equal(one, one[:1]) is False
 
 
 def test_models_that_share_a_session_go_when_it_goes(tmp_path: Path) -> None:
@@ -357,8 +357,8 @@ def test_models_that_share_a_session_go_when_it_goes(tmp_path: Path) -> None:
 
     first, second = values(plains), values(others)
     assert first == [[[3.0 * scale] * 2] for scale in (1, 2, 3)]
-    assert len(pool._loaded) == 1
-    assert {model.session for model in pool._sharing.values()} == {model.session for model, _ in pool._loaded.values()}
+    assert len(pool.loaded) == 1
+    assert {model.session for model in pool.sharing.values()} == {model.session for model, _ in pool.loaded.values()}
     assert (values(plains), values(others)) == (first, second)
 
 

@@ -97,10 +97,10 @@ def test_a_folder_of_a_bucket_is_asked_for_once(gcs: Any, tmp_path: Path) -> Non
     for number in range(3):
         gcs.write(f"{bucket}/sites/{number}/rows.parquet", b"")
         gcs.write(f"{bucket}/lines/{number}/rows.jsonl", b"")
-    table_folders._bucket_kind.cache_clear()
+    table_folders.bucket_kind.cache_clear()
     for number in range(3):
         assert len(list(files.match(f"{bucket}/lines/{number}/*.jsonl"))) == 1
-    assert table_folders._bucket_kind.cache_info().misses == 0
+    assert table_folders.bucket_kind.cache_info().misses == 0
     for number in range(3):
         assert len(list(files.match(f"{bucket}/sites/{number}"))) == 1
-    assert table_folders._bucket_kind.cache_info().misses == 3 + 2
+    assert table_folders.bucket_kind.cache_info().misses == 3 + 2

@@ -281,8 +281,8 @@ def not_utf8(*texts: bytes) -> pa.Array:
 def test_a_dictionary_with_a_text_that_is_not_utf8_costs_the_rows_that_have_it() -> None:
     texts = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int32()), not_utf8(b"a", b"\xff"))
     rows = pa.RecordBatch.from_arrays([pa.array([1, 2, 3]), texts], ["x", "s"])
-    assert record_batches._rows_not_utf8(rows).tolist() == [1]
-    assert json.loads(record_batches.TableRows(pa.RecordBatch.from_arrays([record_batches._as_bytes(texts)], ["s"]))[1]) == {
+    assert record_batches.rows_not_utf8(rows).tolist() == [1]
+    assert json.loads(record_batches.TableRows(pa.RecordBatch.from_arrays([record_batches.texts_as_bytes(texts)], ["s"]))[1]) == {
         "s": {"b64": "/w=="}
     }
 

@@ -37,7 +37,7 @@ def merge(buckets: Sequence[Duplicates]) -> Duplicates:
     return Duplicates(sum(bucket.count for bucket in buckets), tuple(hashes[:LISTED_DUPLICATES]))
 
 
-class _ListDuplicates(beam.DoFn):
+class ListDuplicates(beam.DoFn):
     """Reads a split again and lists the places of the keys whose hashes are equal."""
 
     def __init__(self, run: RunSpec) -> None:
@@ -93,7 +93,7 @@ class CheckKeys(beam.PTransform):
             | "GroupHashes" >> beam.GroupByKey()
             | "FindEqualHashes" >> beam.ParDo(_FindEqualHashes()).with_output_types(tuple[int, AccountEntry])
         )
-        places = self.splits | "ListDuplicates" >> beam.ParDo(_ListDuplicates(self.run), beam.pvalue.AsList(duplicates)).with_output_types(
+        places = self.splits | "ListDuplicates" >> beam.ParDo(ListDuplicates(self.run), beam.pvalue.AsList(duplicates)).with_output_types(
             tuple[int, AccountEntry]
         )
         return duplicates, places

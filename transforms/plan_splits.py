@@ -42,7 +42,7 @@ def _first(group: tuple[bytes, Iterable[tuple[int, FoundFile]]]) -> tuple[int, F
     return min(group[1], key=lambda numbered: numbered[0])
 
 
-class _SplitFiles(beam.DoFn):
+class SplitFiles(beam.DoFn):
     """Cuts large files into ranges, and packs the small files of a bundle together."""
 
     def __init__(self, spec: InputSpec) -> None:
@@ -88,4 +88,4 @@ class PlanSplits(beam.PTransform):
         inputs = matches | "Files" >> beam.Map(lambda numbered: numbered[1]).with_output_types(FoundFile)
         if self.output is not None and self.output.layout == "mirror":
             inputs = inputs | CheckMirror(self.output)
-        return inputs | "SplitFiles" >> beam.ParDo(_SplitFiles(self.spec)).with_output_types(Split) | "Spread" >> beam.Reshuffle()
+        return inputs | "SplitFiles" >> beam.ParDo(SplitFiles(self.spec)).with_output_types(Split) | "Spread" >> beam.Reshuffle()

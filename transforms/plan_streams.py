@@ -35,7 +35,7 @@ def _run_query(job: JobSpec) -> TableName:
     return TableName(table.project, table.dataset_id, table.table_id)
 
 
-class _MakeStreams(beam.DoFn):
+class MakeStreams(beam.DoFn):
     """Runs the query, if any, and creates the read session."""
 
     def __init__(self, job: JobSpec) -> None:
@@ -66,6 +66,6 @@ class PlanStreams(beam.PTransform):
         return (
             pipeline
             | beam.Impulse()
-            | "MakeStreams" >> beam.ParDo(_MakeStreams(self.job)).with_output_types(Split)
+            | "MakeStreams" >> beam.ParDo(MakeStreams(self.job)).with_output_types(Split)
             | "Spread" >> beam.Reshuffle()
         )

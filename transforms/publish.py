@@ -63,7 +63,7 @@ class _PublishTask(beam.DoFn):
             yield WindowedValue(line, GlobalWindow().max_timestamp(), [GlobalWindow()])
 
 
-class _PublishRun(beam.DoFn):
+class PublishRun(beam.DoFn):
     """Publishes the manifest of a run of many, after all of its tasks."""
 
     def __init__(self, run: TasksRun) -> None:
@@ -107,4 +107,4 @@ class Publish(beam.PTransform):
                 return by_task | "PublishJob" >> beam.ParDo(_PublishJob(run, self.publisher))
             case TasksRun() as run:
                 tasks = by_task | "PublishTask" >> beam.ParDo(_PublishTask(run)).with_output_types(TaskLine)
-                return shards.pipeline | "Once" >> beam.Impulse() | "PublishRun" >> beam.ParDo(_PublishRun(run), beam.pvalue.AsList(tasks))
+                return shards.pipeline | "Once" >> beam.Impulse() | "PublishRun" >> beam.ParDo(PublishRun(run), beam.pvalue.AsList(tasks))

@@ -52,7 +52,7 @@ def make_encoder(job: JobSpec, model: AnyModel | None = None) -> Encoder:
     return TableEncoder(job)
 
 
-class _WriteShards(beam.DoFn):
+class WriteRows(beam.DoFn):
     """Writes the batches of a split, which come one after the other, to one results and one errors shard."""
 
     def __init__(self, identity: str, progress_folder: str | None) -> None:
@@ -100,7 +100,7 @@ class _WriteShards(beam.DoFn):
         predictions = self.encoder.refuse(predictions)
         predicted, failed = len(predictions), len(predictions.failed)
         if predicted or (mirrored and self.results is None):
-            self._write_results(predictions, job, place)
+            self.write_results(predictions, job, place)
         if failed:
             self._write_errors(predictions.failed, job, place)
         if batch.compared is not None:
@@ -163,7 +163,7 @@ class _WriteShards(beam.DoFn):
         for statistics in (*self.merged.items(), *self.statistics.items()):
             yield TaggedOutput("statistics", _at_the_end(statistics))
 
-    def _write_results(self, batch: PredictionBatch, job: JobSpec, place: Place) -> None:
+    def write_results(self, batch: PredictionBatch, job: JobSpec, place: Place) -> None:
         if self.results is None:
             self.results = ShardFile("results", job.staging_in(job.output.folder), place)
             self.encoder.open(self.results)
@@ -223,6 +223,6 @@ class WriteShards(beam.PTransform):
     progress_folder: str | None = None
 
     def expand(self, predictions: beam.PCollection[SplitElement]) -> beam.pvalue.DoOutputsTuple:
-        write = beam.ParDo(_WriteShards(self.identity, self.progress_folder))
+        write = beam.ParDo(WriteRows(self.identity, self.progress_folder))
         write = write.with_output_types(tuple[int, AccountEntry], statistics=tuple[int, Statistics])
         return predictions | write.with_outputs("statistics", main="shards")

@@ -78,7 +78,7 @@ class Bucket:
         return self.gcs.read(self.path(name))
 
     def remove(self, name: str) -> None:
-        self.gcs._blob(self.path(name)).delete()
+        self.gcs.blob(self.path(name)).delete()
 
     def names(self, folder: str) -> list[str]:
         return self.gcs.list(self.path(folder))

@@ -136,7 +136,7 @@ class TableBatcher:
         twins = find_twins(self.spec, table.schema.names) or find_nested_twins(self.spec, table.schema)
         if twins is not None:
             return self.fail(table, offsets, file_range, size_bytes, RowError(Code.COLUMN_TWICE, f"{twins}"))
-        wrong = _rows_not_utf8(table)
+        wrong = rows_not_utf8(table)
         if len(wrong):
             return self._without(table, wrong, offsets, file_range, size_bytes)
         keys, errors = self._keys(table, file_range.path, offsets)
@@ -170,7 +170,7 @@ class TableBatcher:
         rest = np.delete(np.arange(table.num_rows), wrong)
         batch = self.batch(table.take(pa.array(rest)), offsets[rest], file_range, size_bytes)
         error = RowError(Code.NOT_UTF8, "the row holds a text that is not UTF-8: write such a column as binary")
-        as_bytes = TableRows(pa.RecordBatch.from_arrays([_as_bytes(column) for column in table.columns], table.schema.names))
+        as_bytes = TableRows(pa.RecordBatch.from_arrays([texts_as_bytes(column) for column in table.columns], table.schema.names))
         lost = [self._lost(error, as_bytes[row], int(offsets[row]), file_range) for row in wrong]
         return batch.with_failed(lost)
 
@@ -193,7 +193,7 @@ class TableBatcher:
         return join_members(((name, _texts(_column(table, name), table.num_rows)) for name in names), table.num_rows)
 
 
-def _rows_not_utf8(table: pa.RecordBatch) -> np.ndarray:
+def rows_not_utf8(table: pa.RecordBatch) -> np.ndarray:
     """Return the rows with a text that is not UTF-8: neither writers of Parquet and Avro nor Arrow's reader check that."""
     columns = [column for column in map(_decoded, table.columns) if not _is_valid(column)]
     rows = range(table.num_rows) if columns else ()
@@ -208,7 +208,7 @@ def _is_valid(column: pa.Array) -> bool:
     return True
 
 
-def _as_bytes(column: pa.Array) -> pa.Array:
+def texts_as_bytes(column: pa.Array) -> pa.Array:
     """Return a column of texts as their bytes; a nested one as nulls."""
     column = _decoded(column)
     if pt.is_string(column.type) or pt.is_large_string(column.type):

@@ -36,7 +36,7 @@ COPY = re.compile(r"[0-9a-f]{32}")
 WINDOW_BYTES = 8 << 20
 
 _lock = threading.Lock()
-_copied_bytes: dict[str, int] = {}  # since all copies were measured, by folder
+copied_bytes: dict[str, int] = {}  # since all copies were measured, by folder
 
 
 def is_copied(folder: str) -> bool:
@@ -66,7 +66,7 @@ def copy_to_worker(folder: str) -> str:
     partial = Path(tempfile.mkdtemp(prefix=f"{processes.this_process()}-", dir=cache))
     try:
         for file in originals:
-            _copy(file, os.path.join(partial, *file.relative.split("/")))
+            copy_file(file, os.path.join(partial, *file.relative.split("/")))
         os.replace(partial, target)
     except (OSError, ModelError):
         shutil.rmtree(partial, ignore_errors=True)
@@ -112,11 +112,11 @@ def make_room(cache: Path, wanted_bytes: int, most_bytes: int | None = None) -> 
     """Remove copies that were not used for ``KEPT_SECONDS``, then the least recently used while all of them exceed ``most_bytes``."""
     most_bytes = most_bytes or int(shutil.disk_usage(cache).total * DISK_SHARE)
     with _lock:
-        copied = _copied_bytes.get(str(cache))
+        copied = copied_bytes.get(str(cache))
         if copied is not None and copied + wanted_bytes < most_bytes * MEASURED_AFTER:
-            _copied_bytes[str(cache)] = copied + wanted_bytes
+            copied_bytes[str(cache)] = copied + wanted_bytes
             return
-        _copied_bytes[str(cache)] = wanted_bytes
+        copied_bytes[str(cache)] = wanted_bytes
     temporary_folders.sweep("models")  # unfinished copies of processes that have ended
     copies = sorted((used, path, size) for path in cache.iterdir() if COPY.fullmatch(path.name) for used, size in _measure(path))
     total = wanted_bytes + sum(size for _, _, size in copies)
@@ -147,7 +147,7 @@ def _measure(path: Path) -> list[tuple[float, int]]:
         return []
 
 
-def _copy(original: files.FoundFile, destination: str) -> None:
+def copy_file(original: files.FoundFile, destination: str) -> None:
     if ".." in original.relative.split("/"):  # a bucket's names may be anything
         raise ModelError(f"{original.path} has '..' in its name, and would be copied out of the model's folder")
     os.makedirs(os.path.dirname(destination), exist_ok=True)

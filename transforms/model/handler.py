@@ -78,7 +78,7 @@ class SavedModelHandler(ModelHandler[JobInstances | SplitEnd, JobPredictions | S
                 return [_predict(model, first, batch)]
             if share is None:
                 return [_predict(model, first, batch, compared=_run(model, second, batch))]
-            return [_predict(model, spec, part) for spec, part in _parts(batch, (first, second), share)]
+            return [_predict(model, spec, part) for spec, part in split_by_share(batch, (first, second), share)]
         except ModelError as error:
             if self.first is not None:
                 raise
@@ -106,7 +106,7 @@ def _run(pool: ModelPool, spec: ModelSpec, batch: JobInstances) -> PredictionBat
         return runner.run(batch.instances)
 
 
-def _parts(batch: JobInstances, models: tuple[ModelSpec, ModelSpec], share: float) -> Iterator[tuple[ModelSpec, JobInstances]]:
+def split_by_share(batch: JobInstances, models: tuple[ModelSpec, ModelSpec], share: float) -> Iterator[tuple[ModelSpec, JobInstances]]:
     """Yield both models, each with its part of the keys, the second with ``share``; a key always goes to the same model."""
     instances = batch.instances
     is_second = hash_keys(instances.keys) % np.uint64(SHARES) < np.uint64(round(share * SHARES))

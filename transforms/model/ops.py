@@ -67,11 +67,11 @@ def class_of(op: str) -> OpClass:
 
     This is the place to allow ops of libraries that the deployer trusts.
     """
-    return _table().get(op) or OpClass(op, UNCLASSED, (), (), "it has not been classified")
+    return load_table().get(op) or OpClass(op, UNCLASSED, (), (), "it has not been classified")
 
 
 @functools.cache
-def _table() -> dict[str, OpClass]:
+def load_table() -> dict[str, OpClass]:
     rows = [line.split("\t") for line in TABLE.read_text(encoding="utf-8").splitlines()[1:]]
     return {op: OpClass(op, name, _conditions(where), tuple(calls.split()), reason) for op, name, where, calls, reason in rows}
 

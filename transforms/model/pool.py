@@ -37,8 +37,8 @@ class ModelPool:
         self.notes = Notes()
         self.has_loaded = False  # a process that runs many jobs may keep models between them
         self._lock = threading.RLock()
-        self._loaded: OrderedDict[str, tuple[LoadedModel, int]] = OrderedDict()  # with a Session of their own, and its bytes
-        self._sharing: OrderedDict[str, LoadedModel] = OrderedDict()
+        self.loaded: OrderedDict[str, tuple[LoadedModel, int]] = OrderedDict()  # with a Session of their own, and its bytes
+        self.sharing: OrderedDict[str, LoadedModel] = OrderedDict()
         self._leaders: dict[str, str] = {}  # structure → the model whose Session is shared
         self._trusted: set[str] = set()
         self._alone: set[str] = set()
@@ -55,13 +55,13 @@ class ModelPool:
         with self._lock:
             if name in self._failed:
                 raise self._failed[name]
-            if name in self._loaded:
-                self._loaded.move_to_end(name)
-                return self._loaded[name][0]
-            if name in self._sharing:
-                self._sharing.move_to_end(name)
-                self._loaded.move_to_end(self._leaders[_digest(spec)])
-                return self._sharing[name]
+            if name in self.loaded:
+                self.loaded.move_to_end(name)
+                return self.loaded[name][0]
+            if name in self.sharing:
+                self.sharing.move_to_end(name)
+                self.loaded.move_to_end(self._leaders[_digest(spec)])
+                return self.sharing[name]
             try:
                 return self._share(name, spec) or self._load(name, spec)
             except ModelError as error:
@@ -75,7 +75,7 @@ class ModelPool:
         if not structure or structure in self._alone or structure not in self._leaders:
             return None
         leader = self._leaders[structure]
-        first, _ = self._loaded[leader]
+        first, _ = self.loaded[leader]
         assert first.session is not None
         model = LoadedModel(spec, first.session)
         if structure not in self._trusted:
@@ -88,10 +88,10 @@ class ModelPool:
                 self._alone.add(structure)
                 return None
             self._trusted.add(structure)
-        self._loaded.move_to_end(leader)
-        self._sharing[name] = model
-        if len(self._sharing) > KEPT_SHARING:
-            self._sharing.popitem(last=False)
+        self.loaded.move_to_end(leader)
+        self.sharing[name] = model
+        if len(self.sharing) > KEPT_SHARING:
+            self.sharing.popitem(last=False)
         return model
 
     def _agrees(self, model: LoadedModel, spec: ModelSpec) -> bool:
@@ -105,7 +105,7 @@ class ModelPool:
                 outputs.append([np.asarray(output) for output in loaded.call(loaded.made_up(TRIAL_ROWS))])
             except (tf.errors.OpError, ValueError, TypeError):
                 outputs.append([])
-        return len(outputs[0]) == len(outputs[1]) and all(map(_is_equal, *outputs))
+        return len(outputs[0]) == len(outputs[1]) and all(map(is_equal, *outputs))
 
     def _load(self, name: str, spec: ModelSpec) -> LoadedModel:
         before, started = machine.resident_bytes(), time.perf_counter()
@@ -114,7 +114,7 @@ class ModelPool:
         if is_new:
             self._load_seconds.append(time.perf_counter() - started)
         size = max(machine.resident_bytes() - before, 1)
-        self._loaded[name] = model, size
+        self.loaded[name] = model, size
         if spec.structure and model.session is not None and _digest(spec) not in self._alone:
             self._leaders[_digest(spec)] = name
         self._make_room(name)
@@ -128,10 +128,10 @@ class ModelPool:
 
     def _make_room(self, newest: str) -> None:
         """Free the least recently used models while all exceed the pool's memory; a running call keeps its model."""
-        total = sum(size for _, size in self._loaded.values())
+        total = sum(size for _, size in self.loaded.values())
         freed = 0
-        while total > self.memory_bytes and len(self._loaded) > 1 and next(iter(self._loaded)) != newest:
-            name, (model, size) = self._loaded.popitem(last=False)
+        while total > self.memory_bytes and len(self.loaded) > 1 and next(iter(self.loaded)) != newest:
+            name, (model, size) = self.loaded.popitem(last=False)
             total, freed = total - size, freed + 1
             self._forget(name, model.session)
         if freed:
@@ -139,10 +139,10 @@ class ModelPool:
 
     def _forget(self, name: str, session: SharedSession | None) -> None:
         self._leaders = {structure: leader for structure, leader in self._leaders.items() if leader != name}
-        self._sharing = OrderedDict((other, model) for other, model in self._sharing.items() if model.session is not session)
+        self.sharing = OrderedDict((other, model) for other, model in self.sharing.items() if model.session is not session)
 
 
-def _is_equal(one: np.ndarray, other: np.ndarray) -> bool:
+def is_equal(one: np.ndarray, other: np.ndarray) -> bool:
     if one.dtype.kind in "fc" and other.dtype == one.dtype:
         return np.array_equal(one, other, equal_nan=True)
     return np.array_equal(one, other)

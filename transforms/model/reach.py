@@ -68,7 +68,7 @@ def _listed(uses: Iterable[Use]) -> str:
 def unsafe_uses(graph: MetaGraph, signature: Signature) -> tuple[Use, ...]:
     """Return the ops that ``signature`` reaches, or that loading runs, and that may not run."""
     if signature.name not in graph.uses:
-        graph.uses[signature.name] = tuple(_Search(graph).run(signature))
+        graph.uses[signature.name] = tuple(Search(graph).run(signature))
     uses: tuple[Use, ...] = graph.uses[signature.name]
     return uses
 
@@ -93,7 +93,7 @@ def _fallback_initializers(meta_graph: Any) -> list[str]:
     return names
 
 
-class _Search:
+class Search:
     """The search for ops that may not run, through one MetaGraph."""
 
     def __init__(self, graph: MetaGraph) -> None:

@@ -211,7 +211,7 @@ class _Exchange:
             return None
         shutil.rmtree(change.aside, ignore_errors=True)  # left by a run that was killed between the exchange and its end
         folder = os.path.realpath(first.folder)
-        if others or os.path.ismount(folder) or _renameat2() is None or not _is_whole_or_empty(folder):
+        if others or os.path.ismount(folder) or load_renameat2() is None or not _is_whole_or_empty(folder):
             return None
         exchange = cls(folder, change.aside)
         try:
@@ -267,7 +267,7 @@ class _Exchange:
 
     def complete(self) -> bool:
         """Exchange the folders and delete the old one; return False, with the new one deleted, where the system refuses."""
-        exchange = _renameat2()
+        exchange = load_renameat2()
         assert exchange is not None
         if exchange(AT_FDCWD, os.fsencode(self.beside), AT_FDCWD, os.fsencode(self.folder), RENAME_EXCHANGE) != 0:
             self._drop()
@@ -298,7 +298,7 @@ def _files_below(folder: str, dropped: set[str]) -> Iterator[str | None]:
                 yield relative
 
 
-def _renameat2() -> ctypes._CFuncPtr | None:  # type: ignore[name-defined]
+def load_renameat2() -> ctypes._CFuncPtr | None:  # type: ignore[name-defined]
     try:
         return ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError):

@@ -151,7 +151,7 @@ def carry_out(journal: Journal, check: Callable[[], None], is_recovery: bool = F
         work.place([name for name in work.due if work is not main or name not in LAST])
         work.remove([name for name in work.stale if name != SUCCESS])
         work.sync()
-    _end(journal, main, check)
+    place_manifest(journal, main, check)
 
 
 def sync_staged(works: Sequence[Placing]) -> None:
@@ -159,7 +159,7 @@ def sync_staged(works: Sequence[Placing]) -> None:
     files.sync([placed.path for work in works if not paths.is_remote(work.part.folder) for placed in work.due.values()])
 
 
-def _end(journal: Journal, main: Placing, check: Callable[[], None]) -> None:
+def place_manifest(journal: Journal, main: Placing, check: Callable[[], None]) -> None:
     """Compare the folders with the manifest, place it, then place ``_SUCCESS``."""
     by_name = {placed.name: placed for placed in main.part.placed}
     if MANIFEST in by_name:

@@ -174,11 +174,11 @@ def _features(data: statistics_pb2.DatasetFeatureStatistics, failures: Failures)
     features = []
     for one in data.features[:MOST_FEATURES]:
         with guarded(REPORTING, failures):
-            features.append(_feature(one))
+            features.append(describe_feature(one))
     return features
 
 
-def _feature(feature: statistics_pb2.FeatureNameStatistics) -> Feature:
+def describe_feature(feature: statistics_pb2.FeatureNameStatistics) -> Feature:
     name = _cut(feature.path.step[0])
     sampled = any(custom.name == tf_metadata.SAMPLED for custom in feature.custom_stats)
     note = "≈ " if sampled else ""
@@ -254,7 +254,7 @@ def _compiled() -> jinja2.BytecodeCache | None:
 
 
 @functools.cache
-def _template() -> jinja2.Template:
+def load_template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("transforms.report", "."),
         autoescape=True,
@@ -281,7 +281,7 @@ def _page(manifest: Manifest, columns: Sequence[str], models: Sequence[Sequence[
     defaults: dict[str, Any] = {"errors": [], "effort": None, "sections": [], "left_out": []}
     files = [*listed(manifest.results), *listed(manifest.failed_rows)]
     seconds, counts, tasks = manifest.seconds, manifest.counts, manifest.tasks
-    page = _template().render(
+    page = load_template().render(
         **(defaults | parts),
         manifest=msgspec.to_builtins(manifest),  # without the fields that it lacks
         drifts=_drifts(manifest),

@@ -45,7 +45,7 @@ class Effort:
             self.load_seconds += seconds
             self.longest_load_seconds = max(self.longest_load_seconds, seconds)
         self.workers.add(_worker())
-        self._thin()
+        self.thin()
 
     def merge(self, other: Effort) -> None:
         for step, seconds in other.seconds.items():
@@ -60,9 +60,9 @@ class Effort:
         self.timeline = _coarser(self.timeline, width // self.width)
         self.timeline.update(_coarser(other.timeline, width // other.width))
         self.width = width
-        self._thin()
+        self.thin()
 
-    def _thin(self) -> None:
+    def thin(self) -> None:
         while len(self.timeline) > MOST_PARTS or (self.timeline and max(self.timeline) - min(self.timeline) >= 2 * MOST_PARTS):
             self.timeline, self.width = _coarser(self.timeline, 2), self.width * 2
 

@@ -113,16 +113,16 @@ class ListedTables:
 def find_above(folder: str) -> tuple[str, str] | None:
     """Return the innermost table that ``folder`` of a bucket is or lies in, as its folder and kind; None if there is none."""
     while gcs.split(folder)[1]:
-        kind = _bucket_kind(folder)
+        kind = bucket_kind(folder)
         if kind is not None:
             return folder, kind
         folder = folder.rpartition("/")[0]
-    kind = _bucket_kind(folder)
+    kind = bucket_kind(folder)
     return None if kind is None else (folder, kind)
 
 
 @functools.lru_cache(10_000)
-def _bucket_kind(folder: str) -> str | None:
+def bucket_kind(folder: str) -> str | None:
     """Return the kind of table that ``folder`` is, or None; cached, since thousands of tasks have their inputs side by side."""
     if any(True for _ in gcs.list_prefix(folder + "/_delta_log/", most=1)):
         return "Delta"

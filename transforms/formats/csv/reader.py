@@ -116,7 +116,7 @@ class RowParser:
         if table is None or table.num_rows != len(plain):
             plain, table = plain[:0], None
         rest = np.delete(np.arange(len(rows)), plain)
-        one_by_one = self._other_batch(rows.take(rest), offsets[rest], empty) if len(rest) else empty
+        one_by_one = self.make_other_batch(rows.take(rest), offsets[rest], empty) if len(rest) else empty
         if table is None:
             return one_by_one
         return merge(self._plain_batch(table, rows.take(plain), offsets[plain], empty), one_by_one, rows, offsets)
@@ -215,7 +215,7 @@ class RowParser:
 
     # --- rows that need a look ---
 
-    def _other_batch(self, rows: CsvRows, offsets: np.ndarray, empty: InstanceBatch) -> InstanceBatch:
+    def make_other_batch(self, rows: CsvRows, offsets: np.ndarray, empty: InstanceBatch) -> InstanceBatch:
         """Read rows as JSON objects with a member a column."""
         refused: dict[int, RowError] = {}
         objects: dict[int, bytes] = {}

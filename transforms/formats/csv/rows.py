@@ -102,7 +102,7 @@ def find_rows(data: bytes, offset: int, last: bool, limits: Limits = DEFAULT_LIM
     view = np.frombuffer(data, np.uint8)
     separators = find_separators(data, limits.scan_bytes)
     if (separators.is_open and last) or not (separators.is_plain or _well_placed(view, np.flatnonzero(view == QUOTE))):
-        return _scan(data, offset, last)
+        return scan(data, offset, last)
     places = separators.places
     stops = places[view[places] == NEWLINE]
     used = len(data)
@@ -166,7 +166,7 @@ def _well_placed(view: np.ndarray, quotes: np.ndarray) -> bool:
     return bool(np.isin(before, (COMMA, NEWLINE, QUOTE)).all() and (np.isin(after, (COMMA, NEWLINE, QUOTE)) | ends_line).all())
 
 
-def _scan(data: bytes, offset: int, last: bool) -> tuple[RowBlock, int]:
+def scan(data: bytes, offset: int, last: bool) -> tuple[RowBlock, int]:
     """Find the rows as ``find_rows`` does where some quote is out of place, slowly, and whose it is."""
     starts, stops, malformed = [], [], []
     place = 0

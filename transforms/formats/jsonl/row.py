@@ -146,7 +146,7 @@ class RowReader:
           RowError: what is wrong with it, with the row's key, where it has one.
         """
         if len(text) > LONG_ROW_BYTES:
-            _check_values(text, self.spec.limits.row_values)
+            check_values(text, self.spec.limits.row_values)
         line = text.strip(b" \t\r")
         typed = self.parse_typed(line, 1) if line[:1] in (b"{", b"[", b'"') else None
         if typed is None:
@@ -216,7 +216,7 @@ def _is_string_value(value: Any) -> bool:
     return isinstance(value, str) or (isinstance(value, dict) and value.keys() == {"b64"})
 
 
-def _check_values(text: bytes, most: int) -> None:
+def check_values(text: bytes, most: int) -> None:
     """Raise a RowError about a row that is lists of more than ``most`` values; commas inside strings are none between values."""
     if text.count(b",") > most and (count := STRING.sub(b"", text).count(b",")) > most:
         raise RowError(Code.ROW_TOO_LONG, f"the row has more than {count:,} values; at most {most:,} are possible")
