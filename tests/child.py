@@ -82,3 +82,9 @@ def wait_until(seen: Callable[[], Any], seconds: float = 60.0) -> Any:
         assert time.monotonic() < end, "it did not come to that"
         time.sleep(0.005)
     return found
+
+
+def waits_for_a_lock() -> bool:
+    """Whether a thread of this process waits for a folder that another one has locked."""
+    lines = map(str.split, Path("/proc/locks").read_text().splitlines())
+    return any(line[1:3] == ["->", "FLOCK"] and line[5] == str(os.getpid()) for line in lines)

@@ -11,10 +11,10 @@ import os
 import re
 import shutil
 import threading
-import time
 import types
 from pathlib import Path
 
+import child
 import msgspec
 import pytest
 from jobs import run_of_tasks
@@ -385,19 +385,15 @@ def is_locked(folder: Path) -> bool:
     return False
 
 
-def waiting_for(folders: tuple[Path, ...], order: list[str]) -> threading.Thread:
+def locking(folders: tuple[Path, ...], order: list[str]) -> threading.Thread:
     """Starts a thread that locks ``folders``, and says so in ``order``."""
-    waiting = threading.Event()
 
     def second() -> None:
-        waiting.set()
         with alone(*map(str, folders)):
             order.append("second")
 
     thread = threading.Thread(target=second)
     thread.start()
-    waiting.wait()
-    time.sleep(0.2)
     return thread
 
 
@@ -409,7 +405,8 @@ def test_a_second_run_waits_until_the_first_has_published(tmp_path: Path, spelli
     (tmp_path / "linked").symlink_to(tmp_path / "deep")
     with alone(str(folder), str(tmp_path / "errors")):
         assert is_locked(folder)
-        thread = waiting_for((tmp_path / spelling, tmp_path / "another"), order)
+        thread = locking((tmp_path / spelling, tmp_path / "another"), order)
+        child.wait_until(child.waits_for_a_lock)
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
@@ -421,7 +418,8 @@ def test_who_waited_for_a_folder_that_was_exchanged_waits_for_the_new_one(tmp_pa
     write(folder, OLD)
     with alone(str(folder)) as locks:
         commit(a_change(folder), locks)
-        thread = waiting_for((folder,), order)
+        thread = locking((folder,), order)
+        child.wait_until(child.waits_for_a_lock)
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
@@ -429,7 +427,7 @@ def test_who_waited_for_a_folder_that_was_exchanged_waits_for_the_new_one(tmp_pa
 
 def test_two_runs_that_lock_two_folders_do_not_wait_for_each_other(tmp_path: Path) -> None:
     one, other, order = tmp_path / "a", tmp_path / "b", list[str]()
-    threads = [waiting_for(folders, order) for folders in ((one, other), (other, one)) * 20]
+    threads = [locking(folders, order) for folders in ((one, other), (other, one)) * 20]
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()

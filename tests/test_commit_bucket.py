@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import threading
 import time
@@ -11,6 +12,7 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
+import child
 import pytest
 from gcp_fixtures import CloudStorage
 from output_folders import FOREIGN, NEW, OLD, RESULT0, RESULT1, Killed, an_output, crc32c, described, make
@@ -161,7 +163,10 @@ def test_what_is_in_place_is_known_by_its_content(gcs: CloudStorage) -> None:
     assert read(gcs, folder) == NEW
 
 
-def test_a_lock_is_waited_for_and_taken_over_when_nobody_writes_it(gcs: CloudStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_is_waited_for_and_taken_over_when_nobody_writes_it(
+    gcs: CloudStorage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "nightshift")
     monkeypatch.setattr(locks, "POLL_SECONDS", 0.05)
     folder, order = f"{gcs.make_bucket()}/out", list[str]()
 
@@ -172,7 +177,7 @@ def test_a_lock_is_waited_for_and_taken_over_when_nobody_writes_it(gcs: CloudSto
     with alone(folder):
         thread = threading.Thread(target=second)
         thread.start()
-        time.sleep(0.5)
+        child.wait_until(lambda: "another run publishes to" in caplog.text)
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
@@ -193,10 +198,10 @@ def test_who_holds_a_lock_writes_it_anew_and_knows_when_it_is_gone(gcs: CloudSto
     assert held is not None
     first = gcs.blob(f"{folder}/_nightshift/lock")
     first.reload()
-    child_wait(lambda: _generation(gcs, folder) != first.generation)
+    child.wait_until(lambda: _generation(gcs, folder) != first.generation)
     held.check()
     gcs.write(f"{folder}/_nightshift/lock", b'{"token": "x", "process": "1.1.00000000", "time": 1}')
-    child_wait(lambda: held.is_lost)
+    child.wait_until(lambda: held.is_lost)
     with pytest.raises(locks.LostLockError):
         held.check()
     held.release()
@@ -207,13 +212,6 @@ def _generation(gcs: CloudStorage, folder: str) -> int:
     blob = gcs.blob(f"{folder}/_nightshift/lock")
     blob.reload()
     return int(blob.generation)
-
-
-def child_wait(seen: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not seen():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 # --- the publish step -----------------------------------------------------------------------------------------------------

@@ -295,10 +295,13 @@ def test_a_killed_run_leaves_one_output_or_the_other(models: Models, tmp_path: P
     old = write_lines(tmp_path / "old.jsonl", [{"x": 1, "id": number} for number in range(1000)])
     new = write_lines(tmp_path / "new.jsonl", [{"x": 2, "id": number} for number in range(20_000)])
     assert run(out, input=old, **flags) == 0
+    started = time.monotonic()
+    child.start(tmp_path / "whole", input=new, **flags).join()
+    seconds = time.monotonic() - started
     endings = Counter()
     for step in range(12):
         second = child.start(out, input=new, **flags)
-        time.sleep(0.3 * step)
+        second.join(seconds * step / 10 if step < 11 else None)
         second.kill()
         second.join()
         report = manifest(out)

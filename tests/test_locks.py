@@ -8,23 +8,15 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+import child
 import pytest
 from gcp_fixtures import CloudStorage
 from output_folders import OLD, a_change, in_place, make, read, write
 
 from transforms.output import journal, locks
 from transforms.output.journal import JournalError
-
-
-def until(condition: Callable[[], bool]) -> bool:
-    """Wait for ``condition``; return whether it came."""
-    end = time.monotonic() + 20
-    while time.monotonic() < end and not condition():
-        time.sleep(0.02)
-    return condition()
 
 
 def test_a_disk_without_locks_is_published_to_with_a_warning(
@@ -53,7 +45,7 @@ def test_who_finds_another_lock_in_place_of_its_own_publishes_nothing_more(
     if content == b"another's":
         content = json.dumps({"token": "other", "process": "1.1.other", "time": time.time()}).encode()
     gcs.write(f"{folder}/_nightshift/lock", content)
-    assert until(lambda: lock.is_lost)  # type: ignore[attr-defined]
+    child.wait_until(lambda: lock.is_lost)  # type: ignore[attr-defined]
     with pytest.raises(locks.LostLockError):
         lock.check()
     lock.release()
@@ -62,15 +54,17 @@ def test_who_finds_another_lock_in_place_of_its_own_publishes_nothing_more(
 
 def test_who_waits_for_a_bucket_says_so_once(gcs: CloudStorage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(locks, "POLL_SECONDS", 0.05)
-    folder, second = f"{gcs.make_bucket()}/out", []
+    folder, second, looked, real = f"{gcs.make_bucket()}/out", [], [], locks.gcs.read_seen
+    monkeypatch.setattr(locks.gcs, "read_seen", lambda path: looked.append(path) or real(path))
     first = locks.acquire(folder)
     assert first is not None
     assert locks.acquire(folder, wait=False) is None
     with caplog.at_level(logging.INFO, "nightshift"):
         waiting = threading.Thread(target=lambda: second.append(locks.acquire(folder)))
         waiting.start()
-        assert until(lambda: "another run publishes to" in caplog.text)
-        time.sleep(0.3)  # several looks
+        child.wait_until(lambda: "another run publishes to" in caplog.text)
+        looks = len(looked)
+        child.wait_until(lambda: len(looked) > looks + 3)
         first.release()
         waiting.join()
     assert caplog.text.count("another run publishes to") == 1

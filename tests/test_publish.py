@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from pathlib import Path
 
+import child
 import google_crc32c
 import pytest
 from jobs import lines, manifest, run, run_of_tasks, write_lines
@@ -67,7 +67,7 @@ def test_a_run_of_many_writes_its_manifest_alone(tmp_path: Path) -> None:
     with alone(str(tmp_path / "out")):
         thread = threading.Thread(target=publish)
         thread.start()
-        time.sleep(0.3)
+        child.wait_until(child.waits_for_a_lock)
         assert not (tmp_path / "out" / "manifest.json").exists()
         order.append("released")
     thread.join()
