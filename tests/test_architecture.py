@@ -257,3 +257,23 @@ def test_limits_of_what_is_read_come_in_by_the_spec_and_are_not_patched() -> Non
     patches = re.compile(r"""setattr\([^)]*["'.](\w+_(?:BYTES|ROWS|VALUES|FILES))["']""")
     tests = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "tests").rglob("*.py")))
     assert set(patches.findall(tests)) <= PATCHED
+
+
+def private_uses(path: Path) -> Iterator[str]:
+    """Yield the private names of our modules and classes that a test module imports, reads or patches."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    ours: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+            ours |= {alias.asname or alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names if alias.name.startswith("_"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ours and re.match("_(?!_)", node.attr):
+            yield f"{node.value.id}.{node.attr}"
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("setattr") and ast.unparse(node.args[0]).split(".")[0] in ours:
+            yield from (str(name.value) for name in node.args[1:2] if isinstance(name, ast.Constant) and str(name.value).startswith("_"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").glob("*.py")), ids=lambda path: path.stem)
+def test_tests_go_through_public_doors(path: Path) -> None:
+    assert not set(private_uses(path)), f"{path.name}: what is a unit of its own has a public name; the rest is tested through its caller"
