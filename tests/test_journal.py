@@ -116,6 +116,16 @@ def test_a_journal_that_names_files_elsewhere_is_not_followed(tmp_path: Path, ch
     assert read(out) == OLD
 
 
+def test_a_folder_that_was_moved_while_it_was_changed_is_left_as_it_is(tmp_path: Path) -> None:
+    out = in_place(tmp_path / "moved")
+    write(out, OLD)
+    part = {"folder": str(tmp_path / "out"), "placed": [], "removed": ["_SUCCESS"]}
+    write(out, {"_nightshift/journal": json.dumps({"run_id": "r", "launch": "l", "task": 0, "parts": [part]}).encode()})
+    with pytest.raises(JournalError, match="if that folder was moved here"), alone(str(out)):
+        pass
+    assert read(out) == OLD
+
+
 def test_a_name_behind_a_link_is_not_removed(tmp_path: Path) -> None:
     out = in_place(tmp_path / "out")
     write(out, OLD)

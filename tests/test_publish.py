@@ -193,6 +193,19 @@ def test_failed_rows_elsewhere_are_of_the_same_change(tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir() if path.is_file()} == {"prediction.results-00000-of-00001", "manifest.json", "_SUCCESS"}
 
 
+def test_a_run_waits_for_another_that_publishes_to_its_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    publisher = a_publisher(out, 0, "first")
+    ended: list[Manifest] = []
+    waiting = threading.Thread(target=lambda: ended.append(publisher.publish()))
+    with alone(str(out)):
+        waiting.start()
+        waiting.join(0.3)
+        assert not (out / "_SUCCESS").exists()
+    waiting.join(20)
+    assert ended[0].is_done
+
+
 def test_a_sweep_takes_what_launches_left_and_the_folder_beside(tmp_path: Path) -> None:
     out = tmp_path / "out"
     publisher = a_publisher(out, 0, "first")

@@ -16,7 +16,7 @@ from transforms.elements.splits import FileRange, Split, SplitCount
 from transforms.specs.errors import SpecError
 from transforms.specs.job import InputSpec, JobSpec, KeySpec
 from transforms.specs.messagepack import packer
-from transforms.specs.models import ModelSpec
+from transforms.specs.models import CompareSpec, ModelSpec, UnknownModel
 from transforms.specs.output import FolderOutput
 from transforms.specs.signature import Signature
 from transforms.staging import split_records
@@ -126,3 +126,17 @@ def test_a_record_is_written_as_earlier_versions_wrote_it() -> None:
     unpacked = packer(SplitRecord).unpack(packed)
     assert unpacked.count.split_key == unpacked.shards[0].split_key == SPLIT.key
     assert packer(SplitRecord).pack(unpacked) == packed
+
+
+def test_splits_are_recorded_where_a_second_launch_reads_the_same(tmp_path: Path) -> None:
+    """Not of tables, of rows that name their models, and of two models' predictions."""
+    job = a_job(tmp_path / "out")
+    model = ModelSpec(str(tmp_path), job.model.signature)
+    job = dataclasses.replace(job, model=model)
+    assert len(split_records.identify(job)) == 64
+    for change in (
+        {"input": InputSpec(("bq://p.d.t",), "bigquery"), "key": KeySpec(("id",))},
+        {"model": UnknownModel("models/{site}", job.model.signature)},
+        {"compare": CompareSpec(model=model)},
+    ):
+        assert split_records.identify(dataclasses.replace(job, **change)) == "", change

@@ -437,6 +437,22 @@ def test_doubts_load_alone(tmp_path: Path) -> None:
         assert locate_model(ModelRequest(spec.location), shares=True).structure is None, edit.__doc__
 
 
+def test_names_of_entries_may_pass_through_other_nodes(tmp_path: Path) -> None:
+    def pass_through(graph: Any) -> None:
+        for nodes in (graph.graph_def.node, *(function.node_def for function in graph.graph_def.library.function)):
+            for restore in [node for node in nodes if node.op == "RestoreV2"]:
+                node = nodes.add(name="passing", op="Identity", input=[restore.input[1]])
+                node.attr["T"].type = 7
+                restore.input[1] = "passing:output:0" if nodes is not graph.graph_def.node else "passing"
+
+    spec = save(tmp_path / "model", plain)
+    change(tmp_path / "model", pass_through)
+    found = locate_model(ModelRequest(spec.location), shares=True).structure
+    assert found is not None
+    assert spec.structure is not None
+    assert found.variables == spec.structure.variables
+
+
 def test_an_op_that_nothing_depends_on_is_no_difference(tmp_path: Path) -> None:
     def add_dead(graph: Any) -> None:
         for function in graph.graph_def.library.function:
