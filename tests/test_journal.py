@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from jobs import check_output, lines, run, write_lines
-from output_folders import OLD, crc32c, in_place, read, write
+from output_folders import NEW, OLD, crc32c, in_place, read, write
 from saved_models import Models
 
 from pipeline.main import main
 from transforms.output import journal
 from transforms.output.journal import JournalError, alone
+from transforms.output.placing import Part, Placed
 
 Capture = pytest.CaptureFixture[str]
 
@@ -124,6 +125,24 @@ def test_a_folder_that_was_moved_while_it_was_changed_is_left_as_it_is(tmp_path:
     with pytest.raises(JournalError, match="if that folder was moved here"), alone(str(out)):
         pass
     assert read(out) == OLD
+
+
+def test_a_change_that_was_made_but_for_its_journal_is_not_made_again(tmp_path: Path) -> None:
+    """A reader would see the output without its marker for a moment."""
+    out = in_place(tmp_path / "out")
+    write(out, NEW)
+    placed = [Placed(name, f"{out}/_staging/run/launch/{name}", len(content), crc32c(content)) for name, content in NEW.items()]
+    journal.write(journal.Journal("run", "launch", 0, [Part(str(out), placed, ["only/old.jsonl"])]))
+    inode = (out / "_SUCCESS").stat().st_ino
+    removed: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "remove", lambda path, remove=os.remove: (removed.append(os.path.basename(path)), remove(path)))
+        with alone(str(out)):
+            pass
+    assert read(out) == NEW
+    assert (out / "_SUCCESS").stat().st_ino == inode
+    assert "_SUCCESS" not in removed
+    assert not (out / "_nightshift").exists()
 
 
 def test_a_name_behind_a_link_is_not_removed(tmp_path: Path) -> None:
