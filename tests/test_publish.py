@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import child
@@ -15,9 +17,11 @@ from saved_models import Models
 
 from transforms import write_shards
 from transforms.accounts.accounts import Accounts
+from transforms.accounts.gate import check_gate
 from transforms.elements.shards import Shard
 from transforms.elements.splits import SplitCount
 from transforms.many.run_manifest import publish_run
+from transforms.output import publish_tasks
 from transforms.output.journal import alone
 from transforms.output.manifest import read_manifest, result_names
 from transforms.output.publish_tasks import TaskGroup
@@ -25,10 +29,13 @@ from transforms.output.publisher import GateShutError, Publisher, aside, sweep
 from transforms.publish import PublishRun
 from transforms.specs.job import InputSpec, JobSpec, KeySpec
 from transforms.specs.manifest import Counts, Manifest, TaskLine, decode_manifest
-from transforms.specs.models import ModelSpec
+from transforms.specs.models import CompareSpec, ModelSpec
 from transforms.specs.output import FolderOutput
 from transforms.specs.run import JobRun, Plan, Task, TasksRun
 from transforms.specs.signature import Signature
+from transforms.statistics.agreement import Comparison
+from transforms.statistics.guard import COMPARISON
+from transforms.statistics.statistics import Statistics
 from transforms.storage import files
 
 
@@ -204,6 +211,42 @@ def test_a_run_waits_for_another_that_publishes_to_its_folder(tmp_path: Path) ->
         assert not (out / "_SUCCESS").exists()
     waiting.join(20)
     assert ended[0].is_done
+
+
+def test_a_disagreement_that_is_not_known_of_all_rows_shuts_the_gate(tmp_path: Path) -> None:
+    publisher = a_publisher(tmp_path / "out", 0, "first")
+    compare = CompareSpec(model=ModelSpec("other", Signature("s", ("serve",), (), ())), max_disagreement=0.5)
+    job = dataclasses.replace(publisher.job, compare=compare)
+    for rows, failures, reason in (
+        (3, {}, None),
+        (2, {}, "2 of 3 predictions were compared"),
+        (3, {COMPARISON: "the texts are of two types"}, "the texts are of two types"),
+    ):
+        accounts = dataclasses.replace(
+            publisher.accounts, statistics=Statistics(comparison=Comparison(rows=rows, agreed=rows)), failures=failures
+        )
+        assert check_gate(job, accounts) == (reason and f"--max_disagreement=0.5 was given, and the disagreement is not known: {reason}")
+
+
+def test_what_is_published_is_on_the_disk_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, synced = tmp_path / "out", list[tuple[bool, str]]()
+
+    def note(paths: Sequence[str]) -> None:
+        synced.extend(((out / "_SUCCESS").exists(), os.path.basename(path)) for path in paths)
+
+    monkeypatch.setattr("transforms.output.publisher.sync", note)
+    a_publisher(out, 0, "first").publish()
+    assert {(False, "results"), (False, "manifest.json"), (False, "_SUCCESS"), (True, tmp_path.name)} <= set(synced)
+
+
+def test_a_group_of_tasks_is_published_when_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each holds a lock, and its line is all that a run of many has of it."""
+    run = run_of_tasks(tmp_path / "out", 3)
+    monkeypatch.setattr(publish_tasks, "GROUP_TASKS", 2)
+    group = TaskGroup(run)
+    counts = [len(list(group.add(an_unplanned(run, number), Accounts((), (), (), ())))) for number in range(3)]
+    assert counts == [0, 2, 0]
+    assert len(list(group.end())) == 1
 
 
 def test_a_sweep_takes_what_launches_left_and_the_folder_beside(tmp_path: Path) -> None:

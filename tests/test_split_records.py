@@ -140,3 +140,17 @@ def test_splits_are_recorded_where_a_second_launch_reads_the_same(tmp_path: Path
         {"compare": CompareSpec(model=model)},
     ):
         assert split_records.identify(dataclasses.replace(job, **change)) == "", change
+
+
+def test_staging_is_worth_keeping_while_a_record_has_its_shards(tmp_path: Path) -> None:
+    job = a_job(tmp_path / "out")
+    shard = a_shard(job.folder, "results", 2)
+    record = SplitRecord("identity", {}, SplitCount(SPLIT.key, 3, 20, 2), b"", [shard], None)
+    split_records.write(dataclasses.replace(job, launch="first"), "0.split", record)
+    (staging,) = (tmp_path / "out" / "_staging" / "night").iterdir()
+    paths = split_records.recorded(str(staging))
+    assert split_records.are_worth_keeping(paths)
+    (staging / "1.split").write_bytes(b"damaged")
+    assert split_records.are_worth_keeping([str(staging / "1.split"), *paths])
+    Path(shard.path).unlink()
+    assert not split_records.are_worth_keeping([str(staging / "1.split"), *paths])

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from transforms.model import pool as pool_module
 from transforms.model.locate import locate_model
 from transforms.model.model_files import ModelChangedError
 from transforms.model.pool import ModelPool, is_equal
+from transforms.model.restoring import restored_entries
 from transforms.model.session import LoadedModel
 from transforms.runtime import machine
 from transforms.specs.errors import ModelError
@@ -451,6 +453,52 @@ def test_names_of_entries_may_pass_through_other_nodes(tmp_path: Path) -> None:
     assert found is not None
     assert spec.structure is not None
     assert found.variables == spec.structure.variables
+
+
+def test_models_that_reject_made_up_rows_share_all_the_same(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    def picky(module: Any) -> Callable[..., Any]:
+        def predict(x: Any) -> Any:
+            with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(x > 0), ["not positive"])]):
+                return {"y": x * module.w + module.b}
+
+        return predict
+
+    specs = [save(tmp_path / f"{scale}", picky, scale=float(scale)) for scale in (1, 2)]
+    pool = ModelPool()
+    assert [pool.get(spec).call([np.ones((1, 2), np.float32)])[0].tolist() for spec in specs] == [[[3.0, 3.0]], [[6.0, 6.0]]]
+    assert len(pool.sharing) == 1
+
+
+def test_the_pool_keeps_so_many_models_that_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "KEPT_SHARING", 1)
+    specs = [save(tmp_path / f"{scale}", plain, scale=float(scale)) for scale in (1, 2, 3)]
+    pool = ModelPool()
+    for _ in range(2):
+        for scale, spec in enumerate(specs, 1):
+            assert pool.get(spec).call([np.ones((1, 2), np.float32)])[0].tolist() == [[3.0 * scale] * 2]
+            assert len(pool.sharing) <= 1
+
+
+def test_a_restore_operation_may_name_an_assignment_twice() -> None:
+    """As one of TensorFlow 1 does, whose assignments are nodes of the graph."""
+    from tensorflow.core.protobuf import meta_graph_pb2
+
+    meta_graph = meta_graph_pb2.MetaGraphDef()
+    nodes = meta_graph.graph_def.node
+    for name, values in (("names", [b"a", b"b"]), ("slices", [b"", b""])):
+        tensor = nodes.add(name=name, op="Const").attr["value"].tensor
+        tensor.tensor_shape.dim.add(size=2)
+        tensor.string_val.extend(values)
+    nodes.add(name="restore", op="RestoreV2", input=["file", "names", "slices"])
+    nodes.add(name="file", op="Placeholder")
+    for index, name in enumerate("ab"):
+        nodes.add(name=name, op="VarHandleOp")
+        nodes.add(name=f"assign_{name}", op="AssignVariableOp", input=[name, f"restore:{index}"])
+    nodes.add(name="all", op="NoOp", input=["^assign_a", "^assign_b", "^assign_b"])
+    meta_graph.saver_def.restore_op_name = "all"
+    assert restored_entries(meta_graph) == {"a": "a", "b": "b"}
 
 
 def test_an_op_that_nothing_depends_on_is_no_difference(tmp_path: Path) -> None:
