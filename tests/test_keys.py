@@ -20,6 +20,7 @@ SCALARS = st.one_of(st.text(), st.integers(), st.floats(allow_nan=False, allow_i
 
 def test_a_key_keeps_its_type() -> None:
     assert take_key([b"7"], ["id"]) == b"7"
+    assert take_key([], []) == b""
     assert take_key([b'"7"'], ["id"]) == b'"7"'
     assert take_key([b"true"], ["id"]) == b"true"
     assert take_key([b"1.0"], ["id"]) == b"1.0"

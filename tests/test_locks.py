@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import logging
 import threading
@@ -17,6 +18,7 @@ from output_folders import OLD, a_change, in_place, make, read, write
 
 from transforms.output import journal, locks
 from transforms.output.journal import JournalError
+from transforms.output.placing import Part
 
 
 def test_a_disk_without_locks_is_published_to_with_a_warning(
@@ -72,12 +74,47 @@ def test_who_waits_for_a_bucket_says_so_once(gcs: CloudStorage, monkeypatch: pyt
 
 
 def test_a_journal_that_can_not_be_carried_out_leaves_no_lock(tmp_path: Path) -> None:
-    write(tmp_path / "out", {"_nightshift/journal": b"{"})
-    with pytest.raises(JournalError):
-        journal.lock([str(tmp_path / "out")])
-    again = locks.acquire(str(tmp_path / "out"), wait=False)
-    assert again is not None
-    again.release()
+    out = in_place(tmp_path / "out")
+    placed = {"name": "x", "path": "/elsewhere", "bytes": 1, "crc32c": "00000000"}
+    elsewhere = {"run_id": "r", "launch": "l", "task": 0, "parts": [{"folder": str(out), "placed": [placed], "removed": []}]}
+    for content in (b"{", json.dumps(elsewhere).encode()):
+        write(out, {"_nightshift/journal": content})
+        with pytest.raises(JournalError):
+            journal.lock([str(out)])
+        again = locks.acquire(str(out), wait=False)
+        assert again is not None
+        again.release()
+
+
+def test_a_journal_of_two_folders_that_comes_before_the_lock_is_finished_with_both_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was killed wrote it between the look and the lock."""
+    out, other = in_place(tmp_path / "out"), in_place(tmp_path / "other")
+    parts = [Part(str(folder), [], []) for folder in (out, other)]
+    journal.write(journal.Journal("run", "launch", 0, parts))
+    read_now, looks = journal.read, list[str]()
+    monkeypatch.setattr(journal, "read", lambda folder: read_now(folder) if looks else looks.append(folder))
+    held: list[journal.Locks | None] = []
+    thread = threading.Thread(target=lambda: held.append(journal.lock([str(out)])), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert held, "it waits for itself"
+    assert held[0] is not None
+    assert locks.acquire(str(other), wait=False) is None
+    held[0].release()
+
+
+def test_a_file_that_can_not_be_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no disk without locks."""
+
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(next(errors), "refused")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    errors = iter([errno.ENOLCK, errno.EIO])
+    with pytest.raises(OSError, match="refused"):
+        locks.acquire(str(tmp_path / "out"))
 
 
 def test_the_lock_is_looked_at_before_each_step_that_changes_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
