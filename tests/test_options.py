@@ -22,7 +22,7 @@ from pipeline.check.flags import CheckOptions
 from pipeline.dataflow import launch, schedule
 from pipeline.dataflow.launch import LaunchOptions
 from pipeline.dataflow.schedule import ScheduleOptions
-from pipeline.flags import arguments
+from pipeline.flags import arguments, specs_of
 from pipeline.flags.flag import Flag, UsageError
 from pipeline.flags.help import run_help
 from pipeline.flags.options import RunOptions
@@ -326,6 +326,12 @@ def test_a_folder_that_verify_can_not_take_is_named(arguments: list[str], said: 
 def test_verify_takes_its_folder_with_and_without_the_flag(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", *arguments]) == 2
     assert "nowhere has no manifest.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["create_dataset=true", "partition_field=day", "cluster_fields=key"])
+def test_flags_of_tables_are_refused_where_the_output_is_a_folder(flag: str) -> None:
+    with pytest.raises(SpecError, match=f"--{flag.partition('=')[0]}: is for tables"):
+        specs_of.output_spec(parse([*NEEDED, f"--{flag}"]))
 
 
 # A text that each kind of flag reads; the others read any.

@@ -137,6 +137,9 @@ def output_spec(options: RunOptions, staging: str | None = None) -> OutputSpec:
     """
     if table_name.is_table(options.output):
         return _table_output(options, staging or options.output)
+    for name in ("create_dataset", "partition_field", "cluster_fields"):
+        if options.value_of(name):
+            raise SpecError(name, "is for tables: leave it out, or give bq://PROJECT.DATASET.TABLE as --output")
     format = options.output_format or "jsonl"
     return FolderOutput(
         folder=options.output,
