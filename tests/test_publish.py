@@ -19,7 +19,8 @@ from transforms import write_shards
 from transforms.accounts.accounts import Accounts
 from transforms.accounts.gate import check_gate
 from transforms.elements.shards import Shard
-from transforms.elements.splits import SplitCount
+from transforms.elements.splits import Incomplete, SplitCount
+from transforms.many import run_manifest
 from transforms.many.run_manifest import publish_run
 from transforms.output import publish_tasks
 from transforms.output.journal import alone
@@ -27,6 +28,7 @@ from transforms.output.manifest import read_manifest, result_names
 from transforms.output.publish_tasks import TaskGroup
 from transforms.output.publisher import GateShutError, Publisher, aside, sweep
 from transforms.publish import PublishRun
+from transforms.rows.codes import Code
 from transforms.specs.job import InputSpec, JobSpec, KeySpec
 from transforms.specs.manifest import Counts, Manifest, TaskLine, decode_manifest
 from transforms.specs.models import CompareSpec, ModelSpec
@@ -228,6 +230,22 @@ def test_a_disagreement_that_is_not_known_of_all_rows_shuts_the_gate(tmp_path: P
         assert check_gate(job, accounts) == (reason and f"--max_disagreement=0.5 was given, and the disagreement is not known: {reason}")
 
 
+def test_damaged_files_are_named_in_their_order(tmp_path: Path) -> None:
+    publisher = a_publisher(tmp_path / "out", 0, "first")
+    damaged = tuple(Incomplete(f"/in/{letter}", Code.FILE_DAMAGED, "broken") for letter in "hgfedcba")
+    accounts = dataclasses.replace(publisher.accounts, counts=(SplitCount(("", 0), 3, 20, 1, damaged),))
+    assert check_gate(publisher.job, accounts) == "8 input files are damaged, so rows are lost: /in/a, /in/b, /in/c"
+
+
+def test_lines_of_tasks_are_in_files_of_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_manifest, "TASKS_A_FILE", 2)
+    publish_run(run_of_tasks(tmp_path / "out", 3), [task_line(number) for number in (2, 0, 1)])
+    files = sorted((tmp_path / "out").glob("tasks-*"))
+    assert [path.name for path in files] == ["tasks-00000-of-00002.jsonl", "tasks-00001-of-00002.jsonl"]
+    numbers = [[json.loads(line)["output"] for line in path.read_text().splitlines()] for path in files]
+    assert numbers == [["o0", "o1"], ["o2"]]
+
+
 def test_what_is_published_is_on_the_disk_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, synced = tmp_path / "out", list[tuple[bool, str]]()
 
@@ -251,13 +269,12 @@ def test_a_group_of_tasks_is_published_when_it_is_full(tmp_path: Path, monkeypat
 
 def test_a_sweep_takes_what_launches_left_and_the_folder_beside(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    publisher = a_publisher(out, 0, "first")
+    publisher = a_publisher(out, 1, "first", elsewhere=tmp_path / "failed")
     beside = aside(publisher.job)
     assert beside is not None
     write_bytes(Path(beside) / "results", b"of a run that was killed")
     sweep(JobRun(job=publisher.job))
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert not list(out.iterdir())
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["failed", "out"]
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -144,8 +144,8 @@ def test_splits_are_recorded_where_a_second_launch_reads_the_same(tmp_path: Path
 
 def test_staging_is_worth_keeping_while_a_record_has_its_shards(tmp_path: Path) -> None:
     job = a_job(tmp_path / "out")
-    shard = a_shard(job.folder, "results", 2)
-    record = SplitRecord("identity", {}, SplitCount(SPLIT.key, 3, 20, 2), b"", [shard], None)
+    shard, other = a_shard(job.folder, "results", 2), a_shard(job.output.errors, "errors", 1)
+    record = SplitRecord("identity", {}, SplitCount(SPLIT.key, 3, 20, 2), b"", [shard, other], None)
     split_records.write(dataclasses.replace(job, launch="first"), "0.split", record)
     (staging,) = (tmp_path / "out" / "_staging" / "night").iterdir()
     paths = split_records.recorded(str(staging))
