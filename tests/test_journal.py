@@ -145,6 +145,21 @@ def test_a_change_that_was_made_but_for_its_journal_is_not_made_again(tmp_path: 
     assert not (out / "_nightshift").exists()
 
 
+@pytest.mark.parametrize("marker", [True, False])
+def test_what_is_left_of_a_change_that_can_not_be_finished_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, marker: bool) -> None:
+    out = in_place(tmp_path / "out")
+    write(out, OLD)
+    journal.write(journal.Journal("run", "launch", 0, [Part(str(out), [Placed("x", f"{out}/_staging/gone", 1, "00000000")], [])]))
+    if not marker:
+        (out / "_SUCCESS").unlink()
+    with alone(str(out)):
+        pass
+    assert "can't be finished" in caplog.text
+    assert "_staging/gone is gone" in caplog.text
+    assert caplog.text.strip().endswith("The output before it is as it was")
+    assert read(out) == OLD
+
+
 def test_a_name_behind_a_link_is_not_removed(tmp_path: Path) -> None:
     out = in_place(tmp_path / "out")
     write(out, OLD)

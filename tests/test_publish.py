@@ -228,6 +228,8 @@ def test_a_disagreement_that_is_not_known_of_all_rows_shuts_the_gate(tmp_path: P
             publisher.accounts, statistics=Statistics(comparison=Comparison(rows=rows, agreed=rows)), failures=failures
         )
         assert check_gate(job, accounts) == (reason and f"--max_disagreement=0.5 was given, and the disagreement is not known: {reason}")
+    unknown = dataclasses.replace(publisher.accounts, statistics=None)
+    assert "the disagreement is not known: 0 of 3 predictions were compared" in (check_gate(job, unknown) or "")
 
 
 def test_damaged_files_are_named_in_their_order(tmp_path: Path) -> None:

@@ -520,6 +520,7 @@ def test_an_op_that_nothing_depends_on_is_no_difference(tmp_path: Path) -> None:
         ("no variables", "copy the whole folder again"),
         ("variables cut off", "copy the whole folder again"),
         ("op", "custom op that is not installed here"),
+        ("attribute", "can't be loaded: type attr not found: T$"),
     ],
 )
 def test_a_model_that_can_not_be_loaded_says_what_to_do(tmp_path: Path, what: str, advice: str) -> None:
@@ -528,9 +529,17 @@ def test_a_model_that_can_not_be_loaded_says_what_to_do(tmp_path: Path, what: st
             for node in function.node_def:
                 node.op = "NoSuchOp" if node.op == "Mul" else node.op
 
+    def drop(graph: Any) -> None:
+        for function in graph.graph_def.library.function:
+            for node in function.node_def:
+                if node.op == "Mul":
+                    del node.attr["T"]
+
     spec = save(tmp_path / "model", plain)
     if what == "op":
         change(tmp_path / "model", rename)
+    if what == "attribute":
+        change(tmp_path / "model", drop)
     for path in (tmp_path / "model" / "variables").iterdir():
         if what == "no variables":
             path.unlink()

@@ -340,6 +340,7 @@ def _hint(error: Exception) -> str:
     text = str(error)
     if "Op type not registered" in text or "No Op registered" in text or "is not in the registry" in text:
         return ": the model needs a custom op that is not installed here"
-    if isinstance(error, (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.OutOfRangeError)) or "checkpoint" in text:
+    # A NotFoundError may be of anything that a graph names; of a missing file it has the path, of a missing entry the word.
+    if isinstance(error, (tf.errors.DataLossError, tf.errors.OutOfRangeError)) or "checkpoint" in text or "variables/variables" in text:
         return ": its variables are missing or cut off; copy the whole folder again"
     return ""
