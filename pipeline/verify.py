@@ -131,7 +131,11 @@ def _task_differences(folder: str, run_id: str | None, tasks: TasksEntry, seen: 
         path = paths.join(folder, name)
         for text in files.read_bytes(path).splitlines() if files.exists(path) else ():
             number += 1
-            line = msgspec.json.decode(text, type=TaskLine)
+            try:
+                line = msgspec.json.decode(text, type=TaskLine)
+            except (msgspec.DecodeError, RecursionError) as error:
+                yield f"{path}: the line of task {number} can't be read: {error}"
+                continue
             if not line.is_done:
                 continue
             output = resolve(line.output, folder)

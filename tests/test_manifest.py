@@ -15,7 +15,7 @@ from msgspec import UNSET
 from saved_models import Models
 
 from transforms.output import publisher
-from transforms.output.manifest import read_manifest
+from transforms.output.manifest import read_manifest, result_names
 from transforms.specs.manifest import Counts, Manifest, TaskLine, decode_manifest
 
 GOLDEN = Path(__file__).parent / "golden" / "manifests"
@@ -157,6 +157,18 @@ def test_fields_of_another_version_are_passed_over() -> None:
     with pytest.raises(msgspec.ValidationError, match=r"Expected `object`, got `int` - at `\$.effort`"):
         decode_manifest(content, frozenset({"effort"}))
     assert decode_manifest(content, frozenset({"counts"})) == manifest
+
+
+def test_results_are_known_by_name_whatever_else_of_them_can_not_be_read(tmp_path: Path) -> None:
+    """The next run would leave those that it doesn't know beside its own."""
+    whole = {"name": "a/b.jsonl", "rows": 1, "bytes": 2, "crc32c": "x"}
+    fields = {
+        "status": "done",
+        "results": [whole, {"name": "c.jsonl", "bytes": "2"}, {"rows": 1}, {"name": "../d"}],
+        "kept_results": {"run_id": 7, "names": ["z.jsonl", 7]},
+    }
+    (tmp_path / "manifest.json").write_text(json.dumps(fields))
+    assert result_names(read_manifest(str(tmp_path / "manifest.json"))) == {"a/b.jsonl", "c.jsonl", "z.jsonl"}
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"null", b'{"status": "do', b"[" * 100_000, b"\xff"])

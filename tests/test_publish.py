@@ -279,6 +279,15 @@ def test_a_sweep_takes_what_launches_left_and_the_folder_beside(tmp_path: Path) 
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["failed", "out"]
 
 
+def test_a_sweep_of_a_run_of_many_takes_nothing_beside_its_folder(tmp_path: Path) -> None:
+    write_bytes(tmp_path / ".out.nightshift" / "notes", b"a person's")
+    run = run_of_tasks(tmp_path / "out", 1)
+    write_bytes(Path(run.staging_in(run.folder)) / "left", b"of a launch that was killed")
+    sweep(run)
+    assert (tmp_path / ".out.nightshift" / "notes").exists()
+    assert not list((tmp_path / "out").iterdir())
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

@@ -120,3 +120,24 @@ def test_a_run_that_was_refused_or_cut_off(models: Models, tmp_path: Path, capsy
     assert main(["verify", str(out)]) == 3
     assert "run late was cut off while it published" in capsys.readouterr().out
     assert (out / "_nightshift" / "journal").exists(), "it only looks"
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"failed_rows_folder": None, "counts": {"read": 0, "predicted": 0, "failed": 0}}, 0),
+        ({"tasks": {"count": 0, "files": []}}, 0),
+        ({"tasks": {"count": 3, "files": ["tasks-00000-of-00001.jsonl"]}}, 3),
+    ],
+)
+def test_manifests_of_other_versions(tmp_path: Path, capsys: Capture, fields: dict[str, Any], status: int) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"status": "done", "run_id": "r", **fields}))
+    (tmp_path / "_SUCCESS").touch()
+    lines = (b'{"model": "m", "input": "i", "output": "o", "status": "failed"}', b'{"model": "m', b"[" * 100_000)
+    for name in fields.get("tasks", {}).get("files", ()):
+        (tmp_path / name).write_bytes(b"\n".join(lines))
+    assert main(["verify", str(tmp_path)]) == status
+    said = capsys.readouterr()
+    text = said.out + said.err
+    for number in (1, 2, 3) if status else ():
+        assert f"the line of task {number} can't be read: " in text

@@ -273,7 +273,7 @@ def sweep(run: RunSpec) -> None:
     with journal.alone(*run.folders):
         for folder in run.folders:
             _sweep(folder, run.run_id)
-        exchanged = _beside(run.folder)
+        exchanged = _beside(run.folder) if run.task is not None else None  # the folder of many tasks is never exchanged
         if exchanged is not None:
             files.delete_folder(exchanged)
 

@@ -75,7 +75,7 @@ def is_complete(folder: str) -> bool:
 
 def errors_folder(manifest: Manifest) -> str | None:
     """Return the folder of the failed rows; None where they lie beside the results."""
-    return None if manifest.failed_rows_folder is UNSET else manifest.failed_rows_folder
+    return manifest.failed_rows_folder or None
 
 
 def differences(manifest: Manifest, folder: str, errors: str | None, is_deep: bool = False) -> Iterator[str]:

@@ -147,12 +147,12 @@ class SecondModelEntry(Struct):
     share: float
 
 
-class TasksEntry(Struct):
+class TasksEntry(Struct, kw_only=True):
     """The tasks of a run of many; ``files`` have a line for each."""
 
     count: int
-    done: int
-    failed: int
+    done: int = 0
+    failed: int = 0
     files: list[str]
 
 
@@ -207,7 +207,7 @@ class Manifest(Struct, kw_only=True):
     warnings: list[str] | UnsetType = UNSET
     failed_rows_stats: list[FileEntry] | UnsetType = UNSET
     files: list[FileEntry] | UnsetType = UNSET
-    failed_rows_folder: str | UnsetType = UNSET
+    failed_rows_folder: str | UnsetType | None = UNSET
 
     @property
     def is_done(self) -> bool:
@@ -272,4 +272,15 @@ def decode_manifest(content: bytes, checked: frozenset[str] = frozenset()) -> Ma
                 except msgspec.ValidationError:
                     if name in checked:
                         raise
+        # The next run removes what is named here, whatever else of it can't be read.
+        if manifest.results is UNSET and (names := _names(fields.get("results"))):
+            manifest.results = [FileEntry(name=each, bytes=-1, crc32c="") for each in names]
+        if manifest.kept_results is UNSET and isinstance(fields.get("kept_results"), dict):
+            manifest.kept_results = KeptResults(None, _names(fields["kept_results"].get("names")))
         return manifest
+
+
+def _names(items: Any) -> list[str]:
+    """Return the names in a list of names, or of objects with a name; of anything else none."""
+    names = [item.get("name") if isinstance(item, dict) else item for item in items] if isinstance(items, list) else []
+    return [name for name in names if isinstance(name, str)]
