@@ -160,6 +160,16 @@ def test_what_is_left_of_a_change_that_can_not_be_finished_is_said(tmp_path: Pat
     assert read(out) == OLD
 
 
+def test_an_undone_change_takes_what_it_placed_and_no_more(tmp_path: Path) -> None:
+    out = in_place(tmp_path / "out")
+    write(out, {"ours": b"ours", "theirs": b"of another program"})
+    placed = [Placed(name, f"{out}/_staging/gone/{name}", 4, crc32c(b"ours")) for name in ("ours", "theirs")]
+    journal.write(journal.Journal("run", "launch", 0, [Part(str(out), placed, [])]))
+    with alone(str(out)):
+        pass
+    assert read(out) == {"theirs": b"of another program"}
+
+
 def test_a_name_behind_a_link_is_not_removed(tmp_path: Path) -> None:
     out = in_place(tmp_path / "out")
     write(out, OLD)

@@ -269,6 +269,30 @@ def test_a_tasks_input_in_its_own_output_fails_the_task_and_stays(models: Models
     assert data.read_text() == '{"x": 1}\n'
 
 
+def test_each_task_names_the_keys_that_its_own_rows_have_twice(models: Models, tmp_path: Path) -> None:
+    """A key of one task is none of another's, and places are those of its own files."""
+    ids = (["a", "a", "b"], ["b", "c", "c"], ["a", "b", "c"])
+    tasks = [
+        {
+            "model": models.get("half_plus_two"),
+            "input": str(write_lines(tmp_path / f"{number}.jsonl", [{"id": key, "x": 1.0} for key in keys])),
+            "output": f"t{number}",
+        }
+        for number, keys in enumerate(ids)
+    ]
+    out = tmp_path / "out"
+    assert run(out, model_map=write_lines(tmp_path / "tasks.jsonl", tasks), key_field="id") == 3
+    found = [(line["status"], line["reason"]) for line in task_lines(out)]
+    assert found == [
+        (
+            "failed",
+            f'1 keys occur more than once, such as "{key}" ({tmp_path}/{number}.jsonl at byte {first}), "{key}" '
+            f"({tmp_path}/{number}.jsonl at byte {second}); correct them or give --duplicate_keys=allow",
+        )
+        for number, key, first, second in ((0, "a", 0, 22), (1, "c", 22, 44))
+    ] + [("done", None)]
+
+
 def test_flags_that_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, model_map="tasks.jsonl", model="m") == 2
     assert "--model and --model_map exclude each other" in capsys.readouterr().err

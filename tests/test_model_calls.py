@@ -14,7 +14,7 @@ from transforms.elements.columns import Column, Ragged
 from transforms.model.calls import BatchRunner
 from transforms.model.locate import read_meta_graphs
 from transforms.model.saved_model import check_outputs, select_meta_graph, select_signature
-from transforms.model.session import LoadedModel
+from transforms.model.session import LoadedModel, cant_run
 from transforms.rows.codes import Code
 from transforms.specs.errors import ModelError
 from transforms.specs.models import ModelSpec
@@ -222,3 +222,13 @@ def test_a_call_of_the_size_that_the_job_asks_for_is_tried(models: Models) -> No
 def test_trial_rows_are_one_value_where_a_dimension_is_free(models: Models) -> None:
     model = load(models.get("open_length"))
     assert [column.shape for column in model.made_up(5)] == [(5, 1)]
+
+
+def test_what_tells_a_model_that_can_not_run_from_rows_that_it_rejects() -> None:
+    import tensorflow as tf
+
+    rejected = tf.errors.InvalidArgumentError(None, None, "assertion failed: [not positive]")
+    missing = tf.errors.InvalidArgumentError(None, None, "No OpKernel was registered to support Op 'DecodeVideo'")
+    assert not cant_run(rejected)
+    assert cant_run(missing)
+    assert cant_run(tf.errors.UnimplementedError(None, None, "not on this device"))

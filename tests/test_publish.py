@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -26,7 +27,7 @@ from transforms.output import publish_tasks
 from transforms.output.journal import alone
 from transforms.output.manifest import read_manifest, result_names
 from transforms.output.publish_tasks import TaskGroup
-from transforms.output.publisher import GateShutError, Publisher, aside, sweep
+from transforms.output.publisher import GateShutError, OccupiedError, Publisher, aside, refuse_occupied, sweep
 from transforms.publish import PublishRun
 from transforms.rows.codes import Code
 from transforms.specs.job import InputSpec, JobSpec, KeySpec
@@ -277,6 +278,16 @@ def test_a_sweep_takes_what_launches_left_and_the_folder_beside(tmp_path: Path) 
     write_bytes(Path(beside) / "results", b"of a run that was killed")
     sweep(JobRun(job=publisher.job))
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == ["failed", "out"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_occupied"),
+    [("notes.txt", False), ("_staging/run/launch/results", False), ("_SUCCESS", True), ("prediction.results-00000-of-00001", True)],
+)
+def test_an_occupied_folder_holds_results_or_a_marker(tmp_path: Path, name: str, is_occupied: bool) -> None:
+    write_bytes(tmp_path / name, b"")
+    with pytest.raises(OccupiedError, match=name) if is_occupied else contextlib.nullcontext():
+        refuse_occupied(str(tmp_path))
 
 
 def test_a_sweep_of_a_run_of_many_takes_nothing_beside_its_folder(tmp_path: Path) -> None:
