@@ -74,6 +74,8 @@ FILES = (
     "own_names",
     "compare",
     "faults",
+    "changed",
+    "import_tensorflow",
 )
 # These bring the clients of Google's services, too.
 HEAVY = ("apache_beam", "google.cloud.bigquery", "google.cloud.storage", "hypothesis", "pipeline.main", "pipeline.preflight.tasks")
