@@ -26,6 +26,11 @@ for _name, _value in _stand_ins.environment.items():
         _environment.setenv(_name, _value)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None):  # the processes of pytest-xdist, which run the tests, set their own
+        _environment.undo()
+
+
 def pytest_unconfigure() -> None:
     _environment.undo()
     _stand_ins.stop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import msgspec
 import pytest
 from output_folders import OLD, a_change, read, write
 
@@ -24,7 +25,7 @@ def test_a_worker_whose_staging_is_removed_while_it_publishes_changes_nothing(tm
         place = run / Path(shard.path).name
         place.parent.mkdir(parents=True, exist_ok=True)
         Path(shard.path).rename(place)
-    placed = {name: dataclasses.replace(one, path=str(run / Path(one.path).name)) for name, one in change.folders[0].placed.items()}
+    placed = {name: msgspec.structs.replace(one, path=str(run / Path(one.path).name)) for name, one in change.folders[0].placed.items()}
     moved = dataclasses.replace(change.folders[0], placed=placed, staging=str(run))
     whole = files.delete_folder
     reached = []

@@ -136,7 +136,7 @@ def page_of_many(count: int) -> bytes:
     ]  # fmt: skip
     said = Manifest(
         run_id="nightly", status="failed", reason="some tasks failed", started=spec.started, seconds=60.0, flags={},
-        counts=Counts(20 * count, 20 * count, 0), tasks=TasksEntry(count, count, 0, []),
+        counts=Counts(20 * count, 20 * count, 0), tasks=TasksEntry(count=count, done=count, files=[]),
     )  # fmt: skip
     return page.run_report(spec, said, tasks)["report.html"]
 

@@ -12,6 +12,7 @@
     + TableError
     + BaselineError
     + TaskError
+    + EngineError
     + OccupiedError
   x UnpublishableError
     + GateShutError (3)
