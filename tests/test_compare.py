@@ -1,4 +1,4 @@
-"""A run held against an earlier one, and a second model against the first: real models, whole jobs, NumPy and SciPy as judges."""
+"""A run compared with an earlier one, and a second model against the first: real models, whole jobs, NumPy and SciPy as judges."""
 
 from __future__ import annotations
 
