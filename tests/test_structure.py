@@ -446,9 +446,12 @@ def test_names_of_entries_may_pass_through_other_nodes(tmp_path: Path) -> None:
                 node = nodes.add(name="passing", op="Identity", input=[restore.input[1]])
                 node.attr["T"].type = 7
                 restore.input[1] = "passing:output:0" if nodes is not graph.graph_def.node else "passing"
+                edited.append(restore.name)
 
     spec = save(tmp_path / "model", plain)
+    edited: list[str] = []
     change(tmp_path / "model", pass_through)
+    assert edited
     found = locate_model(ModelRequest(spec.location), shares=True).structure
     assert found is not None
     assert spec.structure is not None
